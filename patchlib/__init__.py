@@ -1,0 +1,57 @@
+"""Causal intervention in transformer language models: patch an activation, see whether the behaviour follows.
+
+``load_model`` -> a task (``IOIDataset``) -> ``sweep`` -> ``plots``; every public name is listed below with the
+module that it lives in. Modules are imported when first used, so that ``patchlib --help`` need not load torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "models": ("DEFAULT_MODEL", "list_models", "load_model", "weights_hash"),
+    "tasks": ("IOIDataset", "InductionDataset", "PatchingDataset", "PromptPairs", "classify_ioi_head"),
+    "sites": ("SITES",),
+    "metrics": ("METRICS",),
+    "sweeps": ("sweep",),
+    "runs": ("RunRecord", "run", "save_run"),
+    "stats": ("contrast", "effect_interval", "summary_table"),
+    "errors": (
+        "AlignmentError",
+        "ContrastWarning",
+        "ExactnessError",
+        "ModelError",
+        "PatchlibError",
+        "RunError",
+        "SweepError",
+        "TaskError",
+    ),
+    "patchers": (
+        "ActivationCache",
+        "ActivationPatcher",
+        "HeadPatcher",
+        "HeadPatchingResult",
+        "PatchingResult",
+        "create_patching_heatmap",
+        "print_head_results",
+        "print_heatmap_ascii",
+        "summarize_results",
+    ),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        return getattr(import_module(f"patchlib.{_HOME_OF[name]}"), name)
+    if name in ("plots", "report", "stats"):
+        return import_module(f"patchlib.{name}")
+    raise AttributeError(f"module 'patchlib' has no attribute {name!r}; it offers {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

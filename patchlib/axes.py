@@ -1,0 +1,130 @@
+"""The grid of a sweep: what ``over`` names, checked against model, site and task, and the cells it makes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from patchlib.engine import Cell
+from patchlib.errors import SweepError
+from patchlib.sites import Site
+from patchlib.tasks.base import PromptPairs
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The axes that are swept, in order, and what every cell shares.
+
+    Attributes:
+        values: Axis name -> its coordinate values, in the order of the result's dims.
+        layers: The layers that are patched.
+        fixed: Positions that every cell patches (token indices or roles) where no position axis is swept;
+            None for all positions.
+    """
+
+    values: dict[str, list[Any]]
+    layers: list[int]
+    fixed: list[int | str] | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(len(values) for values in self.values.values())
+
+    def cells(self, pairs: PromptPairs) -> list[Cell]:
+        """The cells that these prompts (of one length) have: positions past their end are left out."""
+        n_pos = len(pairs.clean_tokens[0])
+        everywhere = torch.ones(len(pairs), n_pos, dtype=torch.bool)
+        fixed = everywhere if self.fixed is None else torch.stack([_where(p, pairs) for p in self.fixed]).any(0)
+        masks = {value: _where(value, pairs) for axis in ("pos", "role") for value in self.values.get(axis, ())}
+        cells = []
+        for index in itertools.product(*(range(n) for n in self.shape)):
+            at = {axis: values[i] for (axis, values), i in zip(self.values.items(), index, strict=True)}
+            where = masks.get(at.get("pos", at.get("role")), fixed)
+            if where.any():
+                cells.append(Cell(index, at["layer"], at.get("head", at.get("kv_head")), where))
+        return cells
+
+
+def _where(position: int | str, pairs: PromptPairs) -> Bool[Tensor, "example pos"]:
+    n_pos = len(pairs.clean_tokens[0])
+    index: Int[Tensor, "example 1"] | int = position if isinstance(position, int) else pairs.roles[position][:, None]
+    return (torch.arange(n_pos) == index).expand(len(pairs), n_pos)
+
+
+def resolve_grid(
+    model: TransformerBridge,
+    site: Site,
+    pairs: PromptPairs,
+    over: Sequence[str],
+    layers: Sequence[int] | None,
+    heads: Sequence[int] | None,
+    positions: Sequence[int | str] | None,
+) -> Grid:
+    """What ``sweep`` was asked for, as a checked grid; SweepError names the first thing that does not exist."""
+    over = [over] if isinstance(over, str) else list(over)
+    head_axis = site.head_axis(model)
+    if head_axis == "kv_head":  # "head" is understood, and labelled as what it is
+        over = [head_axis if axis == "head" else axis for axis in over]
+    possible = ["layer", *([head_axis] if site.has_heads else []), "pos", *(["role"] if pairs.roles else [])]
+    for axis in over:
+        if axis not in possible:
+            why = "this task names no positions" if axis == "role" else f"site {site.name!r} has no such axis"
+            raise SweepError(f"Cannot sweep over {axis!r}: {why}. Possible here: {', '.join(possible)}.")
+    if "layer" not in over or len(set(over)) < len(over) or {"pos", "role"} <= set(over):
+        raise SweepError(f"over={tuple(over)} must name 'layer', each axis once, and only one of 'pos' and 'role'.")
+
+    chosen_layers = _in_range("layer", layers, model.cfg.n_layers)
+    values: dict[str, list[Any]] = {"layer": chosen_layers}
+    if heads is not None and head_axis not in over:
+        raise SweepError(f"heads={list(heads)} was given, but over={tuple(over)} has no {head_axis!r} axis; add it.")
+    if site.has_heads:
+        values[head_axis] = _in_range(head_axis, heads, site.n_heads(model))
+    longest = max(len(row) for row in pairs.clean_tokens)
+    values["pos"] = list(range(longest))
+    values["role"] = list(pairs.roles)
+    fixed = None
+    if positions is not None:
+        checked = _positions(positions, pairs, longest)
+        if "pos" in over or "role" in over:
+            axis, kind = ("pos", int) if "pos" in over else ("role", str)
+            if not all(isinstance(position, kind) for position in checked):
+                wanted = "token indices" if kind is int else "role names"
+                raise SweepError(f"positions={list(positions)}: a sweep over {axis!r} takes {wanted}.")
+            values[axis] = checked
+        else:
+            fixed = checked
+    return Grid({axis: values[axis] for axis in over}, chosen_layers, fixed)
+
+
+def _in_range(axis: str, asked: Sequence[int] | None, n: int) -> list[int]:
+    if asked is None:
+        return list(range(n))
+    wrong = [i for i in asked if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < n]
+    if wrong or len(asked) == 0 or len(set(asked)) < len(asked):
+        raise SweepError(f"{axis} {wrong or list(asked)} cannot be swept: give whole numbers from 0 to {n - 1}, each once.")
+    return list(asked)
+
+
+def _positions(asked: Sequence[int | str], pairs: PromptPairs, longest: int) -> list[int | str]:
+    asked = [asked] if isinstance(asked, str | int) else list(asked)
+    checked: list[int | str] = []
+    for position in asked:
+        if isinstance(position, str) and position not in pairs.roles:
+            roles = ", ".join(pairs.roles) or "none"
+            raise SweepError(f"Unknown position {position!r}: this task's named positions are: {roles}.")
+        if not isinstance(position, str) and not 0 <= position < longest:
+            raise SweepError(
+                f"Position {position} is outside the prompts, which have positions 0 to {longest - 1}"
+                f"{' (use the role END, or that number, for the last)' if position < 0 else ''}."
+            )
+        checked.append(position)
+    if not checked or len(set(checked)) < len(checked):
+        raise SweepError(f"positions={asked} must name at least one position, each once.")
+    return checked

@@ -1,0 +1,33 @@
+"""Every error that patchlib raises on purpose: one class per stage, each message naming the mend."""
+
+
+class PatchlibError(ValueError):
+    """Base class: the command line prints the message of one of these instead of a traceback."""
+
+
+class ModelError(PatchlibError):
+    """A model could not be found, fetched, checked or loaded, or is in the wrong state."""
+
+
+class TaskError(PatchlibError):
+    """A task's prompts, answers or settings are unusable."""
+
+
+class AlignmentError(TaskError):
+    """A clean and a corrupted prompt do not line up token by token."""
+
+
+class SweepError(PatchlibError):
+    """A sweep was asked for something that does not exist, or gave numbers that mean nothing."""
+
+
+class ExactnessError(PatchlibError):
+    """The fast engine and a plain run of the same cell disagree by more than float noise."""
+
+
+class RunError(PatchlibError):
+    """A notebook, a parameter or an output folder cannot be used."""
+
+
+class ContrastWarning(UserWarning):
+    """Clean and corrupted runs hardly differ, so a normalised effect would be noise."""

@@ -1,0 +1,192 @@
+"""From patched metrics to effects: ratio of means, its bootstrap interval, p-values, a table of the top cells."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from scipy.stats import bootstrap, false_discovery_control
+from transformer_lens.utilities.statistics import derive_generator, sign_flip_permutation_pvalue
+
+from patchlib.errors import SweepError
+
+MIN_CONTRAST = 0.5
+"""Smallest |mean(clean - corrupted)| that we divide by, in standard deviations of that difference over prompts.
+
+Half a standard deviation is Cohen's "medium" effect; a working contrast has several.
+"""
+
+
+def _base_and_other(result: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
+    """(the run patched into, the run patched from)."""
+    runs = result.corrupted, result.clean
+    return runs if result.attrs["direction"] == "denoise" else runs[::-1]
+
+
+def cell_dims(result: xr.Dataset) -> list[str]:
+    """The swept axes of a result, e.g. ``["layer", "head"]``."""
+    return [str(dim) for dim in result.patched.dims if dim not in ("metric", "example")]
+
+
+def contrast(result: xr.Dataset) -> pd.DataFrame:
+    """What the two unpatched runs give, one row a metric.
+
+    Returns:
+        Columns ``clean``, ``corrupted`` (means over prompts), ``difference``, ``spread`` (standard deviation
+        of the difference over prompts; NaN for a single prompt), ``n`` and ``usable``: whether the difference
+        is large enough to divide by (``MIN_CONTRAST``).
+    """
+    difference = result.clean - result.corrupted
+    n = result.sizes["example"]
+    spread = difference.std("example", ddof=1) if n > 1 else xr.full_like(difference.mean("example"), np.nan)
+    table = pd.DataFrame(
+        {
+            "clean": result.clean.mean("example").values,
+            "corrupted": result.corrupted.mean("example").values,
+            "difference": difference.mean("example").values,
+            "spread": spread.values,
+            "n": n,
+        },
+        index=pd.Index(result.metric.values, name="metric"),
+    )
+    size = table.difference.abs()
+    # One prompt has no spread to compare with: then only float noise is ruled out.
+    noise = 1e-4 * np.maximum(table.clean.abs(), table.corrupted.abs())
+    table["usable"] = (size > noise) & ~(size < MIN_CONTRAST * table.spread)
+    return table
+
+
+def effect(result: xr.Dataset) -> xr.DataArray:
+    """How far each patch moves the behaviour from the base run to the other: ratio of means over prompts.
+
+    ``mean(patched - base) / mean(other - base)``, where base is the run patched into: 0 means nothing moved,
+    1 all of it, and below 0 the patch pushes the other way (negative heads). It is never clipped. A mean of
+    per-prompt ratios would explode wherever one prompt's contrast happens to be near 0.
+
+    Returns:
+        Dims ``metric`` and the swept axes; NaN where the contrast is too small (``contrast``) or no prompt
+        has the position.
+    """
+    base, other = _base_and_other(result)
+    moved = result.patched - base
+    # Prompts without the position count neither above nor below the line.
+    possible = (other - base).where(moved.notnull())
+    usable = xr.DataArray(contrast(result).usable.to_numpy(), dims="metric")
+    return (moved.mean("example") / possible.mean("example")).where(usable).astype("float32")
+
+
+def _one_metric(result: xr.Dataset, metric: str | None) -> xr.Dataset:
+    names = list(result.metric.values)
+    if metric is not None and metric not in names:
+        raise SweepError(f"This result has no metric {metric!r}; it has {', '.join(map(str, names))}.")
+    return result.sel(metric=[names[0] if metric is None else metric])
+
+
+def _ratio_of_means(moved: np.ndarray, possible: np.ndarray, axis: int) -> np.ndarray:
+    return np.nanmean(moved, axis=axis) / np.nanmean(possible, axis=axis)
+
+
+def effect_interval(
+    result: xr.Dataset, metric: str | None = None, confidence: float = 0.95, seed: int = 0, n_resamples: int = 1000
+) -> xr.Dataset:
+    """Percentile bootstrap interval of ``effect`` over prompts, the same resampled prompts above and below the line.
+
+    Args:
+        result: From ``sweep``.
+        metric: Which metric; the result's first when None.
+        confidence: Coverage aimed at. With fewer than about 20 prompts the interval is too narrow.
+        seed: Of the resampling.
+        n_resamples: Number of bootstrap samples.
+
+    Returns:
+        Variables ``low`` and ``high`` over the swept axes; NaN with a single prompt or where the effect is NaN.
+
+    Raises:
+        SweepError: The result does not have that metric.
+    """
+    result = _one_metric(result, metric)
+    base, other = _base_and_other(result)
+    dims = cell_dims(result)
+    moved = (result.patched - base).isel(metric=0).transpose(*dims, "example")
+    possible = (other - base).isel(metric=0).where(moved.notnull()).transpose(*dims, "example")
+    point = effect(result).isel(metric=0, drop=True).transpose(*dims)
+    low, high = (xr.full_like(point, np.nan) for _ in range(2))
+    known = point.notnull().values
+    if result.sizes["example"] > 1 and known.any():
+        found = bootstrap(
+            (moved.values[known].astype("float64"), possible.values[known].astype("float64")),
+            _ratio_of_means,
+            axis=-1,
+            paired=True,
+            confidence_level=confidence,
+            n_resamples=n_resamples,
+            batch=100,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+        low.values[known], high.values[known] = found.low, found.high
+    return xr.Dataset({"low": low, "high": high}, attrs={"confidence": confidence, "seed": seed})
+
+
+def p_values(result: xr.Dataset, metric: str | None = None, seed: int = 0) -> xr.DataArray:
+    """Two-sided sign-flip permutation p-value that a patch moves the metric by 0 on average, for every cell.
+
+    Not corrected for the number of cells: ``summary_table`` is. Prompts that mirror one another are not
+    independent, and the test does not know that.
+
+    Returns:
+        Over the swept axes; NaN where some prompt lacks the position.
+    """
+    result = _one_metric(result, metric)
+    dims = cell_dims(result)
+    moved = (result.patched - _base_and_other(result)[0]).isel(metric=0).transpose(*dims, "example")
+    flat = torch.from_numpy(moved.values.reshape(-1, result.sizes["example"]).astype("float64"))
+    found = [
+        sign_flip_permutation_pvalue(part, generator=derive_generator(seed, "sign-flip"))
+        for part in flat.split(256)  # the exact test takes 4096 x prompts numbers a cell
+    ]
+    values = torch.cat(found).where(~flat.isnan().any(-1), torch.nan)
+    return moved.isel(example=0, drop=True).copy(data=values.numpy().reshape(moved.shape[:-1]))
+
+
+def summary_table(
+    result: xr.Dataset, top_k: int | None = 10, metric: str | None = None, confidence: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
+    """The cells with the largest absolute effect.
+
+    Args:
+        result: From ``sweep``.
+        top_k: How many rows; None for all.
+        metric: Which metric; the result's first when None.
+        confidence: Of the bootstrap interval.
+        seed: Of bootstrap and permutations.
+
+    Returns:
+        Columns: the swept axes, ``effect``, ``ci_low``, ``ci_high``, ``n`` (prompts), ``p_value`` (sign-flip)
+        and ``p_adjusted`` (Benjamini-Hochberg over all cells of the sweep), sorted by absolute effect.
+
+    Raises:
+        SweepError: The result does not have that metric, or top_k is below 1.
+    """
+    if top_k is not None and top_k < 1:
+        raise SweepError(f"top_k must be at least 1, not {top_k}.")
+    dims = cell_dims(result)
+    interval = effect_interval(result, metric, confidence, seed)
+    columns = xr.Dataset(
+        {
+            "effect": effect(_one_metric(result, metric)).isel(metric=0, drop=True),
+            "ci_low": interval.low,
+            "ci_high": interval.high,
+            "n": _one_metric(result, metric).patched.isel(metric=0, drop=True).count("example"),
+            "p_value": p_values(result, metric, seed),
+        }
+    )
+    columns = columns.drop_vars([name for name in columns.coords if name not in dims])
+    table = columns.to_dataframe(dim_order=dims).reset_index()
+    known = table.p_value.notna()
+    table["p_adjusted"] = np.nan
+    if known.any():
+        table.loc[known, "p_adjusted"] = false_discovery_control(table.p_value[known])
+    order = table.effect.abs().sort_values(ascending=False, na_position="last").index
+    return table.loc[order].head(top_k if top_k is not None else len(table)).reset_index(drop=True)

@@ -1,0 +1,238 @@
+"""Which cells to patch, in which direction, read by which metrics -> one labelled result."""
+
+from __future__ import annotations
+
+import math
+import random
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+
+from patchlib import stats
+from patchlib.axes import resolve_grid
+from patchlib.engine import Cell, PatchedRuns, fast_obstacle, tolerance
+from patchlib.errors import ContrastWarning, ExactnessError, SweepError
+from patchlib.labels import labels, provenance
+from patchlib.metrics import Readout, resolve_metrics
+from patchlib.sites import Site, get_site
+from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
+
+Engine = Literal["auto", "fast", "plain"]
+BATCH_TOKENS = 2048
+"""Tokens in one forward: beyond this a CPU gains no speed, and memory grows."""
+N_CHECKED = 2
+"""Cells, and prompts of each, that a fast sweep runs again the plain way."""
+
+
+def sweep(
+    model: TransformerBridge,
+    task: PatchingDataset | PromptPairs,
+    site: str = "resid_pre",
+    over: Sequence[str] = ("layer", "pos"),
+    direction: Literal["denoise", "noise"] = "denoise",
+    metric: str | Callable | Sequence[str | Callable] | None = None,
+    *,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    positions: Sequence[int | str] | None = None,
+    engine: Engine = "auto",
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Patch every cell of a grid, one at a time, and measure what comes out (activation patching).
+
+    Denoising puts the clean activation into the corrupted run: a large effect says that the cell is
+    *sufficient* to restore the behaviour. Noising puts the corrupted activation into the clean run: a large
+    effect says that it is *necessary*. They are not mirror images (Heimersheim and Nanda 2024, "How to use
+    and interpret activation patching", section 2). The method is that of Vig et al. 2020 and Meng et al. 2022.
+
+    Args:
+        model: From ``load_model``; any TransformerLens bridge in eval mode.
+        task: A ``PatchingDataset`` or ``PromptPairs``.
+        site: What is patched, a name in ``patchlib.SITES``.
+        over: The axes of the grid: ``"layer"``, with any of ``"head"`` (for k and v of a grouped-query model:
+            ``"kv_head"``) and one of ``"pos"`` (token index) or ``"role"`` (the task's named positions). An
+            axis left out is patched whole: ``("layer", "head")`` patches a head at all positions.
+            For ``pattern`` the position is that of the query.
+        direction: ``"denoise"`` or ``"noise"``.
+        metric: ``"logit_diff"``, ``"prob"``, ``"kl"``, ``"accuracy"``, ``"task_metric"`` or a function
+            ``(logits[example pos d_vocab], pairs) -> [example]``; several at once cost one run. None: the
+            task's own ``compute_metric`` where it has one, else the logit difference.
+        layers, heads: Which ones; all when None.
+        positions: Token indices or role names. With ``"pos"`` or ``"role"`` in ``over``, the ones to sweep;
+            without, the ones that every cell patches.
+        engine: ``"fast"`` does only the work that a patch can change, ``"plain"`` runs every forward whole,
+            ``"auto"`` is fast where the architecture allows it. Each fast sweep runs a few cells again the
+            plain way and compares.
+        batch_tokens: Tokens in one forward.
+        progress: Show a bar.
+
+    Returns:
+        Dims ``metric``, the axes of ``over`` in their order, ``example``. Variables ``patched``, ``clean``,
+        ``corrupted`` (the metric per prompt) and ``effect`` (``patchlib.stats.effect``). Coordinates carry
+        prompts, answers and token labels, attributes what is needed to repeat the sweep. Prompts without a
+        swept position are NaN there.
+
+    Raises:
+        SweepError: Unknown site, axis, direction, metric or engine, indices out of range, a model in train
+            mode, NaN logits.
+        TaskError: The task's prompts or answers are unusable.
+        ExactnessError: Fast and plain disagree.
+
+    Warns:
+        ContrastWarning: Clean and corrupted hardly differ; effects are NaN.
+    """
+    if direction not in ("denoise", "noise"):
+        raise SweepError(f"Unknown direction {direction!r}: choose 'denoise' (clean into corrupted) or 'noise'.")
+    if any(module.training for module in model.modules()):
+        raise SweepError("The model is in train mode, where dropout makes runs random. Call model.eval() first.")
+    if batch_tokens < 1:
+        raise SweepError(f"batch_tokens must be at least 1, not {batch_tokens}.")
+    place = get_site(model, site)
+    obstacle = _why_plain(model, engine)
+    pairs = as_pairs(model, task)
+    metrics = resolve_metrics(metric, pairs.compute_metric is not None)
+    grid = resolve_grid(model, place, pairs, over, layers, heads, positions)
+
+    found = {run: np.full((len(metrics), len(pairs)), np.nan, dtype=np.float32) for run in ("clean", "corrupted")}
+    patched = np.full((len(metrics), *grid.shape, len(pairs)), np.nan, dtype=np.float32)
+    batches = list(_batches(pairs, batch_tokens))
+    checked = random.Random(0).randrange(len(batches)) if obstacle is None else None
+    with tqdm(total=len(pairs) * math.prod(grid.shape), desc=f"{direction} {site}", disable=not progress) as bar:
+        for number, examples in enumerate(batches):
+            part = pairs.select(examples)
+            cells = grid.cells(part)
+            start = partial(_runs, model, place, direction, grid.layers, Readout.last_only(metrics))
+            runs = start(part, fast=obstacle is None)
+            by_name = {"corrupted": runs.base_logits, "clean": runs.source_logits}
+            if direction == "noise":
+                by_name = {"corrupted": runs.source_logits, "clean": runs.base_logits}
+            read = Readout(metrics, part, by_name["clean"])
+            for name, logits in by_name.items():
+                found[name][:, examples] = read(logits[None], f"the {name} run")[:, 0]
+            base = found["corrupted" if direction == "denoise" else "clean"][:, examples]
+            for cell in cells:  # what a patch gives that changes nothing; the engine yields the others
+                patched[(slice(None), *cell.index, examples)] = base
+            check = _Check(start, part, runs, cells) if number == checked else None
+            for batch, logits in runs.run(cells, batch_tokens):
+                values = read(logits, f"a {direction} run of {site} at layer {batch[0].layer}").numpy()
+                for i, cell in enumerate(batch):
+                    patched[(slice(None), *cell.index, examples)] = values[:, i]
+                    if check:
+                        check.saw(cell, logits[i])
+                bar.update(len(batch) * len(examples))
+            if check:
+                check.compare()
+        bar.update(bar.total - bar.n)  # cells that needed no run
+
+    result = xr.Dataset(
+        {
+            "patched": (("metric", *grid.values, "example"), patched),
+            "clean": (("metric", "example"), found["clean"]),
+            "corrupted": (("metric", "example"), found["corrupted"]),
+        },
+        coords={"metric": list(metrics), **grid.values, **labels(model, pairs, grid.values)},
+        attrs={
+            **provenance(model, pairs),
+            "site": site,
+            "direction": direction,
+            "source": "clean" if direction == "denoise" else "corrupted",
+            "positions": "all" if grid.fixed is None else ", ".join(map(str, grid.fixed)),
+            "engine": "fast" if obstacle is None else f"plain ({obstacle})",
+        },
+    )
+    _warn_of_contrast(result)
+    return result.assign(effect=stats.effect(result))
+
+
+def _why_plain(model: TransformerBridge, engine: str) -> str | None:
+    """None where the fast engine is to be used, else why it is not."""
+    if engine not in ("auto", "fast", "plain"):
+        raise SweepError(f"Unknown engine {engine!r}: choose 'auto', 'fast' or 'plain'.")
+    obstacle = "as asked" if engine == "plain" else fast_obstacle(model)
+    if engine == "fast" and obstacle is not None:
+        raise SweepError(f"engine='fast' does not hold for {model.cfg.model_name}: {obstacle}. Use engine='auto'.")
+    return obstacle
+
+
+def _batches(pairs: PromptPairs, batch_tokens: int) -> Iterator[list[int]]:
+    """Pairs of one length that part at the same position, a memory-sized number at a time."""
+    alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, (clean, corrupted) in enumerate(zip(pairs.clean_tokens, pairs.corrupted_tokens, strict=True)):
+        alike[len(clean), int((clean != corrupted).nonzero()[0])].append(i)
+    for (n_pos, _), examples in sorted(alike.items()):
+        size = max(1, batch_tokens // n_pos)
+        for first in range(0, len(examples), size):
+            yield examples[first : first + size]
+
+
+def _runs(
+    model: TransformerBridge,
+    site: Site,
+    direction: str,
+    layers: Sequence[int],
+    last_only: bool,
+    pairs: PromptPairs,
+    *,
+    fast: bool,
+) -> PatchedRuns:
+    base, source = pairs.corrupted_batch(), pairs.clean_batch()
+    if direction == "noise":
+        base, source = source, base
+    return PatchedRuns(model, site, base, source, layers, fast=fast, last_only=last_only)
+
+
+class _Check:
+    """A few cells of a fast sweep, run again whole: ExactnessError where the logits differ beyond float noise."""
+
+    def __init__(
+        self, start: Callable[..., PatchedRuns], pairs: PromptPairs, runs: PatchedRuns, cells: Sequence[Cell]
+    ) -> None:
+        few = list(range(min(N_CHECKED, len(pairs))))
+        pick = random.Random(0).sample
+        live = [cell for cell in cells if runs.matters(cell)]
+        idle = [cell for cell in cells if not runs.matters(cell)]
+        chosen = pick(live, min(N_CHECKED, len(live))) + pick(idle, min(1, len(idle)))
+        # Cells that the engine never yields are claimed to give the base run.
+        self.fast = {cell.index: runs.base_logits[few] for cell in chosen}
+        self.cells = [replace(cell, where=cell.where[few]) for cell in chosen]
+        self.plain = partial(start, pairs.select(few), fast=False)
+
+    def saw(self, cell: Cell, logits: Float[Tensor, "example read d_vocab"]) -> None:
+        if cell.index in self.fast:
+            self.fast[cell.index] = logits[: len(self.fast[cell.index])].clone()
+
+    def compare(self) -> None:
+        plain = self.plain()
+        for cell in self.cells:
+            whole = plain.one(cell)
+            gap = (self.fast[cell.index] - whole).abs().max().item()
+            noise = tolerance(plain.model.cfg.dtype) * max(1.0, whole.abs().max().item())
+            if not gap <= noise:
+                raise ExactnessError(
+                    f"The fast engine is off by {gap:.3g} in a logit (float noise is below {noise:.1g}) at "
+                    f"layer {cell.layer}, head {cell.head}: plain {whole.flatten()[:3].tolist()}..., fast "
+                    f"{self.fast[cell.index].flatten()[:3].tolist()}.... Use engine='plain', and please report the model."
+                )
+
+
+def _warn_of_contrast(result: xr.Dataset) -> None:
+    table = stats.contrast(result)
+    for metric, row in table[~table.usable].iterrows():
+        warnings.warn(
+            f"{metric}: clean {row.clean:.3g} and corrupted {row.corrupted:.3g} differ by {row.difference:.2g} on average "
+            f"over {row.n:.0f} prompts, with a spread of {row.spread:.2g}: too little to normalise by, so effects are "
+            "NaN. Choose a corruption that changes the answer (for IOI: corruption='swap_subject').",
+            ContrastWarning,
+            stacklevel=3,
+        )
