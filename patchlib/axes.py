@@ -35,6 +35,7 @@ class Grid:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """How many values each axis has."""
         return tuple(len(values) for values in self.values.values())
 
     def cells(self, pairs: PromptPairs) -> list[Cell]:

@@ -200,7 +200,9 @@ class PatchedRuns:
 
         def put(activation: Tensor, hook) -> Tensor:
             by_cell = activation.unflatten(0, (n_cells, self.n_examples))
-            return torch.where(mask, source, by_cell).flatten(0, 1)
+            # In place: resid_mid is hooked as the input of the second norm, and the skip connection past
+            # that norm reads the same tensor. A new tensor would change the one and not the other.
+            return activation.copy_(torch.where(mask, source, by_cell).flatten(0, 1))
 
         run: Callable = partial(self.model.run_with_hooks, fwd_hooks=[(self.site.hook_name(layer), put)])
         if not self.fast:

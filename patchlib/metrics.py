@@ -87,7 +87,7 @@ def resolve_metrics(
         name = entry if isinstance(entry, str) else getattr(entry, "__name__", type(entry).__name__)
         if name in chosen:
             raise SweepError(f"Metric {name!r} was asked for twice; give each metric a name of its own.")
-        if isinstance(entry, str) and entry not in known or not isinstance(entry, str) and not callable(entry):
+        if entry not in known if isinstance(entry, str) else not callable(entry):
             raise SweepError(
                 f"Unknown metric {entry!r}. Choose from {', '.join(known)}, or pass a function "
                 "(logits[example pos d_vocab], pairs) -> one number per example."

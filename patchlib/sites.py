@@ -30,9 +30,11 @@ class Site:
 
     @property
     def has_heads(self) -> bool:
+        """Whether the activation is there once per head."""
         return "head" in self.layout.split()
 
     def hook_name(self, layer: int) -> str:
+        """TransformerLens' full name of the site in one layer, e.g. ``"blocks.5.attn.hook_z"``."""
         return get_act_name(self.name, layer)
 
     def n_heads(self, model: TransformerBridge) -> int:

@@ -108,7 +108,9 @@ def sweep(
     patched = np.full((len(metrics), *grid.shape, len(pairs)), np.nan, dtype=np.float32)
     batches = list(_batches(pairs, batch_tokens))
     checked = random.Random(0).randrange(len(batches)) if obstacle is None else None
-    with tqdm(total=len(pairs) * math.prod(grid.shape), desc=f"{direction} {site}", disable=not progress) as bar:
+    # Only ever disabled here, so that TQDM_DISABLE=1 in the environment does it too (headless runs).
+    quiet = {} if progress else {"disable": True}
+    with tqdm(total=len(pairs) * math.prod(grid.shape), desc=f"{direction} {site}", **quiet) as bar:
         for number, examples in enumerate(batches):
             part = pairs.select(examples)
             cells = grid.cells(part)
@@ -124,6 +126,7 @@ def sweep(
             for cell in cells:  # what a patch gives that changes nothing; the engine yields the others
                 patched[(slice(None), *cell.index, examples)] = base
             check = _Check(start, part, runs, cells) if number == checked else None
+            done = 0
             for batch, logits in runs.run(cells, batch_tokens):
                 values = read(logits, f"a {direction} run of {site} at layer {batch[0].layer}").numpy()
                 for i, cell in enumerate(batch):
@@ -131,9 +134,10 @@ def sweep(
                     if check:
                         check.saw(cell, logits[i])
                 bar.update(len(batch) * len(examples))
+                done += len(batch) * len(examples)
             if check:
                 check.compare()
-        bar.update(bar.total - bar.n)  # cells that needed no run
+            bar.update(math.prod(grid.shape) * len(examples) - done)  # cells that needed no run
 
     result = xr.Dataset(
         {

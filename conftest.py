@@ -1,0 +1,37 @@
+"""A whole test session: how nbval compares outputs, what runs first, how the cores are shared."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nbval.plugin import IPyNbFile
+
+# Outputs that hold a drawing library's defaults, random ids, pixels, or a progress bar's clock. A figure is
+# committed with a PNG that a live one does not have: nbval drops these on both sides before it compares.
+NOT_COMPARED = ("application/vnd.plotly.v1+json", "text/html", "image/png", "stderr")
+
+# Workers run side by side, and torch would start a thread per core in each of them and in each notebook's
+# kernel, which inherits this. It has to be set before torch is imported.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    _share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _share)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> Generator[None, Any, Any]:
+    """Tell nbval what to leave out of its comparison of a notebook's outputs with the committed ones."""
+    collectors = yield
+    for collector in collectors:
+        if isinstance(collector, IPyNbFile):
+            collector.skip_compare += NOT_COMPARED
+            collector.sanitize_patterns[r" at 0x[0-9a-f]+"] = ""  # where an object happened to lie
+    return collectors
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the notebooks first: they take longest, so that no core waits for one at the end."""
+    items.sort(key=lambda item: item.path.suffix != ".ipynb")

@@ -1,0 +1,305 @@
+"""The seed's classes, thin: prompts as text in, plain objects out, with ``sweep`` doing the work."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import transformer_lens
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from patchlib.errors import SweepError
+from patchlib.sites import SITES, Site
+from patchlib.sweeps import sweep
+from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
+from patchlib.tasks.ioi import classify_ioi_head
+from patchlib.tasks.tokens import check_pair, tokenize
+
+
+@dataclass
+class PatchingResult:
+    """One hook point, one pair. ``patching_effect`` is that pair's own ratio: NaN where it has no contrast."""
+
+    hook_point: str
+    clean_logit_diff: float
+    corrupted_logit_diff: float
+    patched_logit_diff: float
+    patching_effect: float
+
+
+@dataclass
+class HeadPatchingResult:
+    """One head, averaged over pairs. ``patching_effect`` is the ratio of means (``patchlib.stats.effect``)."""
+
+    layer: int
+    head: int
+    patching_effect: float
+    clean_metric: float
+    corrupted_metric: float
+    patched_metric: float
+
+    @property
+    def hook_name(self) -> str:
+        """Short name of the head, "L9H6"."""
+        return f"L{self.layer}H{self.head}"
+
+
+@dataclass
+class ActivationCache:
+    """One prompt's run: TransformerLens' cache, the tokens ``[1 pos]`` and the logits ``[1 pos d_vocab]``."""
+
+    cache: transformer_lens.ActivationCache
+    input_tokens: Int[Tensor, "1 pos"]
+    logits: Float[Tensor, "1 pos d_vocab"]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.cache[name]
+
+    def keys(self) -> list[str]:
+        """Names of the activations."""
+        return list(self.cache.keys())
+
+
+class _Patcher:
+    """What both patchers do with one prompt."""
+
+    def __init__(self, model: TransformerBridge) -> None:
+        self.model = model
+
+    def cache_activations(self, prompt: str) -> ActivationCache:
+        """Run one prompt and keep every activation."""
+        tokens = tokenize(self.model, prompt)[None].to(self.model.cfg.device)
+        with torch.no_grad():
+            logits, cache = self.model.run_with_cache(tokens)
+        return ActivationCache(cache, tokens, logits)
+
+    def _patch(
+        self, corrupted_prompt: str, clean_cache: ActivationCache, hook_point: str, index: tuple
+    ) -> Float[Tensor, "1 pos d_vocab"]:
+        """Logits of the corrupted prompt with ``index`` of one activation taken from the clean run."""
+        tokens = tokenize(self.model, corrupted_prompt)
+        check_pair(0, clean_cache.input_tokens[0].cpu(), tokens, lambda token: repr(self.model.to_string([token])))
+        self._check_hook_point(hook_point)
+
+        def put(activation: Tensor, hook) -> Tensor:
+            activation[index] = clean_cache[hook_point][index]  # in place, for resid_mid: see engine.py
+            return activation
+
+        with torch.no_grad():
+            return self.model.run_with_hooks(tokens[None].to(self.model.cfg.device), fwd_hooks=[(hook_point, put)])
+
+    def _check_hook_point(self, name: str) -> None:
+        if name not in self.model.hook_dict:
+            raise SweepError(f"There is no hook point {name!r}; get_all_hook_points() lists those of this model.")
+
+
+class ActivationPatcher(_Patcher):
+    """Denoising of whole hook points, prompt by prompt."""
+
+    def patch_activation(
+        self, corrupted_prompt: str, clean_cache: ActivationCache, hook_point: str, position: int | None = None
+    ) -> Float[Tensor, "1 pos d_vocab"]:
+        """Logits of the corrupted prompt with one activation from the clean run, at one position or at all.
+
+        Raises:
+            AlignmentError: The prompts do not line up.
+            SweepError: Unknown hook point.
+        """
+        where: slice | int = slice(None) if position is None else position
+        pattern_like = hook_point.endswith(("hook_pattern", "hook_attn_scores"))  # [batch head dest src]
+        index = (slice(None), slice(None), where) if pattern_like else (slice(None), where)
+        return self._patch(corrupted_prompt, clean_cache, hook_point, index)
+
+    def run_patching_experiment(
+        self,
+        dataset: PatchingDataset | PromptPairs,
+        hook_points: Sequence[str],
+        pair_indices: Sequence[int] | None = None,
+        position: int | None = None,
+    ) -> dict[str, list[PatchingResult]]:
+        """Denoise every hook point in every pair.
+
+        Args:
+            dataset: The task; its own ``compute_metric`` is used where it has one.
+            hook_points: Hook names of sites that ``sweep`` knows, such as ``"blocks.5.hook_attn_out"``; any
+                other activation can be patched with ``patch_activation``.
+            pair_indices: Which pairs; all when None.
+            position: Token index to patch; all positions when None.
+
+        Raises:
+            SweepError: A hook point that the model does not have, or that is not a site.
+            TaskError: Pairs that cannot be used.
+        """
+        pairs = _chosen(self.model, dataset, pair_indices)
+        by_site: dict[str, list[int]] = defaultdict(list)
+        for name in hook_points:
+            self._check_hook_point(name)
+            place = _site_of(name)
+            if place is None:
+                raise SweepError(
+                    f"{name!r} is not one of the sites that can be swept ({', '.join(SITES)}); "
+                    "patch it with patch_activation()."
+                )
+            by_site[place[0].name].append(place[1])
+        found: dict[str, list[PatchingResult]] = {}
+        for name, layers in by_site.items():
+            result = sweep(
+                self.model, pairs, name, ("layer",), layers=sorted(set(layers)), positions=_at(position)
+            ).isel(metric=0)
+            for layer in result.layer.values:
+                values = zip(
+                    result.clean.values, result.corrupted.values, result.patched.sel(layer=layer).values, strict=True
+                )
+                hook_point = SITES[name].hook_name(int(layer))
+                found[hook_point] = [PatchingResult(hook_point, *map(float, v), _ratio(*v)) for v in values]
+        return {name: found[name] for name in hook_points}
+
+    def get_all_hook_points(self, pattern: str | None = None) -> list[str]:
+        """Hook names of this model, sorted; those that contain ``pattern`` where it is given."""
+        return sorted(name for name in self.model.hook_dict if pattern is None or pattern in name)
+
+
+class HeadPatcher(_Patcher):
+    """Denoising of single attention heads."""
+
+    def __init__(self, model: TransformerBridge) -> None:
+        super().__init__(model)
+        self.n_layers, self.n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
+
+    def patch_head_output(
+        self, corrupted_prompt: str, clean_cache: ActivationCache, layer: int, head: int, position: int | None = None
+    ) -> Float[Tensor, "1 pos d_vocab"]:
+        """Logits of the corrupted prompt with one head's z from the clean run, at one position or at all."""
+        self._check(layer, head)
+        where: slice | int = slice(None) if position is None else position
+        return self._patch(corrupted_prompt, clean_cache, SITES["z"].hook_name(layer), (slice(None), where, head))
+
+    def patch_attention_pattern(
+        self, corrupted_prompt: str, clean_cache: ActivationCache, layer: int, head: int
+    ) -> Float[Tensor, "1 pos d_vocab"]:
+        """Logits of the corrupted prompt with one head's attention pattern from the clean run."""
+        self._check(layer, head)
+        return self._patch(corrupted_prompt, clean_cache, SITES["pattern"].hook_name(layer), (slice(None), head))
+
+    def _check(self, layer: int, head: int) -> None:
+        if not (0 <= layer < self.n_layers and 0 <= head < self.n_heads):
+            raise SweepError(f"There is no head L{layer}H{head}: {self.n_layers} layers of {self.n_heads} heads, from 0.")
+
+    def run_all_heads_experiment(
+        self,
+        dataset: PatchingDataset | PromptPairs,
+        pair_indices: Sequence[int] | None = None,
+        position: int | None = None,
+        patch_type: Literal["output", "pattern"] = "output",
+    ) -> list[HeadPatchingResult]:
+        """Denoise every head over all pairs, one result a head in layer order.
+
+        Args:
+            dataset: The task; its own ``compute_metric`` is used where it has one.
+            pair_indices: Which pairs; all when None.
+            position: Token index to patch (the query's, for patterns); all positions when None.
+            patch_type: ``"output"`` patches z, ``"pattern"`` the attention pattern.
+
+        Raises:
+            SweepError: Unknown patch type or position out of range.
+        """
+        sites = {"output": "z", "pattern": "pattern"}
+        if patch_type not in sites:
+            raise SweepError(f"Unknown patch_type {patch_type!r}: choose 'output' or 'pattern'.")
+        pairs = _chosen(self.model, dataset, pair_indices)
+        result = sweep(self.model, pairs, sites[patch_type], ("layer", "head"), positions=_at(position)).isel(metric=0)
+        clean, corrupted = float(result.clean.mean()), float(result.corrupted.mean())
+        patched, effect = result.patched.mean("example").values, result.effect.values
+        return [
+            HeadPatchingResult(layer, head, float(effect[layer, head]), clean, corrupted, float(patched[layer, head]))
+            for layer, head in np.ndindex(effect.shape)
+        ]
+
+    def results_to_heatmap(self, results: Sequence[HeadPatchingResult]) -> Float[Tensor, "layer head"]:
+        """Effects as a grid; NaN for heads that are not among the results."""
+        heatmap = torch.full((self.n_layers, self.n_heads), torch.nan)
+        for result in results:
+            heatmap[result.layer, result.head] = result.patching_effect
+        return heatmap
+
+    def find_important_heads(
+        self, results: Sequence[HeadPatchingResult], threshold: float = 0.1
+    ) -> list[HeadPatchingResult]:
+        """Heads with an absolute effect of at least ``threshold``, largest first."""
+        return _ranked([result for result in results if abs(result.patching_effect) >= threshold])
+
+
+def _chosen(model: TransformerBridge, dataset: PatchingDataset | PromptPairs, indices: Sequence[int] | None) -> PromptPairs:
+    pairs = as_pairs(model, dataset)
+    return pairs if indices is None else pairs.select(indices)
+
+
+def _at(position: int | None) -> list[int] | None:
+    return None if position is None else [position]
+
+
+def _site_of(hook_point: str) -> tuple[Site, int] | None:
+    layer = hook_point.split(".")[1] if hook_point.startswith("blocks.") else ""
+    return next(
+        ((site, int(layer)) for site in SITES.values() if layer and site.hook_name(int(layer)) == hook_point), None
+    )
+
+
+def _ratio(clean: float, corrupted: float, patched: float) -> float:
+    """One pair's effect; NaN within float noise of no contrast, as in ``stats.contrast``."""
+    gap = float(clean) - float(corrupted)
+    noise = 1e-4 * max(abs(float(clean)), abs(float(corrupted)))
+    return (float(patched) - float(corrupted)) / gap if abs(gap) > noise else float("nan")
+
+
+def _ranked(results: Sequence[HeadPatchingResult]) -> list[HeadPatchingResult]:
+    known = [result for result in results if not np.isnan(result.patching_effect)]
+    return sorted(known, key=lambda result: -abs(result.patching_effect))
+
+
+def summarize_results(results: dict[str, list[PatchingResult]], top_k: int = 10) -> None:
+    """Print hook points by absolute effect: the ratio of means over pairs, as in ``patchlib.stats.effect``."""
+    rows = []
+    for name, per_pair in results.items():
+        clean, corrupted, patched = (
+            np.mean([getattr(r, f"{run}_logit_diff") for r in per_pair]) for run in ("clean", "corrupted", "patched")
+        )
+        rows.append((name, _ratio(clean, corrupted, patched), clean, corrupted, patched))
+    rows.sort(key=lambda row: -abs(np.nan_to_num(row[1])))
+    print(f"{'hook point':<28}{'effect':>8}{'clean':>9}{'corrupted':>11}{'patched':>9}   (n = {len(per_pair)} pairs)")
+    for name, effect, clean, corrupted, patched in rows[:top_k]:
+        print(f"{name:<28}{effect:>8.3f}{clean:>9.3f}{corrupted:>11.3f}{patched:>9.3f}")
+
+
+def create_patching_heatmap(
+    results: dict[str, list[PatchingResult]], model: TransformerBridge
+) -> Float[Tensor, "layer 2"]:
+    """Mean effect per layer of attention output (column 0) and MLP output (column 1); NaN where not measured."""
+    heatmap = torch.full((int(model.cfg.n_layers), 2), torch.nan)
+    for name, per_pair in results.items():
+        found = _site_of(name)
+        if found and found[0].name in ("attn_out", "mlp_out"):
+            effects = [result.patching_effect for result in per_pair]
+            heatmap[found[1], 0 if found[0].name == "attn_out" else 1] = float(np.mean(effects))
+    return heatmap
+
+
+def print_head_results(results: Sequence[HeadPatchingResult], top_k: int = 20) -> None:
+    """Print heads by absolute effect, with the role that GPT-2 small's head of that number has in Wang et al. 2022."""
+    print(f"{'head':<8}{'effect':>8}{'clean':>9}{'corrupted':>11}{'patched':>9}   role in GPT-2 small")
+    for r in _ranked(results)[:top_k]:
+        numbers = f"{r.patching_effect:>8.3f}{r.clean_metric:>9.3f}{r.corrupted_metric:>11.3f}{r.patched_metric:>9.3f}"
+        print(f"{r.hook_name:<8}{numbers}   {classify_ioi_head(r.layer, r.head)}")
+
+
+def print_heatmap_ascii(heatmap: Float[Tensor, "layer head"], n_layers: int, n_heads: int) -> None:
+    """Print a grid of effects, one row a layer, two decimals."""
+    print("      " + "".join(f"{f'H{head}':>7}" for head in range(n_heads)))
+    for layer in range(n_layers):
+        print(f"L{layer:<5}" + "".join(f"{float(heatmap[layer, head]):>7.2f}" for head in range(n_heads)))

@@ -1,0 +1,102 @@
+"""Text to tokens without surprises: BOS once, words that are one token, rows that line up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from patchlib.errors import AlignmentError, TaskError
+
+MAX_SHOWN = 40
+"""Positions that an alignment error prints: about a screenful around the one where the prompts part."""
+CARRIER = "and"
+"""A word before the one that is looked up, so that it is tokenised as in the middle of a sentence."""
+
+
+def as_ids(values: Any, what: str) -> Int[Tensor, "*shape"]:
+    """Token ids or indices as an int64 tensor on the CPU; TaskError when they are not integers."""
+    try:
+        tensor = values.detach() if isinstance(values, Tensor) else torch.tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TaskError(f"The {what} cannot be read as whole numbers ({error}).") from error
+    if tensor.numel() and (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool):
+        raise TaskError(f"The {what} must be whole numbers, not {tensor.dtype}.")
+    return tensor.to(device="cpu", dtype=torch.long)
+
+
+def as_row(values: Any, what: str) -> Int[Tensor, " pos"]:
+    """One prompt's token ids; a leading axis of 1, as `model.to_tokens` gives it, is dropped."""
+    row = as_ids(values, what)
+    if row.ndim == 2 and len(row) == 1:
+        row = row[0]
+    if row.ndim != 1 or not len(row):
+        raise TaskError(f"The {what} must be a row of one or more ids, but has shape {list(row.shape)}.")
+    return row
+
+
+def check_pair(
+    number: int, clean: Int[Tensor, " pos"], corrupted: Int[Tensor, " pos"], show: Callable[[int], str]
+) -> None:
+    """Raise AlignmentError where the rows differ in length, TaskError where they do not differ at all."""
+    if torch.equal(clean, corrupted):
+        raise TaskError(
+            f"The clean and the corrupted prompt of pair {number} are the same tokens, so a patch cannot "
+            "change anything: let them differ in one thing."
+        )
+    if len(clean) != len(corrupted):
+        raise AlignmentError(
+            f"The clean prompt of pair {number} has {len(clean)} tokens and its corrupted prompt "
+            f"{len(corrupted)}, but patching needs token against token: choose words that take as many.\n"
+            + _side_by_side(clean.tolist(), corrupted.tolist(), show)
+        )
+
+
+def _side_by_side(clean: list[int], corrupted: list[int], show: Callable[[int], str]) -> str:
+    length = max(len(clean), len(corrupted))
+    part = next(
+        (i for i, (one, other) in enumerate(zip(clean, corrupted, strict=False)) if one != other),
+        min(len(clean), len(corrupted)),
+    )
+    first = max(0, min(part - MAX_SHOWN // 4, length - MAX_SHOWN))
+    last = min(length, first + MAX_SHOWN)
+    shown = range(first, last)
+    left = [show(clean[i]) if i < len(clean) else "(nothing)" for i in shown]
+    right = [show(corrupted[i]) if i < len(corrupted) else "(nothing)" for i in shown]
+    width = max(map(len, [*left, "clean"]))
+    lines = [f"{'':>8}  {'clean':<{width}}  corrupted"]
+    if first:
+        lines.append(f"{'...':>8}  ({first} equal positions left out)")
+    for i, one, other in zip(shown, left, right, strict=True):
+        mark = "  <- they part here" if i == part else ""
+        lines.append(f"{i:>8}  {one:<{width}}  {other}{mark}")
+    if last < length:
+        lines.append(f"{'...':>8}  ({length - last} more)")
+    return "\n".join(lines)
+
+
+def tokenize(model: TransformerBridge, text: str) -> Int[Tensor, " pos"]:
+    """One prompt's tokens on the CPU, with BOS where the model's default has it but never twice, uncut."""
+    if not isinstance(text, str) or not text.strip():
+        raise TaskError(f"A prompt must be a text with words in it, not {text!r}.")
+    row = model.to_tokens(text, truncate=False)[0].cpu()
+    bos, bos_id = model.tokenizer.bos_token, model.tokenizer.bos_token_id
+    written_out = bos is not None and text.startswith(bos)
+    return row[1:] if written_out and row[:2].tolist() == [bos_id, bos_id] else row
+
+
+def single_tokens(model: TransformerBridge, words: Iterable[str]) -> dict[str, int]:
+    """Word -> token id, for those words that are one token inside a sentence; the others are left out.
+
+    Unknown words, which some tokenizers turn into one and the same token, are left out too.
+    """
+    tokenizer = model.tokenizer
+    words = list(words)
+    (stem,) = tokenizer([CARRIER], add_special_tokens=False)["input_ids"]
+    rows = tokenizer([f"{CARRIER} {word}" for word in words], add_special_tokens=False)["input_ids"]
+    single = {word: row[-1] for word, row in zip(words, rows, strict=True) if row[:-1] == stem}
+    return {word: token for word, token in single.items() if tokenizer.decode([token]).strip() == word}

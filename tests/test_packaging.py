@@ -1,0 +1,139 @@
+"""The files that set a machine up say the same thing, and the wheel holds what they promise."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import patchlib
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS = PYPROJECT["project"]["optional-dependencies"]
+RUNTIME = [Requirement(line) for line in PYPROJECT["project"]["dependencies"]]
+TEST = [Requirement(line) for line in EXTRAS["test"]]
+BUILD = [Requirement(line) for line in PYPROJECT["build-system"]["requires"]]
+EVERY = [*RUNTIME, *BUILD, *(Requirement(line) for lines in EXTRAS.values() for line in lines)]
+DIRECT = [requirement for requirement in EVERY if requirement.name != "patchlib"]  # as in patchlib[test]
+
+MAKE_VENV = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e "
+
+
+def names(requirements: list[Requirement]) -> set[str]:
+    return {canonicalize_name(requirement.name) for requirement in requirements}
+
+
+def pins() -> list[str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
+def test_constraints_pin_each_direct_dependency_once_and_nothing_else():
+    pinned = [Requirement(line) for line in pins()]
+    assert all(re.fullmatch(r"==[\d.]+", str(requirement.specifier)) for requirement in pinned)
+    assert sorted(canonicalize_name(requirement.name) for requirement in pinned) == sorted(names(DIRECT))
+
+
+def test_pins_are_inside_the_ranges_of_pyproject():
+    pinned = {canonicalize_name(name): version for name, version in (line.split("==") for line in pins())}
+    outside = [str(one) for one in DIRECT if pinned[canonicalize_name(one.name)] not in one.specifier]
+    assert not outside
+
+
+def test_environment_repeats_the_pins_and_installs_patchlib():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, by_pip = environment["dependencies"]
+    assert environment["name"] == "patchlib" and pip == "pip"
+    assert python.removeprefix("python=") in PYPROJECT["project"]["requires-python"]
+    assert by_pip == {"pip": [*pins(), "-e ."]}
+
+
+@pytest.mark.parametrize(("folder", "declared"), [("patchlib", RUNTIME), ("tests", RUNTIME + TEST)])
+def test_what_the_code_imports_is_declared(folder, declared):
+    files = sorted((ROOT / folder).rglob("*.py"))
+    local = {"patchlib", "tests"} | {path.stem for path in files}
+    providers = packages_distributions()
+    undeclared = {
+        f"{path.relative_to(ROOT)}: {module}"
+        for path in files
+        for module in imported(path) - local - set(sys.stdlib_module_names)
+        if not {canonicalize_name(name) for name in providers.get(module, ())} & names(declared)
+    }
+    assert files and not undeclared
+
+
+def imported(path: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    members = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    return {str(module).split(".")[0] for module in plain | members}
+
+
+def test_the_citation_names_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == patchlib.__version__
+
+
+def test_the_wheel_holds_the_package_its_notebooks_and_the_command(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        inside = set(wheel.namelist())
+        commands = wheel.read(f"patchlib-{patchlib.__version__}.dist-info/entry_points.txt").decode()
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "patchlib").rglob("*.py")}
+    notebooks = {f"patchlib/notebooks/{path.name}" for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert notebooks and notebooks | modules <= inside
+    assert not [name for name in inside if name.startswith("tests")]
+    assert "patchlib = patchlib.cli:main" in commands
+
+
+def test_readme_has_two_commands_that_each_set_themselves_up():
+    readme = (ROOT / "README.md").read_text()
+    marked = re.findall(r"^<!-- command: (\w+) -->\n```\w*\n(.+)\n```$", readme, re.MULTILINE)
+    assert readme.count("<!-- command:") == len(marked) == 2
+    commands = dict(marked)
+    assert commands["run"] == MAKE_VENV + ". && .venv/bin/patchlib run -o out"
+    assert commands["test"] == MAKE_VENV + "'.[test]' && .venv/bin/pytest"
+
+
+@pytest.fixture
+def ci(tmp_path):
+    """Run a copy of .ci/run from elsewhere, with no stdin, beside a README of the test's own."""
+    copy = tmp_path / "clone" / ".ci" / "run"
+    copy.parent.mkdir(parents=True)
+    shutil.copy(ROOT / ".ci" / "run", copy)
+
+    def run(readme: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "clone" / "README.md").write_text(readme)
+        command = ["bash", str(copy)]
+        return subprocess.run(command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+    return run
+
+
+def test_ci_runs_the_readmes_test_command_in_a_fresh_environment(ci, tmp_path):
+    stale = tmp_path / "clone" / ".venv" / "stale"
+    stale.mkdir(parents=True)
+    command = "test ! -e .venv && echo '7 passed' && exit 3"
+    other = "```bash\necho wrong\n```\n"
+    marked = f"<!-- command: test -->\n```bash\n{command}\n```\n"
+    finished = ci(f"<!-- command: run -->\n{other}\nText.\n\n{marked}\n{other}")
+    assert finished.returncode == 3, finished.stderr
+    assert finished.stdout == f"+ {command}\n7 passed\n"
+    assert "pip" not in (ROOT / ".ci" / "run").read_text()
+
+
+def test_ci_fails_where_the_command_fails_or_is_missing(ci):
+    assert ci("<!-- command: test -->\n```bash\nfalse && echo never\n```\n").returncode == 1
+    missing = ci("```bash\npytest\n```\n")
+    assert missing.returncode == 2 and "README.md has no fenced command" in missing.stderr
