@@ -16,7 +16,7 @@ _HOMES = {
     "tasks": ("IOIDataset", "InductionDataset", "PatchingDataset", "PromptPairs", "classify_ioi_head"),
     "sites": ("SITES",),
     "metrics": ("METRICS",),
-    "sweeps": ("sweep",),
+    "sweeps": ("baseline", "sweep"),
     "runs": ("RunRecord", "run", "save_run"),
     "stats": ("contrast", "effect_interval", "summary_table"),
     "errors": (

@@ -59,11 +59,6 @@ def fast_obstacle(model: TransformerBridge) -> str | None:
     return None
 
 
-def tolerance(dtype: torch.dtype) -> float:
-    """Float noise in a logit, relative to the largest one: the two ways sum the same numbers in other orders."""
-    return 1e-5 if dtype in (torch.float32, torch.float64) else 8 * torch.finfo(dtype).eps
-
-
 @contextmanager
 def _pass_through(blocks: Sequence[torch.nn.Module], as_tuple: bool) -> Iterator[None]:
     """Let blocks hand on what they are given; ``start_at_layer`` alone would still compute them."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
@@ -27,6 +30,13 @@ def _base_and_other(result: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
 def cell_dims(result: xr.Dataset) -> list[str]:
     """The swept axes of a result, e.g. ``["layer", "head"]``."""
     return [str(dim) for dim in result.patched.dims if dim not in ("metric", "example")]
+
+
+def cell_name(row: Mapping[str, Any]) -> str:
+    """Short name of a row of ``summary_table``: "L9H6", "L9 at S2", "L9H6 at 10"."""
+    head = next((f"H{row[axis]}" for axis in ("head", "kv_head") if axis in row), "")
+    where = next((f" at {row[axis]}" for axis in ("role", "pos") if axis in row), "")
+    return f"L{row['layer']}{head}{where}"
 
 
 def contrast(result: xr.Dataset) -> pd.DataFrame:
@@ -76,7 +86,8 @@ def effect(result: xr.Dataset) -> xr.DataArray:
     return (moved.mean("example") / possible.mean("example")).where(usable).astype("float32")
 
 
-def _one_metric(result: xr.Dataset, metric: str | None) -> xr.Dataset:
+def one_metric(result: xr.Dataset, metric: str | None) -> xr.Dataset:
+    """The result with one metric only (the first when None), its axis kept; SweepError for one that it lacks."""
     names = list(result.metric.values)
     if metric is not None and metric not in names:
         raise SweepError(f"This result has no metric {metric!r}; it has {', '.join(map(str, names))}.")
@@ -105,7 +116,7 @@ def effect_interval(
     Raises:
         SweepError: The result does not have that metric.
     """
-    result = _one_metric(result, metric)
+    result = one_metric(result, metric)
     base, other = _base_and_other(result)
     dims = cell_dims(result)
     moved = (result.patched - base).isel(metric=0).transpose(*dims, "example")
@@ -138,7 +149,7 @@ def p_values(result: xr.Dataset, metric: str | None = None, seed: int = 0) -> xr
     Returns:
         Over the swept axes; NaN where some prompt lacks the position.
     """
-    result = _one_metric(result, metric)
+    result = one_metric(result, metric)
     dims = cell_dims(result)
     moved = (result.patched - _base_and_other(result)[0]).isel(metric=0).transpose(*dims, "example")
     flat = torch.from_numpy(moved.values.reshape(-1, result.sizes["example"]).astype("float64"))
@@ -175,10 +186,10 @@ def summary_table(
     interval = effect_interval(result, metric, confidence, seed)
     columns = xr.Dataset(
         {
-            "effect": effect(_one_metric(result, metric)).isel(metric=0, drop=True),
+            "effect": effect(one_metric(result, metric)).isel(metric=0, drop=True),
             "ci_low": interval.low,
             "ci_high": interval.high,
-            "n": _one_metric(result, metric).patched.isel(metric=0, drop=True).count("example"),
+            "n": one_metric(result, metric).patched.isel(metric=0, drop=True).count("example"),
             "p_value": p_values(result, metric, seed),
         }
     )

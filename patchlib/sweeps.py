@@ -6,32 +6,28 @@ import math
 import random
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
-from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib import stats
 from patchlib.axes import resolve_grid
-from patchlib.engine import Cell, PatchedRuns, fast_obstacle, tolerance
-from patchlib.errors import ContrastWarning, ExactnessError, SweepError
+from patchlib.engine import PatchedRuns, fast_obstacle
+from patchlib.errors import ContrastWarning, SweepError
 from patchlib.labels import labels, provenance
 from patchlib.metrics import Readout, resolve_metrics
+from patchlib.selfcheck import SelfCheck
 from patchlib.sites import Site, get_site
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
 
 Engine = Literal["auto", "fast", "plain"]
 BATCH_TOKENS = 2048
 """Tokens in one forward: beyond this a CPU gains no speed, and memory grows."""
-N_CHECKED = 2
-"""Cells, and prompts of each, that a fast sweep runs again the plain way."""
 
 
 def sweep(
@@ -94,8 +90,7 @@ def sweep(
     """
     if direction not in ("denoise", "noise"):
         raise SweepError(f"Unknown direction {direction!r}: choose 'denoise' (clean into corrupted) or 'noise'.")
-    if any(module.training for module in model.modules()):
-        raise SweepError("The model is in train mode, where dropout makes runs random. Call model.eval() first.")
+    _check_mode(model)
     if batch_tokens < 1:
         raise SweepError(f"batch_tokens must be at least 1, not {batch_tokens}.")
     place = get_site(model, site)
@@ -104,7 +99,7 @@ def sweep(
     metrics = resolve_metrics(metric, pairs.compute_metric is not None)
     grid = resolve_grid(model, place, pairs, over, layers, heads, positions)
 
-    found = {run: np.full((len(metrics), len(pairs)), np.nan, dtype=np.float32) for run in ("clean", "corrupted")}
+    found = _unpatched(metrics, pairs)
     patched = np.full((len(metrics), *grid.shape, len(pairs)), np.nan, dtype=np.float32)
     batches = list(_batches(pairs, batch_tokens))
     checked = random.Random(0).randrange(len(batches)) if obstacle is None else None
@@ -116,16 +111,11 @@ def sweep(
             cells = grid.cells(part)
             start = partial(_runs, model, place, direction, grid.layers, Readout.last_only(metrics))
             runs = start(part, fast=obstacle is None)
-            by_name = {"corrupted": runs.base_logits, "clean": runs.source_logits}
-            if direction == "noise":
-                by_name = {"corrupted": runs.source_logits, "clean": runs.base_logits}
-            read = Readout(metrics, part, by_name["clean"])
-            for name, logits in by_name.items():
-                found[name][:, examples] = read(logits[None], f"the {name} run")[:, 0]
+            read = _read_unpatched(metrics, part, runs, direction, found, examples)
             base = found["corrupted" if direction == "denoise" else "clean"][:, examples]
             for cell in cells:  # what a patch gives that changes nothing; the engine yields the others
                 patched[(slice(None), *cell.index, examples)] = base
-            check = _Check(start, part, runs, cells) if number == checked else None
+            check = SelfCheck(start, part, runs, cells) if number == checked else None
             done = 0
             for batch, logits in runs.run(cells, batch_tokens):
                 values = read(logits, f"a {direction} run of {site} at layer {batch[0].layer}").numpy()
@@ -157,6 +147,70 @@ def sweep(
     )
     _warn_of_contrast(result)
     return result.assign(effect=stats.effect(result))
+
+
+def baseline(
+    model: TransformerBridge,
+    task: PatchingDataset | PromptPairs,
+    metric: str | Callable | Sequence[str | Callable] | None = None,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+) -> xr.Dataset:
+    """The two unpatched runs alone: does the task give a contrast? (``stats.contrast`` has the answer.)
+
+    Args:
+        model: As for ``sweep``.
+        task: As for ``sweep``.
+        metric: As for ``sweep``.
+        batch_tokens: As for ``sweep``.
+
+    Returns:
+        ``clean`` and ``corrupted`` per metric and example, with the coordinates and attributes of ``sweep``.
+
+    Raises:
+        SweepError: Unknown metric, a model in train mode, NaN logits.
+        TaskError: The task's prompts or answers are unusable.
+    """
+    _check_mode(model)
+    pairs = as_pairs(model, task)
+    metrics = resolve_metrics(metric, pairs.compute_metric is not None)
+    found = _unpatched(metrics, pairs)
+    for examples in _batches(pairs, batch_tokens):
+        part = pairs.select(examples)
+        runs = _runs(model, get_site(model, "resid_pre"), "denoise", [], Readout.last_only(metrics), part, fast=False)
+        _read_unpatched(metrics, part, runs, "denoise", found, examples)
+    return xr.Dataset(
+        {run: (("metric", "example"), values) for run, values in found.items()},
+        coords={"metric": list(metrics), **labels(model, pairs, {})},
+        attrs=provenance(model, pairs),
+    )
+
+
+def _check_mode(model: TransformerBridge) -> None:
+    if any(module.training for module in model.modules()):
+        raise SweepError("The model is in train mode, where dropout makes runs random. Call model.eval() first.")
+
+
+def _unpatched(metrics: Mapping[str, Callable], pairs: PromptPairs) -> dict[str, np.ndarray]:
+    return {run: np.full((len(metrics), len(pairs)), np.nan, dtype=np.float32) for run in ("clean", "corrupted")}
+
+
+def _read_unpatched(
+    metrics: Mapping[str, Callable],
+    pairs: PromptPairs,
+    runs: PatchedRuns,
+    direction: str,
+    found: dict[str, np.ndarray],
+    examples: list[int],
+) -> Readout:
+    """Write the metrics of the clean and the corrupted run into ``found``; return what reads patched runs."""
+    logits = {"corrupted": runs.base_logits, "clean": runs.source_logits}
+    if direction == "noise":
+        logits = {"corrupted": runs.source_logits, "clean": runs.base_logits}
+    read = Readout(metrics, pairs, logits["clean"])
+    for name, values in found.items():
+        values[:, examples] = read(logits[name][None], f"the {name} run")[:, 0]
+    return read
 
 
 def _why_plain(model: TransformerBridge, engine: str) -> str | None:
@@ -194,40 +248,6 @@ def _runs(
     if direction == "noise":
         base, source = source, base
     return PatchedRuns(model, site, base, source, layers, fast=fast, last_only=last_only)
-
-
-class _Check:
-    """A few cells of a fast sweep, run again whole: ExactnessError where the logits differ beyond float noise."""
-
-    def __init__(
-        self, start: Callable[..., PatchedRuns], pairs: PromptPairs, runs: PatchedRuns, cells: Sequence[Cell]
-    ) -> None:
-        few = list(range(min(N_CHECKED, len(pairs))))
-        pick = random.Random(0).sample
-        live = [cell for cell in cells if runs.matters(cell)]
-        idle = [cell for cell in cells if not runs.matters(cell)]
-        chosen = pick(live, min(N_CHECKED, len(live))) + pick(idle, min(1, len(idle)))
-        # Cells that the engine never yields are claimed to give the base run.
-        self.fast = {cell.index: runs.base_logits[few] for cell in chosen}
-        self.cells = [replace(cell, where=cell.where[few]) for cell in chosen]
-        self.plain = partial(start, pairs.select(few), fast=False)
-
-    def saw(self, cell: Cell, logits: Float[Tensor, "example read d_vocab"]) -> None:
-        if cell.index in self.fast:
-            self.fast[cell.index] = logits[: len(self.fast[cell.index])].clone()
-
-    def compare(self) -> None:
-        plain = self.plain()
-        for cell in self.cells:
-            whole = plain.one(cell)
-            gap = (self.fast[cell.index] - whole).abs().max().item()
-            noise = tolerance(plain.model.cfg.dtype) * max(1.0, whole.abs().max().item())
-            if not gap <= noise:
-                raise ExactnessError(
-                    f"The fast engine is off by {gap:.3g} in a logit (float noise is below {noise:.1g}) at "
-                    f"layer {cell.layer}, head {cell.head}: plain {whole.flatten()[:3].tolist()}..., fast "
-                    f"{self.fast[cell.index].flatten()[:3].tolist()}.... Use engine='plain', and please report the model."
-                )
 
 
 def _warn_of_contrast(result: xr.Dataset) -> None:

@@ -144,7 +144,7 @@ def _fetch(weights: Weights, temp: Path) -> Path:
             failures.append(f"{source}: wrong file, its sha256 is {found} and not {weights.sha256}")
             log.warning(failures[-1])
         except Exception as error:  # whatever goes wrong with one source, the next may do; all are told
-            failures.append(f"{source}: {' '.join(str(error).split())}")
+            failures.append(f"{source}: {' '.join(str(error).split()).rstrip('.')}")
             log.info(failures[-1])
     else:
         raise ModelError(

@@ -70,7 +70,7 @@ def test_induction_words_that_do_not_turn_back_are_refused(model):
 @pytest.mark.real_model
 def test_the_default_model_continues_a_repeated_sequence():
     model = load_model(device="cpu")
-    made = as_pairs(model, InductionDataset(model, 32))
+    made = as_pairs(model, InductionDataset(model, 16))
     answers = made.answers
     for batch, better, worse in ((made.clean_batch(), 0, 1), (made.corrupted_batch(), 1, 0)):
         with torch.no_grad():
