@@ -29,6 +29,13 @@ _HOMES = {
         "SweepError",
         "TaskError",
     ),
+    "report": (
+        "create_full_report",
+        "create_head_heatmap",
+        "create_layer_comparison",
+        "create_metric_scatter",
+        "create_top_heads_bar",
+    ),
     "patchers": (
         "ActivationCache",
         "ActivationPatcher",
@@ -48,7 +55,7 @@ __all__ = sorted(_HOME_OF)
 def __getattr__(name: str) -> Any:
     if name in _HOME_OF:
         return getattr(import_module(f"patchlib.{_HOME_OF[name]}"), name)
-    if name in ("plots", "report", "stats"):
+    if name in ("plots", "stats", "takeaways"):
         return import_module(f"patchlib.{name}")
     raise AttributeError(f"module 'patchlib' has no attribute {name!r}; it offers {', '.join(__all__)}")
 

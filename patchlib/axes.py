@@ -109,7 +109,9 @@ def _in_range(axis: str, asked: Sequence[int] | None, n: int) -> list[int]:
         return list(range(n))
     wrong = [i for i in asked if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < n]
     if wrong or len(asked) == 0 or len(set(asked)) < len(asked):
-        raise SweepError(f"{axis} {wrong or list(asked)} cannot be swept: give whole numbers from 0 to {n - 1}, each once.")
+        raise SweepError(
+            f"{axis} {wrong or list(asked)} cannot be swept: give whole numbers from 0 to {n - 1}, each once."
+        )
     return list(asked)
 
 

@@ -122,7 +122,9 @@ class Readout:
         """Whether none of the metrics may read other positions than the last."""
         return all(metric in METRICS.values() for metric in metrics.values())
 
-    def __call__(self, logits: Float[Tensor, "cell example read d_vocab"], where: str) -> Float[Tensor, "metric cell example"]:
+    def __call__(
+        self, logits: Float[Tensor, "cell example read d_vocab"], where: str
+    ) -> Float[Tensor, "metric cell example"]:
         """Every metric of every run; SweepError, naming ``where``, for a number that is not finite."""
         return torch.stack([self._one(name, metric, logits, where) for name, metric in self.metrics.items()]).cpu()
 

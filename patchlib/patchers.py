@@ -189,7 +189,9 @@ class HeadPatcher(_Patcher):
 
     def _check(self, layer: int, head: int) -> None:
         if not (0 <= layer < self.n_layers and 0 <= head < self.n_heads):
-            raise SweepError(f"There is no head L{layer}H{head}: {self.n_layers} layers of {self.n_heads} heads, from 0.")
+            raise SweepError(
+                f"There is no head L{layer}H{head}: {self.n_layers} layers of {self.n_heads} heads, from 0."
+            )
 
     def run_all_heads_experiment(
         self,
@@ -235,7 +237,9 @@ class HeadPatcher(_Patcher):
         return _ranked([result for result in results if abs(result.patching_effect) >= threshold])
 
 
-def _chosen(model: TransformerBridge, dataset: PatchingDataset | PromptPairs, indices: Sequence[int] | None) -> PromptPairs:
+def _chosen(
+    model: TransformerBridge, dataset: PatchingDataset | PromptPairs, indices: Sequence[int] | None
+) -> PromptPairs:
     pairs = as_pairs(model, dataset)
     return pairs if indices is None else pairs.select(indices)
 

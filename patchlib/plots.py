@@ -33,7 +33,13 @@ MEANING = {
     "denoise": "effect<br>1 = clean restored<br>0 = nothing<br>below 0 = worse",
     "noise": "effect<br>1 = clean destroyed<br>0 = nothing<br>below 0 = better",
 }
-AXIS_NAMES = {"head": "head", "kv_head": "k/v head", "pos": "position", "role": "position in the sentence", "layer": "layer"}
+AXIS_NAMES = {
+    "head": "head",
+    "kv_head": "k/v head",
+    "pos": "position",
+    "role": "position in the sentence",
+    "layer": "layer",
+}
 _SMALL = {"size": 12, "color": "#5a5a5a"}
 
 
@@ -47,7 +53,8 @@ def set_renderer() -> None:
         pio.renderers.default = "plotly_mimetype"
 
 
-def _style(figure: go.Figure, title: str, subtitle: str, height: int) -> go.Figure:
+def style(figure: go.Figure, title: str, subtitle: str, height: int) -> go.Figure:
+    """The look that all figures share; title and subtitle say what is shown."""
     # Set here rather than as a template: plotly's default one adds 6.5 KB to each figure in a notebook.
     figure.update_layout(
         template="none",
@@ -96,7 +103,10 @@ def _range(effects: list[np.ndarray]) -> float:
 
 
 def heatmap_panels(
-    results: Mapping[str, xr.Dataset], metric: str | None = None, title: str = "Patching effect", width: int | None = None
+    results: Mapping[str, xr.Dataset],
+    metric: str | None = None,
+    title: str = "Patching effect",
+    width: int | None = None,
 ) -> go.Figure:
     """Maps of layer by head, position or role, side by side on one colour scale.
 
@@ -144,11 +154,11 @@ def heatmap_panels(
     first = next(iter(picked.values()))
     directions = {result.attrs["direction"] for result in picked.values()}
     meaning = MEANING[directions.pop()] if len(directions) == 1 else "effect<br>1 = all of it<br>0 = nothing"
-    _style(figure, title, _about(first) if not shown else _about_panels(picked), max(380, 170 + 15 * n_layers))
+    style(figure, title, _about(first) if not shown else _about_panels(picked), max(380, 170 + 15 * n_layers))
     figure.update_layout(
         plot_bgcolor="#e8e8e8",  # a cell without a number shows as grey, not as white, which is 0
         coloraxis={"colorscale": COLORS, "cmin": -limit, "cmax": limit, "colorbar": {"title": {"text": meaning}}},
-        width=width or min(900, max(480, 260 + 34 * sum(grid.shape[1] for grid in grids) + 40 * len(grids))),
+        width=width or min(900, max(620, 260 + 34 * sum(grid.shape[1] for grid in grids) + 40 * len(grids))),
         margin={"b": 110 if "pos" in axes else 70, "t": 110 if shown else 90},
     )
     return figure
@@ -160,7 +170,9 @@ def _about_panels(picked: Mapping[str, xr.Dataset]) -> str:
     return f"{metric}, {first.attrs['n_examples']} prompt pairs, {first.attrs['model']}"
 
 
-def head_heatmap(result: xr.Dataset, metric: str | None = None, title: str = "Effect of patching each head") -> go.Figure:
+def head_heatmap(
+    result: xr.Dataset, metric: str | None = None, title: str = "Effect of patching each head"
+) -> go.Figure:
     """Map of layer by head (or k/v head) from ``sweep(over=("layer", "head"))``; raises as ``heatmap_panels``."""
     return heatmap_panels({"": result}, metric, title)
 
@@ -189,7 +201,9 @@ def layer_lines(
     for color, (name, result) in zip(LINES * len(results), results.items(), strict=False):
         one = _pick(result, metric)
         if stats.cell_dims(one) != ["layer"]:
-            raise SweepError(f"layer_lines needs sweeps over ('layer',); {name!r} was over {tuple(stats.cell_dims(one))}.")
+            raise SweepError(
+                f"layer_lines needs sweeps over ('layer',); {name!r} was over {tuple(stats.cell_dims(one))}."
+            )
         interval = stats.effect_interval(result, metric)
         layers, effect = one.layer.values, np.round(one.effect.values, 4)
         band = np.round(np.concatenate([interval.high.values, interval.low.values[::-1]]), 4)
@@ -202,14 +216,16 @@ def layer_lines(
             line={"color": color, "width": 2}, hovertemplate=f"{name}, layer %{{x}}<br>effect %{{y:.3f}}<extra></extra>",
         )  # fmt: skip
     figure.add_hline(y=0, line={"color": GREY, "width": 1})
-    figure.update_xaxes(title="layer", showgrid=False)
+    figure.update_xaxes(title="layer", showgrid=False, zeroline=False)
     figure.update_yaxes(title="effect (1 = all of it, 0 = nothing)", gridcolor="#eee", zeroline=False)
     about = _about_panels({name: _pick(result, metric) for name, result in results.items()})
-    _style(figure, title, f"{about}; bands: 95% bootstrap over prompts", 420)
-    return figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
+    style(figure, title, f"{about}; bands: 95% bootstrap over prompts", 420)
+    return figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}, margin={"t": 110})
 
 
-def top_bar(result: xr.Dataset, top_k: int = 15, metric: str | None = None, title: str = "Largest effects") -> go.Figure:
+def top_bar(
+    result: xr.Dataset, top_k: int = 15, metric: str | None = None, title: str = "Largest effects"
+) -> go.Figure:
     """The cells with the largest absolute effect as bars, with 95% bootstrap intervals (``stats.summary_table``)."""
     table = stats.summary_table(result, top_k, metric).dropna(subset="effect")[::-1]
     names = [stats.cell_name(row) for row in table.to_dict("records")]
@@ -231,7 +247,7 @@ def top_bar(result: xr.Dataset, top_k: int = 15, metric: str | None = None, titl
     figure.update_xaxes(title="effect, with 95% bootstrap interval over prompts", gridcolor="#eee", zerolinecolor=GREY)
     figure.update_yaxes(showgrid=False)
     one = _pick(result, metric)
-    return _style(figure, title, _about(one), 150 + 24 * max(4, len(names))).update_layout(margin={"l": 110})
+    return style(figure, title, _about(one), 150 + 24 * max(4, len(names))).update_layout(margin={"l": 110})
 
 
 def contrast_plot(
@@ -260,4 +276,4 @@ def contrast_plot(
     figure.update_yaxes(gridcolor="#eee", zeroline=False)
     figure.update_yaxes(title=name, row=1, col=1)
     figure.update_xaxes(showgrid=False, range=[-0.3, 1.3])
-    return _style(figure, title, _about_panels(picked), 420).update_layout(margin={"t": 110})
+    return style(figure, title, _about_panels(picked), 420).update_layout(margin={"t": 110})

@@ -14,11 +14,12 @@ from transformer_lens.utilities.statistics import derive_generator, sign_flip_pe
 
 from patchlib.errors import SweepError
 
-MIN_CONTRAST = 0.5
-"""Smallest |mean(clean - corrupted)| that we divide by, in standard deviations of that difference over prompts.
-
-Half a standard deviation is Cohen's "medium" effect; a working contrast has several.
-"""
+MIN_CONTRAST = 1.0
+"""Smallest mean of clean minus corrupted that we divide by, in standard deviations of it over prompts."""
+MIN_CONTRAST_OF_ONE = 0.1
+"""The same for a single prompt, which has no spread: as a fraction of the larger of the two runs' metrics."""
+HIGHER_IS_BETTER = ("logit_diff", "prob", "accuracy")
+"""Metrics in which the clean run has to come out above the corrupted one; of others we do not know."""
 
 
 def _base_and_other(result: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
@@ -33,37 +34,43 @@ def cell_dims(result: xr.Dataset) -> list[str]:
 
 
 def cell_name(row: Mapping[str, Any]) -> str:
-    """Short name of a row of ``summary_table``: "L9H6", "L9 at S2", "L9H6 at 10"."""
-    head = next((f"H{row[axis]}" for axis in ("head", "kv_head") if axis in row), "")
-    where = next((f" at {row[axis]}" for axis in ("role", "pos") if axis in row), "")
-    return f"L{row['layer']}{head}{where}"
+    """Short name of a row of ``summary_table``: "L9H6", "L9KV2", "L9 at S2", "L9H6 at position 10"."""
+    name = f"L{int(row['layer'])}"
+    for axis, mark in (("head", "H"), ("kv_head", "KV")):
+        name += f"{mark}{int(row[axis])}" if axis in row else ""
+    if "role" in row:
+        return f"{name} at {row['role']}"
+    return f"{name} at position {int(row['pos'])}" if "pos" in row else name
 
 
 def contrast(result: xr.Dataset) -> pd.DataFrame:
     """What the two unpatched runs give, one row a metric.
 
+    A contrast is usable where the difference is at least ``MIN_CONTRAST`` times its own spread over prompts and
+    the clean run is the better one. Swapping the names of IOI's first clause, for example, leaves the answer as
+    it was: what remains is a preference for one order of names, small, and of either sign.
+
     Returns:
         Columns ``clean``, ``corrupted`` (means over prompts), ``difference``, ``spread`` (standard deviation
-        of the difference over prompts; NaN for a single prompt), ``n`` and ``usable``: whether the difference
-        is large enough to divide by (``MIN_CONTRAST``).
+        of the difference over prompts; NaN for a single prompt), ``n`` and ``usable``.
     """
     difference = result.clean - result.corrupted
     n = result.sizes["example"]
-    spread = difference.std("example", ddof=1) if n > 1 else xr.full_like(difference.mean("example"), np.nan)
+    clean, corrupted = (result[run].mean("example").values for run in ("clean", "corrupted"))
     table = pd.DataFrame(
         {
-            "clean": result.clean.mean("example").values,
-            "corrupted": result.corrupted.mean("example").values,
+            "clean": clean,
+            "corrupted": corrupted,
             "difference": difference.mean("example").values,
-            "spread": spread.values,
+            "spread": difference.std("example", ddof=1).values if n > 1 else np.nan,
             "n": n,
         },
         index=pd.Index(result.metric.values, name="metric"),
     )
-    size = table.difference.abs()
-    # One prompt has no spread to compare with: then only float noise is ruled out.
-    noise = 1e-4 * np.maximum(table.clean.abs(), table.corrupted.abs())
-    table["usable"] = (size > noise) & ~(size < MIN_CONTRAST * table.spread)
+    size = table.difference.where(table.index.isin(HIGHER_IS_BETTER), table.difference.abs())
+    larger = np.maximum(table.clean.abs(), table.corrupted.abs())
+    least = MIN_CONTRAST * table.spread if n > 1 else MIN_CONTRAST_OF_ONE * larger
+    table["usable"] = (size >= least) & (size > 1e-4 * larger)  # the latter is float noise
     return table
 
 

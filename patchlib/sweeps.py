@@ -156,7 +156,7 @@ def baseline(
     *,
     batch_tokens: int = BATCH_TOKENS,
 ) -> xr.Dataset:
-    """The two unpatched runs alone: does the task give a contrast? (``stats.contrast`` has the answer.)
+    """The two unpatched runs alone, for ``stats.contrast`` to say whether the task gives a contrast.
 
     Args:
         model: As for ``sweep``.
@@ -254,9 +254,10 @@ def _warn_of_contrast(result: xr.Dataset) -> None:
     table = stats.contrast(result)
     for metric, row in table[~table.usable].iterrows():
         warnings.warn(
-            f"{metric}: clean {row.clean:.3g} and corrupted {row.corrupted:.3g} differ by {row.difference:.2g} on average "
-            f"over {row.n:.0f} prompts, with a spread of {row.spread:.2g}: too little to normalise by, so effects are "
-            "NaN. Choose a corruption that changes the answer (for IOI: corruption='swap_subject').",
+            f"{metric} gives no usable contrast: {row.clean:.3g} on clean and {row.corrupted:.3g} on corrupted prompts, "
+            f"a difference of {row.difference:.2g} with a spread of {row.spread:.2g} over {row.n:.0f} prompts. Effects "
+            "are NaN, because dividing by it would give noise. Choose a corruption that changes the answer "
+            "(for IOI: corruption='swap_subject').",
             ContrastWarning,
             stacklevel=3,
         )
