@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -64,9 +65,9 @@ def resolve_grid(
     site: Site,
     pairs: PromptPairs,
     over: Sequence[str],
-    layers: Sequence[int] | None,
-    heads: Sequence[int] | None,
-    positions: Sequence[int | str] | None,
+    layers: Sequence[int] | int | None,
+    heads: Sequence[int] | int | None,
+    positions: Sequence[int | str] | int | str | None,
 ) -> Grid:
     """What ``sweep`` was asked for, as a checked grid; SweepError names the first thing that does not exist."""
     over = [over] if isinstance(over, str) else list(over)
@@ -84,7 +85,8 @@ def resolve_grid(
     chosen_layers = _in_range("layer", layers, model.cfg.n_layers)
     values: dict[str, list[Any]] = {"layer": chosen_layers}
     if heads is not None and head_axis not in over:
-        raise SweepError(f"heads={list(heads)} was given, but over={tuple(over)} has no {head_axis!r} axis; add it.")
+        mend = f"add {head_axis!r} to over" if site.has_heads else f"site {site.name!r} has no heads"
+        raise SweepError(f"heads={heads} was given, but over={tuple(over)} has no {head_axis!r} axis: {mend}.")
     if site.has_heads:
         values[head_axis] = _in_range(head_axis, heads, site.n_heads(model))
     longest = max(len(row) for row in pairs.clean_tokens)
@@ -97,37 +99,42 @@ def resolve_grid(
             axis, kind = ("pos", int) if "pos" in over else ("role", str)
             if not all(isinstance(position, kind) for position in checked):
                 wanted = "token indices" if kind is int else "role names"
-                raise SweepError(f"positions={list(positions)}: a sweep over {axis!r} takes {wanted}.")
+                raise SweepError(f"positions={checked}: a sweep over {axis!r} takes {wanted}.")
             values[axis] = checked
         else:
             fixed = checked
     return Grid({axis: values[axis] for axis in over}, chosen_layers, fixed)
 
 
-def _in_range(axis: str, asked: Sequence[int] | None, n: int) -> list[int]:
+def _is_index(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)  # NumPy's whole numbers are Integral too
+
+
+def _in_range(axis: str, asked: Sequence[int] | int | None, n: int) -> list[int]:
     if asked is None:
         return list(range(n))
-    wrong = [i for i in asked if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < n]
-    if wrong or len(asked) == 0 or len(set(asked)) < len(asked):
-        raise SweepError(
-            f"{axis} {wrong or list(asked)} cannot be swept: give whole numbers from 0 to {n - 1}, each once."
-        )
-    return list(asked)
+    asked = list(asked) if isinstance(asked, Iterable) else [asked]
+    wrong = [i for i in asked if not _is_index(i) or not 0 <= i < n]
+    if wrong or not asked or len(set(asked)) < len(asked):
+        raise SweepError(f"{axis} {wrong or asked} cannot be swept: give whole numbers from 0 to {n - 1}, each once.")
+    return [int(i) for i in asked]
 
 
-def _positions(asked: Sequence[int | str], pairs: PromptPairs, longest: int) -> list[int | str]:
-    asked = [asked] if isinstance(asked, str | int) else list(asked)
+def _positions(asked: Sequence[int | str] | int | str, pairs: PromptPairs, longest: int) -> list[int | str]:
+    asked = [asked] if isinstance(asked, str) or not isinstance(asked, Iterable) else list(asked)
     checked: list[int | str] = []
     for position in asked:
         if isinstance(position, str) and position not in pairs.roles:
             roles = ", ".join(pairs.roles) or "none"
             raise SweepError(f"Unknown position {position!r}: this task's named positions are: {roles}.")
+        if not isinstance(position, str) and not _is_index(position):
+            raise SweepError(f"Position {position!r} is neither a token index nor the name of a role.")
         if not isinstance(position, str) and not 0 <= position < longest:
             raise SweepError(
                 f"Position {position} is outside the prompts, which have positions 0 to {longest - 1}"
                 f"{' (use the role END, or that number, for the last)' if position < 0 else ''}."
             )
-        checked.append(position)
+        checked.append(position if isinstance(position, str) else int(position))
     if not checked or len(set(checked)) < len(checked):
         raise SweepError(f"positions={asked} must name at least one position, each once.")
     return checked

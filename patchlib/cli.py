@@ -32,27 +32,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"patchlib {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser(
-        "run",
-        help="execute notebooks headless and write pages, results and an index",
-        description="Execute notebooks headless; write each as .ipynb and .html with its results and a "
-        "manifest, and index.html over them all. Exit code 1 if a notebook failed.",
-    )
-    run.add_argument(
-        "notebooks",
-        nargs="*",
-        metavar="NOTEBOOK",
-        help="a path, a name (02_head_patching) or a number (02); by default all of patchlib's",
-    )
-    run.add_argument(
-        "-p",
-        dest="parameters",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="set a parameter of the notebooks; may be given again",
-    )
+    about = "execute notebooks headless; write each as .ipynb and .html, its results, a manifest, and an index of all"
+    run = commands.add_parser("run", help=about, description=f"{about}. Exit code 1 if a notebook failed.")
+    which = "a path, a name (02_head_patching) or a number (02); by default all of patchlib's"
+    run.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=which)
+    pair, what = ("NAME", "VALUE"), "set a parameter of the notebooks; may be given again"
+    run.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=pair, help=what)
     run.add_argument("-o", dest="out_dir", default="out", metavar="DIR", help="output folder (default: out)")
     run.set_defaults(command=_run)
 
@@ -70,13 +55,13 @@ def _run(arguments: argparse.Namespace) -> int:
         records = run(arguments.notebooks, dict(arguments.parameters), arguments.out_dir)
     except KeyboardInterrupt:
         if page.is_file():
-            print(f"The page so far: {page}\n{page.as_uri()}")
+            print(f"The page so far: {page.as_uri()}")
         raise
     for record in records:
         memory = f"{record.peak_memory_mb:,.0f} MB" if record.peak_memory_mb else ""
         head = f"{record.status:<8}{record.notebook:<28}{record.wall_time_s:>8.1f} s"
         print(f"{head}  {record.error or memory}")
-    print(f"Open the page: {page}\n{page.as_uri()}")
+    print(f"Open the page: {page.as_uri()}")
     return int(any(record.status != "ok" for record in records))
 
 

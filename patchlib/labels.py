@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -12,8 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib.models import weights_hash
 from patchlib.tasks.base import PromptPairs
-
-LIBRARIES = ("patchlib", "torch", "transformer-lens", "transformers")
+from patchlib.versions import versions
 
 
 def labels(model: TransformerBridge, pairs: PromptPairs, axes: Mapping[str, list]) -> dict[str, Any]:
@@ -22,11 +19,16 @@ def labels(model: TransformerBridge, pairs: PromptPairs, axes: Mapping[str, list
     ``pos_label`` is the token where all prompts have the same one there, the role in angle brackets where that
     is what they share, and empty where they share nothing.
     """
-    coords: dict[str, Any] = {name: ("example", texts) for name, texts in pairs.example_prompts(model).items()}
+    texts = pairs.example_prompts(model)
+    coords: dict[str, Any] = {name: ("example", list(map(_savable, column))) for name, column in texts.items()}
     coords["example"] = np.arange(len(pairs))
     if "pos" in axes:
-        coords["pos_label"] = ("pos", [_shared(model, pairs, position) for position in axes["pos"]])
+        coords["pos_label"] = ("pos", [_savable(_shared(model, pairs, position)) for position in axes["pos"]])
     return coords
+
+
+def _savable(text: str) -> str:
+    return text.replace("\0", "\\0")  # some tokens are that byte, which netCDF refuses
 
 
 def _shared(model: TransformerBridge, pairs: PromptPairs, position: int) -> str:
@@ -49,7 +51,6 @@ def provenance(model: TransformerBridge, pairs: PromptPairs) -> dict[str, str | 
         "task": pairs.name,
         "seed": "none" if pairs.seed is None else int(pairs.seed),
         "n_examples": len(pairs),
-        **{f"task_{key}": value for key, value in pairs.metadata.items()},
-        "version_python": platform.python_version(),
-        **{f"version_{name.replace('-', '_')}": version(name) for name in LIBRARIES},
+        **{f"task_{key}": str(value) if isinstance(value, bool) else value for key, value in pairs.metadata.items()},
+        **{f"version_{name.replace('-', '_')}": version for name, version in versions().items()},
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -60,8 +60,14 @@ def accuracy(
 
 
 METRICS: dict[str, Metric] = {"logit_diff": logit_diff, "prob": prob, "kl": kl, "accuracy": accuracy}
-TASK_METRIC = "task_metric"
-"""Name under which a task's own ``compute_metric`` appears in results."""
+FLOAT32 = "If the model runs in float16, load it in float32 (load_model(..., dtype='float32'));"
+
+
+def task_metric(logits: Float[Tensor, "example pos d_vocab"], pairs: PromptPairs) -> Float[Tensor, "example"]:
+    """The task's own ``compute_metric``, which sees one prompt at a time and all its positions."""
+    own = pairs.compute_metric
+    assert own is not None  # resolve_metrics gives this function only where there is one
+    return torch.tensor([float(own(logits[i : i + 1], i)) for i in range(len(pairs))])
 
 
 def resolve_metrics(
@@ -78,21 +84,22 @@ def resolve_metrics(
     Raises:
         SweepError: Unknown or doubled name, an empty list, or ``"task_metric"`` for a task without one.
     """
+    known: dict[str, Metric | Callable] = {**METRICS, **({"task_metric": task_metric} if has_own else {})}
     if metric is None:
-        metric = TASK_METRIC if has_own else "logit_diff"
-    asked = [metric] if isinstance(metric, str) or callable(metric) else list(metric)
-    known = [*METRICS, *([TASK_METRIC] if has_own else [])]
+        metric = "task_metric" if has_own else "logit_diff"
+    asked = [metric] if isinstance(metric, str) or not isinstance(metric, Iterable) else list(metric)
     chosen: dict[str, Metric | Callable] = {}
     for entry in asked:
         name = entry if isinstance(entry, str) else getattr(entry, "__name__", type(entry).__name__)
         if name in chosen:
             raise SweepError(f"Metric {name!r} was asked for twice; give each metric a name of its own.")
-        if entry not in known if isinstance(entry, str) else not callable(entry):
+        function = known.get(entry) if isinstance(entry, str) else entry
+        if not callable(function):
             raise SweepError(
                 f"Unknown metric {entry!r}. Choose from {', '.join(known)}, or pass a function "
                 "(logits[example pos d_vocab], pairs) -> one number per example."
             )
-        chosen[name] = METRICS.get(name, entry) if isinstance(entry, str) else entry
+        chosen[name] = function
     if not chosen:
         raise SweepError(f"No metric was asked for. Choose from {', '.join(known)}.")
     return chosen
@@ -126,16 +133,13 @@ class Readout:
         self, logits: Float[Tensor, "cell example read d_vocab"], where: str
     ) -> Float[Tensor, "metric cell example"]:
         """Every metric of every run; SweepError, naming ``where``, for a number that is not finite."""
+        if torch.isnan(logits).any():  # accuracy, for one, would count them as wrong answers
+            raise SweepError(f"The logits are NaN in {where}. {FLOAT32} else look at the model's weights.")
         return torch.stack([self._one(name, metric, logits, where) for name, metric in self.metrics.items()]).cpu()
 
     def _one(self, name: str, metric: Callable, logits: Tensor, where: str) -> Float[Tensor, "cell example"]:
         if metric in METRICS.values():
             values = metric(logits[:, :, -1], self.answers, self.clean_logits)
-        elif metric is TASK_METRIC:
-            own = self.pairs.compute_metric
-            assert own is not None  # resolve_metrics lets the name through only where there is one
-            rows = [[float(own(run[i : i + 1], i)) for i in range(len(self.pairs))] for run in logits]
-            values = torch.tensor(rows, dtype=torch.float32)
         else:
             rows = [torch.as_tensor(metric(run, self.pairs)).detach() for run in logits]
             if any(row.shape != (len(self.pairs),) for row in rows):
@@ -145,8 +149,5 @@ class Readout:
                 )
             values = torch.stack(rows)
         if not torch.isfinite(values).all():
-            raise SweepError(
-                f"{name} is NaN or infinite in {where}. If the model runs in float16, load it in float32 "
-                "(load_model(..., dtype='float32')); else look at its weights, or at the metric."
-            )
+            raise SweepError(f"{name} is NaN or infinite in {where}. {FLOAT32} else look at the metric.")
         return values.float().cpu()

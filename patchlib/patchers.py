@@ -24,7 +24,10 @@ from patchlib.tasks.tokens import check_pair, tokenize
 
 @dataclass
 class PatchingResult:
-    """One hook point, one pair. ``patching_effect`` is that pair's own ratio: NaN where it has no contrast."""
+    """One hook point, one pair. ``patching_effect`` is that pair's own ratio.
+
+    It is NaN where the pair, or the whole of the pairs that it was run with, has no contrast.
+    """
 
     hook_point: str
     clean_logit_diff: float
@@ -86,6 +89,11 @@ class _Patcher:
         tokens = tokenize(self.model, corrupted_prompt)
         check_pair(0, clean_cache.input_tokens[0].cpu(), tokens, lambda token: repr(self.model.to_string([token])))
         self._check_hook_point(hook_point)
+        if hook_point not in clean_cache.cache:  # patching it would change nothing, without a word
+            raise SweepError(
+                f"{hook_point!r} is not in the cache: {self.model.cfg.model_name} does not run it. Patch one of "
+                "clean_cache.keys(), or switch it on and cache again (model.set_use_attn_result(True) and the like)."
+            )
 
         def put(activation: Tensor, hook) -> Tensor:
             activation[index] = clean_cache[hook_point][index]  # in place, for resid_mid: see engine.py
@@ -109,9 +117,9 @@ class ActivationPatcher(_Patcher):
 
         Raises:
             AlignmentError: The prompts do not line up.
-            SweepError: Unknown hook point.
+            SweepError: Unknown hook point or one that the model does not run, or a position out of range.
         """
-        where: slice | int = slice(None) if position is None else position
+        where = _where(clean_cache, position)
         pattern_like = hook_point.endswith(("hook_pattern", "hook_attn_scores"))  # [batch head dest src]
         index = (slice(None), slice(None), where) if pattern_like else (slice(None), where)
         return self._patch(corrupted_prompt, clean_cache, hook_point, index)
@@ -153,11 +161,15 @@ class ActivationPatcher(_Patcher):
                 self.model, pairs, name, ("layer",), layers=sorted(set(layers)), positions=_at(position)
             ).isel(metric=0)
             for layer in result.layer.values:
-                values = zip(
-                    result.clean.values, result.corrupted.values, result.patched.sel(layer=layer).values, strict=True
-                )
+                one = result.sel(layer=layer)
+                values = zip(one.clean.values, one.corrupted.values, one.patched.values, strict=True)
                 hook_point = SITES[name].hook_name(int(layer))
-                found[hook_point] = [PatchingResult(hook_point, *map(float, v), _ratio(*v)) for v in values]
+                found[hook_point] = [
+                    PatchingResult(hook_point, float(a), float(b), float(c), _ratio(a, b, c)) for a, b, c in values
+                ]
+                if np.isnan(one.effect):  # sweep has warned: what these pairs' ratios divide by is noise
+                    for pair in found[hook_point]:
+                        pair.patching_effect = float("nan")
         return {name: found[name] for name in hook_points}
 
     def get_all_hook_points(self, pattern: str | None = None) -> list[str]:
@@ -177,7 +189,7 @@ class HeadPatcher(_Patcher):
     ) -> Float[Tensor, "1 pos d_vocab"]:
         """Logits of the corrupted prompt with one head's z from the clean run, at one position or at all."""
         self._check(layer, head)
-        where: slice | int = slice(None) if position is None else position
+        where = _where(clean_cache, position)
         return self._patch(corrupted_prompt, clean_cache, SITES["z"].hook_name(layer), (slice(None), where, head))
 
     def patch_attention_pattern(
@@ -244,6 +256,15 @@ def _chosen(
     return pairs if indices is None else pairs.select(indices)
 
 
+def _where(clean_cache: ActivationCache, position: int | None) -> slice | int:
+    n_pos = clean_cache.input_tokens.shape[1]
+    if position is None:
+        return slice(None)
+    if not -n_pos <= position < n_pos:
+        raise SweepError(f"Position {position} is outside the prompt, which has positions 0 to {n_pos - 1}.")
+    return position
+
+
 def _at(position: int | None) -> list[int] | None:
     return None if position is None else [position]
 
@@ -267,16 +288,25 @@ def _ranked(results: Sequence[HeadPatchingResult]) -> list[HeadPatchingResult]:
     return sorted(known, key=lambda result: -abs(result.patching_effect))
 
 
+def pooled(per_pair: Sequence[PatchingResult]) -> tuple[float, float, float, float]:
+    """(effect, clean, corrupted, patched) of one hook point: means over pairs, and their ratio.
+
+    The effect is NaN where no pair has one: there was no contrast.
+    """
+    clean, corrupted, patched = (
+        float(np.mean([getattr(result, f"{run}_logit_diff") for result in per_pair]))
+        for run in ("clean", "corrupted", "patched")
+    )
+    known = any(not np.isnan(result.patching_effect) for result in per_pair)
+    return _ratio(clean, corrupted, patched) if known else float("nan"), clean, corrupted, patched
+
+
 def summarize_results(results: dict[str, list[PatchingResult]], top_k: int = 10) -> None:
     """Print hook points by absolute effect: the ratio of means over pairs, as in ``patchlib.stats.effect``."""
-    rows = []
-    for name, per_pair in results.items():
-        clean, corrupted, patched = (
-            np.mean([getattr(r, f"{run}_logit_diff") for r in per_pair]) for run in ("clean", "corrupted", "patched")
-        )
-        rows.append((name, _ratio(clean, corrupted, patched), clean, corrupted, patched))
+    rows = [(name, *pooled(per_pair)) for name, per_pair in results.items()]
     rows.sort(key=lambda row: -abs(np.nan_to_num(row[1])))
-    print(f"{'hook point':<28}{'effect':>8}{'clean':>9}{'corrupted':>11}{'patched':>9}   (n = {len(per_pair)} pairs)")
+    n = max(map(len, results.values()), default=0)
+    print(f"{'hook point':<28}{'effect':>8}{'clean':>9}{'corrupted':>11}{'patched':>9}   (n = {n} pairs)")
     for name, effect, clean, corrupted, patched in rows[:top_k]:
         print(f"{name:<28}{effect:>8.3f}{clean:>9.3f}{corrupted:>11.3f}{patched:>9.3f}")
 
@@ -284,13 +314,12 @@ def summarize_results(results: dict[str, list[PatchingResult]], top_k: int = 10)
 def create_patching_heatmap(
     results: dict[str, list[PatchingResult]], model: TransformerBridge
 ) -> Float[Tensor, "layer 2"]:
-    """Mean effect per layer of attention output (column 0) and MLP output (column 1); NaN where not measured."""
+    """Effect (ratio of means) of each layer's attention output (column 0) and MLP output (column 1), else NaN."""
     heatmap = torch.full((int(model.cfg.n_layers), 2), torch.nan)
     for name, per_pair in results.items():
         found = _site_of(name)
         if found and found[0].name in ("attn_out", "mlp_out"):
-            effects = [result.patching_effect for result in per_pair]
-            heatmap[found[1], 0 if found[0].name == "attn_out" else 1] = float(np.mean(effects))
+            heatmap[found[1], 0 if found[0].name == "attn_out" else 1] = pooled(per_pair)[0]
     return heatmap
 
 

@@ -4,27 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
+import xarray as xr
 
-from patchlib.errors import RunError
-from patchlib.patchers import HeadPatchingResult, PatchingResult
-from patchlib.plots import COLORS, GREY, LINES, style
+from patchlib.errors import RunError, SweepError
+from patchlib.plots import GREY, LEGEND, LINES, PALE, draw_bars, draw_maps, layer_step, style
+from patchlib.takeaways import MEANING
 
-LayerResults = Mapping[str, Sequence[PatchingResult]]
+if TYPE_CHECKING:
+    from patchlib.patchers import HeadPatchingResult, PatchingResult
+
+SIGN = ", ".join(MEANING["denoise"][1:])
+
+
+def _needed(results: Sequence | Mapping) -> None:
+    if not results:
+        raise SweepError("There are no results to draw; run_all_heads_experiment or run_patching_experiment give some.")
 
 
 def _saved(figure: go.Figure, save_path: str | Path | None) -> go.Figure:
-    """Write the figure as a page of its own, plotly.js included: it opens without a network, at 4.5 MB."""
+    """Write the figure as a page of its own, plotly.js included: it opens alone and without a network, at 4.5 MB."""
     if save_path is not None:
         try:
+            Path(save_path).parent.mkdir(parents=True, exist_ok=True)
             figure.write_html(save_path, include_plotlyjs=True)
         except OSError as error:
             raise RunError(
                 f"The figure cannot be written to {save_path} ({error.strerror}); choose another folder."
             ) from error
     return figure
+
+
+def _runs(results: Sequence[HeadPatchingResult]) -> str:
+    clean, corrupted = (
+        float(np.mean([getattr(r, f"{run}_metric") for r in results])) for run in ("clean", "corrupted")
+    )
+    return f"metric: clean {clean:.2f}, corrupted {corrupted:.2f}"
 
 
 def create_head_heatmap(
@@ -34,43 +52,62 @@ def create_head_heatmap(
     title: str = "Effect of patching each head",
     save_path: str | Path | None = None,
 ) -> go.Figure:
-    """Map of layer by head; grey where there is no result. HTML is written where ``save_path`` is given."""
+    """Map of layer by head; grey where there is no result. HTML is written where ``save_path`` is given.
+
+    Raises:
+        SweepError: No results, or one of a head that is not among ``n_layers`` layers of ``n_heads``.
+        RunError: The file cannot be written.
+    """
+    _needed(results)
     grid = np.full((n_layers, n_heads), np.nan)
     for result in results:
-        grid[result.layer, result.head] = round(result.patching_effect, 4)
-    limit = max(0.05, np.abs(grid[np.isfinite(grid)]).max(initial=0.0))
-    figure = go.Figure(
-        go.Heatmap(
-            z=grid, colorscale=COLORS, zmin=-limit, zmax=limit, xgap=1, ygap=1, colorbar={"title": {"text": "effect"}},
-            hovertemplate="L%{y}H%{x}<br>effect %{z:.3f}<extra></extra>",
-        )
-    )  # fmt: skip
-    style(figure, title, "1 = clean restored, 0 = nothing, below 0 = worse", max(380, 170 + 15 * n_layers))
-    figure.update_xaxes(title="head", showgrid=False, zeroline=False, dtick=1)
-    figure.update_yaxes(title="layer", showgrid=False, zeroline=False, dtick=1 if n_layers <= 16 else 5)
-    return _saved(figure.update_layout(plot_bgcolor="#e8e8e8", width=620), save_path)
+        if not (0 <= result.layer < n_layers and 0 <= result.head < n_heads):
+            raise SweepError(
+                f"{result.hook_name} is outside {n_layers} layers of {n_heads} heads; pass the model's own."
+            )
+        grid[result.layer, result.head] = result.patching_effect
+    coords = {"layer": np.arange(n_layers), "head": np.arange(n_heads)}
+    effect = xr.DataArray(grid, coords, ("layer", "head"), attrs={"hover": f"<br>{_runs(results)}"})
+    return _saved(
+        draw_maps({"": effect}, title, f"{len(results)} heads; {_runs(results)}", MEANING["denoise"]), save_path
+    )
 
 
 def create_layer_comparison(
-    results: LayerResults, title: str = "Effect of patching each hook point", save_path: str | Path | None = None
+    results: Mapping[str, Sequence[PatchingResult]],
+    title: str = "Effect of patching each hook point",
+    save_path: str | Path | None = None,
 ) -> go.Figure:
-    """Effect (ratio of means over pairs) by layer, one line for each kind of hook point."""
+    """Effect (ratio of means over pairs) by layer, one line for each kind of hook point.
+
+    Raises:
+        SweepError: No results, or one of a hook point outside the layers.
+        RunError: The file cannot be written.
+    """
+    from patchlib.patchers import pooled  # not above, so that figures of saved results need no patchers
+
+    _needed(results)
     lines: dict[str, dict[int, float]] = {}
     for name, per_pair in results.items():
-        layer, kind = name.removeprefix("blocks.").split(".", 1)
-        clean, corrupted, patched = (
-            np.mean([getattr(result, f"{run}_logit_diff") for result in per_pair])
-            for run in ("clean", "corrupted", "patched")
-        )
-        lines.setdefault(kind, {})[int(layer)] = round(float((patched - corrupted) / (clean - corrupted)), 4)
+        layer, _, kind = name.removeprefix("blocks.").partition(".")
+        if not layer.isdigit():
+            raise SweepError(
+                f"{name!r} belongs to no layer; the comparison takes hook points such as blocks.0.hook_mlp_out."
+            )
+        lines.setdefault(kind, {})[int(layer)] = round(pooled(per_pair)[0], 4)
     figure = go.Figure()
-    for color, (kind, effects) in zip(LINES * len(lines), lines.items(), strict=False):
+    for i, (kind, effects) in enumerate(lines.items()):
         x, y = zip(*sorted(effects.items()), strict=True)
-        figure.add_scatter(x=x, y=y, name=kind, mode="lines+markers", line={"color": color})
+        hover = f"{kind} layer %{{x}}<br>effect %{{y:.3f}}<extra></extra>"
+        line = {"color": LINES[i % len(LINES)]}
+        figure.add_scatter(x=x, y=y, name=kind, mode="lines+markers", line=line, hovertemplate=hover)
     figure.add_hline(y=0, line={"color": GREY, "width": 1})
-    figure.update_xaxes(title="layer", showgrid=False, zeroline=False)
-    figure.update_yaxes(title="effect", gridcolor="#eee", zeroline=False)
-    return _saved(style(figure, title, "1 = clean restored, 0 = nothing, below 0 = worse", 420), save_path)
+    layers = {layer for effects in lines.values() for layer in effects}
+    figure.update_xaxes(title="layer", showgrid=False, zeroline=False, dtick=layer_step(len(layers)))
+    figure.update_yaxes(title="effect", gridcolor=PALE, zeroline=False)
+    figure.update_layout(showlegend=True, legend=LEGEND)
+    n = max(map(len, results.values()))
+    return _saved(style(figure, title, f"{n} prompt pair{'s'[: n > 1]}; {SIGN}", 440, above=30), save_path)
 
 
 def create_top_heads_bar(
@@ -79,14 +116,13 @@ def create_top_heads_bar(
     title: str = "Heads with the largest effect",
     save_path: str | Path | None = None,
 ) -> go.Figure:
-    """The heads with the largest absolute effect, as bars."""
-    top = sorted(results, key=lambda result: -abs(np.nan_to_num(result.patching_effect)))[:top_k][::-1]
-    effects = [round(result.patching_effect, 4) for result in top]
-    figure = go.Figure(go.Bar(x=effects, y=[result.hook_name for result in top], orientation="h"))
-    figure.update_traces(marker={"color": [LINES[0] if effect > 0 else "#B2182B" for effect in effects]})
-    figure.update_xaxes(title="effect", gridcolor="#eee", zerolinecolor=GREY)
-    style(figure, title, "1 = clean restored, 0 = nothing, below 0 = worse", 150 + 24 * max(4, len(top)))
-    return _saved(figure, save_path)
+    """The heads with the largest absolute effect, as bars; raises as ``create_head_heatmap``."""
+    _needed(results)
+    known = [result for result in results if not np.isnan(result.patching_effect)]
+    top = sorted(known, key=lambda result: -abs(result.patching_effect))[:top_k]
+    names, effects = [result.hook_name for result in top], [result.patching_effect for result in top]
+    subtitle = f"{len(top)} of {len(results)} heads; {_runs(results)}"
+    return _saved(draw_bars(names, effects, title, subtitle, MEANING["denoise"]), save_path)
 
 
 def create_metric_scatter(
@@ -94,7 +130,8 @@ def create_metric_scatter(
     title: str = "The metric after patching each head",
     save_path: str | Path | None = None,
 ) -> go.Figure:
-    """Patched metric of each head by layer, between the corrupted and the clean run's."""
+    """Patched metric of each head by layer, between the corrupted and the clean run's; raises as the heat map."""
+    _needed(results)
     figure = go.Figure(
         go.Scatter(
             x=[result.layer for result in results],
@@ -107,37 +144,36 @@ def create_metric_scatter(
     )
     for name in ("clean", "corrupted"):
         mean = float(np.mean([getattr(result, f"{name}_metric") for result in results]))
-        figure.add_hline(y=mean, line={"color": GREY, "dash": "dot"}, annotation_text=name)
-    figure.update_xaxes(title="layer", showgrid=False, zeroline=False)
-    figure.update_yaxes(title="metric (mean over prompts)", gridcolor="#eee", zeroline=False)
-    return _saved(style(figure, title, f"{len(results)} heads, one at a time", 420), save_path)
+        figure.add_hline(y=mean, line={"color": GREY, "dash": "dot"}, annotation_text=name, annotation_position="right")
+    n_layers = len({result.layer for result in results})
+    figure.update_xaxes(title="layer", showgrid=False, zeroline=False, dtick=layer_step(n_layers))
+    figure.update_yaxes(title="metric (mean over prompts)", gridcolor=PALE, zeroline=False)
+    style(figure, title, f"{len(results)} heads, one at a time; {_runs(results)}", 420)
+    return _saved(figure.update_layout(margin={"r": 80}), save_path)
 
 
 def create_full_report(
     head_results: Sequence[HeadPatchingResult],
-    layer_results: LayerResults,
+    layer_results: Mapping[str, Sequence[PatchingResult]],
     n_layers: int,
     n_heads: int,
     save_dir: str | Path = ".",
 ) -> dict[str, go.Figure]:
     """Write head_heatmap.html, layer_comparison.html, top_heads.html and metric_scatter.html to a folder.
 
+    The folder is made if missing.
+
     Returns:
         File name -> figure.
 
     Raises:
+        SweepError: There are no results, or they do not fit ``n_layers`` and ``n_heads``.
         RunError: The folder cannot be written.
     """
-    folder = Path(save_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"The folder {folder} cannot be made ({error.strerror}); choose another save_dir.") from error
-    return {
-        "head_heatmap.html": create_head_heatmap(
-            head_results, n_layers, n_heads, save_path=folder / "head_heatmap.html"
-        ),
-        "layer_comparison.html": create_layer_comparison(layer_results, save_path=folder / "layer_comparison.html"),
-        "top_heads.html": create_top_heads_bar(head_results, save_path=folder / "top_heads.html"),
-        "metric_scatter.html": create_metric_scatter(head_results, save_path=folder / "metric_scatter.html"),
+    figures = {
+        "head_heatmap.html": create_head_heatmap(head_results, n_layers, n_heads),
+        "layer_comparison.html": create_layer_comparison(layer_results),
+        "top_heads.html": create_top_heads_bar(head_results),
+        "metric_scatter.html": create_metric_scatter(head_results),
     }
+    return {name: _saved(figure, Path(save_dir) / name) for name, figure in figures.items()}

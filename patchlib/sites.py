@@ -72,7 +72,7 @@ def get_site(model: TransformerBridge, name: str) -> Site:
         SweepError: Unknown name, or a site that this architecture does not have (models with parallel
             attention and MLP have no ``resid_mid``).
     """
-    if name not in SITES:
+    if not isinstance(name, str) or name not in SITES:
         raise SweepError(f"Unknown site {name!r}. Choose one of: {', '.join(SITES)}.")
     site = SITES[name]
     if site.hook_name(0) not in model.hook_dict:

@@ -17,7 +17,8 @@ from patchlib.errors import SweepError
 MIN_CONTRAST = 1.0
 """Smallest mean of clean minus corrupted that we divide by, in standard deviations of it over prompts."""
 MIN_CONTRAST_OF_ONE = 0.1
-"""The same for a single prompt, which has no spread: as a fraction of the larger of the two runs' metrics."""
+"""The same for a single prompt, which has no spread: as a fraction of the larger of the two runs' metrics.
+And for those prompts that have a position: as a fraction of the contrast of all."""
 HIGHER_IS_BETTER = ("logit_diff", "prob", "accuracy")
 """Metrics in which the clean run has to come out above the corrupted one; of others we do not know."""
 
@@ -82,15 +83,16 @@ def effect(result: xr.Dataset) -> xr.DataArray:
     per-prompt ratios would explode wherever one prompt's contrast happens to be near 0.
 
     Returns:
-        Dims ``metric`` and the swept axes; NaN where the contrast is too small (``contrast``) or no prompt
-        has the position.
+        Dims ``metric`` and the swept axes; NaN where the contrast is too small (``contrast``), where no
+        prompt has the position, or where those that have it hold less than a tenth of the contrast of all.
     """
     base, other = _base_and_other(result)
     moved = result.patched - base
     # Prompts without the position count neither above nor below the line.
     possible = (other - base).where(moved.notnull())
     usable = xr.DataArray(contrast(result).usable.to_numpy(), dims="metric")
-    return (moved.mean("example") / possible.mean("example")).where(usable).astype("float32")
+    enough = possible.mean("example") / (other - base).mean("example") >= MIN_CONTRAST_OF_ONE
+    return (moved.mean("example") / possible.mean("example")).where(usable & enough).astype("float32")
 
 
 def one_metric(result: xr.Dataset, metric: str | None) -> xr.Dataset:
@@ -102,7 +104,7 @@ def one_metric(result: xr.Dataset, metric: str | None) -> xr.Dataset:
 
 
 def _ratio_of_means(moved: np.ndarray, possible: np.ndarray, axis: int) -> np.ndarray:
-    return np.nanmean(moved, axis=axis) / np.nanmean(possible, axis=axis)
+    return moved.mean(axis) / possible.mean(axis)
 
 
 def effect_interval(
@@ -118,22 +120,30 @@ def effect_interval(
         n_resamples: Number of bootstrap samples.
 
     Returns:
-        Variables ``low`` and ``high`` over the swept axes; NaN with a single prompt or where the effect is NaN.
+        Variables ``low`` and ``high`` over the swept axes; NaN with a single prompt (or a single one that has
+        the position) or where the effect is NaN.
 
     Raises:
-        SweepError: The result does not have that metric.
+        SweepError: The result does not have that metric, or ``confidence`` is no fraction.
     """
+    if not 0 < confidence < 1:
+        raise SweepError(f"confidence must lie between 0 and 1, such as 0.95, not {confidence}.")
     result = one_metric(result, metric)
     base, other = _base_and_other(result)
     dims = cell_dims(result)
     moved = (result.patched - base).isel(metric=0).transpose(*dims, "example")
-    possible = (other - base).isel(metric=0).where(moved.notnull()).transpose(*dims, "example")
+    possible = (other - base).isel(metric=0).broadcast_like(moved).transpose(*dims, "example")
     point = effect(result).isel(metric=0, drop=True).transpose(*dims)
     low, high = (xr.full_like(point, np.nan) for _ in range(2))
     known = point.notnull().values
-    if result.sizes["example"] > 1 and known.any():
+    here = moved.notnull().values
+    # Cells that the same prompts have go together: a resample holds only prompts that have the position.
+    for some in np.unique(here[known], axis=0):
+        cells = known & (here == some).all(-1)
+        if some.sum() < 2:
+            continue
         found = bootstrap(
-            (moved.values[known].astype("float64"), possible.values[known].astype("float64")),
+            [part.values[cells][:, some].astype("float64") for part in (moved, possible)],
             _ratio_of_means,
             axis=-1,
             paired=True,
@@ -143,7 +153,7 @@ def effect_interval(
             method="percentile",
             rng=np.random.default_rng(seed),
         ).confidence_interval
-        low.values[known], high.values[known] = found.low, found.high
+        low.values[cells], high.values[cells] = found.low, found.high
     return xr.Dataset({"low": low, "high": high}, attrs={"confidence": confidence, "seed": seed})
 
 

@@ -8,7 +8,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -17,7 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib import stats
 from patchlib.axes import resolve_grid
-from patchlib.engine import PatchedRuns, fast_obstacle
+from patchlib.engine import Cell, PatchedRuns, fast_obstacle
 from patchlib.errors import ContrastWarning, SweepError
 from patchlib.labels import labels, provenance
 from patchlib.metrics import Readout, resolve_metrics
@@ -38,9 +38,9 @@ def sweep(
     direction: Literal["denoise", "noise"] = "denoise",
     metric: str | Callable | Sequence[str | Callable] | None = None,
     *,
-    layers: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
-    positions: Sequence[int | str] | None = None,
+    layers: Sequence[int] | int | None = None,
+    heads: Sequence[int] | int | None = None,
+    positions: Sequence[int | str] | int | str | None = None,
     engine: Engine = "auto",
     batch_tokens: int = BATCH_TOKENS,
     progress: bool = True,
@@ -114,13 +114,13 @@ def sweep(
             read = _read_unpatched(metrics, part, runs, direction, found, examples)
             base = found["corrupted" if direction == "denoise" else "clean"][:, examples]
             for cell in cells:  # what a patch gives that changes nothing; the engine yields the others
-                patched[(slice(None), *cell.index, examples)] = base
+                patched[_at(cell, examples)] = base
             check = SelfCheck(start, part, runs, cells) if number == checked else None
             done = 0
             for batch, logits in runs.run(cells, batch_tokens):
                 values = read(logits, f"a {direction} run of {site} at layer {batch[0].layer}").numpy()
                 for i, cell in enumerate(batch):
-                    patched[(slice(None), *cell.index, examples)] = values[:, i]
+                    patched[_at(cell, examples)] = values[:, i]
                     if check:
                         check.saw(cell, logits[i])
                 bar.update(len(batch) * len(examples))
@@ -186,7 +186,13 @@ def baseline(
     )
 
 
+def _at(cell: Cell, examples: list[int]) -> Any:
+    return (slice(None), *cell.index, examples)  # [metric *axes example]
+
+
 def _check_mode(model: TransformerBridge) -> None:
+    if not isinstance(model, TransformerBridge):
+        raise SweepError(f"The model is a {type(model).__name__}; patchlib.load_model(name) gives one to patch.")
     if any(module.training for module in model.modules()):
         raise SweepError("The model is in train mode, where dropout makes runs random. Call model.eval() first.")
 
@@ -254,10 +260,10 @@ def _warn_of_contrast(result: xr.Dataset) -> None:
     table = stats.contrast(result)
     for metric, row in table[~table.usable].iterrows():
         warnings.warn(
-            f"{metric} gives no usable contrast: {row.clean:.3g} on clean and {row.corrupted:.3g} on corrupted prompts, "
-            f"a difference of {row.difference:.2g} with a spread of {row.spread:.2g} over {row.n:.0f} prompts. Effects "
-            "are NaN, because dividing by it would give noise. Choose a corruption that changes the answer "
-            "(for IOI: corruption='swap_subject').",
+            f"{metric} gives no usable contrast: {row.clean:.3g} on clean and {row.corrupted:.3g} on corrupted "
+            f"prompts, a difference of {row.difference:.2g} with a spread of {row.spread:.2g} over {row.n:.0f} "
+            "prompts. Effects are NaN, because dividing by it would give noise. Choose a corruption that changes "
+            "the answer (for IOI: corruption='swap_subject').",
             ContrastWarning,
             stacklevel=3,
         )

@@ -1,20 +1,75 @@
-"""One sentence under each figure, made from the data, so that it stays true for any model and task."""
+"""What figures say in words, made from the data so that it stays true for any model and task.
+
+``of_contrast``, ``of_positions``, ``of_cells`` and ``of_layers`` give the sentence under a figure; the rest is the
+line above it, and what the colours mean.
+"""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
 from patchlib import stats
 
 NO_CONTRAST = "Clean and corrupted runs hardly differ, so there is no effect to speak of."
+METRIC_NAMES = {"logit_diff": "logit difference", "prob": "probability of the answer", "kl": "KL to the clean run"}
+AXIS_NAMES = {"head": "head", "kv_head": "k/v head", "pos": "position", "role": "position in the sentence"}
+HOW = {"denoise": "denoising (clean into corrupted)", "noise": "noising (corrupted into clean)"}
+MEANING = {
+    "denoise": ["effect", "1 = clean restored", "0 = nothing", "below 0 = worse"],
+    "noise": ["effect", "1 = clean destroyed", "0 = nothing", "below 0 = better"],
+    "both": ["effect", "1 = all of it", "0 = nothing", "below 0 = opposite"],
+}
+
+
+def metric_name(result: xr.Dataset) -> str:
+    """The result's first metric in words."""
+    name = str(result.metric.values[0])
+    return METRIC_NAMES.get(name, name.replace("_", " "))
+
+
+def about(results: Mapping[str, xr.Dataset]) -> str:
+    """What was patched, how it was measured and on how much; every value where results differ."""
+    facts = []
+    for one in results.values():
+        fixed = [axis for axis in ("layer", *AXIS_NAMES) if axis in one.coords and not one[axis].ndim]
+        where = ", ".join([one.attrs.get("site", ""), *(f"{axis} {one[axis].item()}" for axis in fixed)])
+        if one.attrs.get("positions", "all") != "all" and not {"pos", "role"} & set(one.coords):
+            where += f" at {one.attrs['positions']}"
+        n = one.sizes["example"]
+        pairs = "1 prompt pair" if n == 1 else f"{n} prompt pairs"
+        patched = [HOW[one.attrs["direction"]], where] if "patched" in one else ["", ""]
+        facts.append([*patched, metric_name(one), pairs, one.attrs.get("model", "")])
+    together = [" / ".join(dict.fromkeys(filter(None, values))) for values in zip(*facts, strict=True)]
+    return ", ".join(filter(None, together))
+
+
+def meaning_of(results: Mapping[str, xr.Dataset]) -> list[str]:
+    """What an effect of 1, 0 and below 0 says, in the direction of these results or in both."""
+    directions = {one.attrs["direction"] for one in results.values()}
+    return MEANING[directions.pop() if len(directions) == 1 else "both"]
+
+
+def unpatched(one: xr.Dataset) -> str:
+    """A line on the two unpatched runs, for what hovering shows."""
+    clean, corrupted = (float(one[run].mean()) for run in ("clean", "corrupted"))
+    return f"<br>{metric_name(one)}: clean {clean:.2f}, corrupted {corrupted:.2f}"
+
+
+def column_names(effect: xr.DataArray, axis: str) -> list[str]:
+    """Labels of an axis; positions with the token or role that stands there, since tokens repeat."""
+    names = [{"head": "H", "kv_head": "KV"}.get(axis, "") + str(value) for value in effect[axis].values]
+    if axis == "pos":
+        names = [f"{label} {pos}".strip() for label, pos in zip(effect.pos_label.values, names, strict=True)]
+    return [html.escape(name, quote=False) for name in names]  # plotly takes the token <s> for strike-through
 
 
 def _number(row: pd.Series) -> str:
-    return f"{row.effect:.2f} [{row.ci_low:.2f}, {row.ci_high:.2f}]"
+    interval = "" if pd.isna(row.ci_low) else f" [{row.ci_low:.2f}, {row.ci_high:.2f}]"  # one prompt has none
+    return f"{row.effect:.2f}{interval}"
 
 
 def of_contrast(results: Mapping[str, xr.Dataset]) -> str:
@@ -28,40 +83,44 @@ def of_contrast(results: Mapping[str, xr.Dataset]) -> str:
 
 
 def of_positions(result: xr.Dataset, metric: str | None = None) -> str:
-    """Where the information is, and from which layer on the next position holds more than half of it.
+    """Where the information is, and at which layer the last layer's position first holds more than half of it.
 
     Args:
         result: From ``sweep`` of a residual stream over ``layer`` and ``role`` or ``pos``.
         metric: Which metric; the result's first when None.
     """
-    effect = stats.one_metric(result, metric).effect.isel(metric=0)
+    effect = stats.effect(stats.one_metric(result, metric)).isel(metric=0)
     axis = "role" if "role" in effect.dims else "pos"
-    if effect.isnull().all():
+    effect = effect.dropna("layer", how="all").dropna(axis, how="all").transpose("layer", axis)
+    if not effect.size:
         return NO_CONTRAST
-    names = dict(zip(effect[axis].values, _position_names(result, axis), strict=True))
-    first = effect.isel(layer=0).idxmax(axis).item()
-    last = effect.isel(layer=-1).idxmax(axis).item()
-    start = f"At layer {int(effect.layer[0])} it all sits at {names[first]} ({float(effect.isel(layer=0).max()):.2f})"
+    layers = [int(layer) for layer in effect.layer]
+    low, high = layers[0], layers[-1]
+    first, last = (effect[axis].values[effect.isel(layer=i).argmax(axis).item()].item() for i in (0, -1))
+    at_first, at_last = effect.sel({axis: first}), effect.sel({axis: last})
+    elsewhere = effect.isel(layer=0).drop_sel({axis: first})
+    whole = at_first[0] > 0.9 and not (abs(elsewhere) > 0.1).any()
+    start = f"At layer {low} {'it all sits' if whole else 'the largest effect is'} at {_position(result, axis, first)}"
+    start += f" ({float(at_first[0]):.2f})"
     if first == last:
-        return f"{start}, and there it stays up to layer {int(effect.layer[-1])}."
-    arrived = effect.sel({axis: last}) > 0.5
+        return f"{start}, as it is at layer {high} ({float(at_last[-1]):.2f})."
+    name = _position(result, axis, last)
+    arrived = (at_last > 0.5).values
     if not arrived.any():
-        return f"{start}; no other position holds more than half of it up to layer {int(effect.layer[-1])}."
-    layer = int(effect.layer[int(arrived.values.argmax())])
-    left = effect.sel({axis: first}) < 0.1
-    gone = (
-        f", and from layer {int(effect.layer[int(left.values.argmax())])} on {names[first]} holds less than a tenth"
-        if left.any()
-        else ""
-    )
-    return f"{start}; from layer {layer} on {names[last]} holds more than half of it{gone}."
+        return f"{start}; {name}, where it is at layer {high}, never holds more than half ({float(at_last[-1]):.2f})."
+    sentence = f"{start}; {name} first holds more than half of it at layer {layers[arrived.argmax()]}"
+    kept = (abs(at_first) >= 0.1).values
+    if kept.any() and not kept[-1]:
+        left = layers[len(kept) - kept[::-1].argmax()]  # the layer after the last one that holds some
+        sentence += f", and from layer {left} on {_position(result, axis, first)} holds less than a tenth"
+    return sentence + "."
 
 
-def _position_names(result: xr.Dataset, axis: str) -> list[str]:
+def _position(result: xr.Dataset, axis: str, value: int | str) -> str:
     if axis == "role":
-        return [str(role) for role in result.role.values]
-    return [f"position {pos} ({label})" if label else f"position {pos}"
-            for pos, label in zip(result.pos.values, result.pos_label.values, strict=True)]  # fmt: skip
+        return str(value)
+    label = str(result.pos_label.sel(pos=value).item())
+    return f"position {value} ({label})" if label else f"position {value}"
 
 
 def of_cells(result: xr.Dataset, metric: str | None = None) -> str:
@@ -70,15 +129,17 @@ def of_cells(result: xr.Dataset, metric: str | None = None) -> str:
     if table.empty:
         return NO_CONTRAST
     top, low = table.loc[table.effect.idxmax()], table.loc[table.effect.idxmin()]
-    positive = table.effect.clip(lower=0).sort_values(ascending=False)
-    n_half = int(np.searchsorted(positive.cumsum() / positive.sum(), 0.5)) + 1
-    named = {name: stats.cell_name(row.to_dict()) for name, row in (("top", top), ("low", low))}
+    if top.effect <= 0:
+        name = stats.cell_name(low.to_dict())
+        return f"No cell has a positive effect; the lowest is that of {name}, {_number(low)}, n = {int(low.n)}."
+    positive = table.effect.clip(lower=0).sort_values(ascending=False).cumsum()
+    n_half = int((positive < positive.iloc[-1] / 2).sum()) + 1
     sentence = (
-        f"Largest effect: {named['top']} with {_number(top)}, n = {int(top.n)}; "
-        f"{n_half} of {len(table)} cells hold half of all positive effect"
+        f"Largest effect: {stats.cell_name(top.to_dict())} with {_number(top)}, n = {int(top.n)}; "
+        f"{n_half} of {len(table)} cells {'holds' if n_half == 1 else 'hold'} half of all positive effect"
     )
     if low.ci_high < 0:
-        sentence += f"; {named['low']} pushes the other way, {_number(low)}"
+        sentence += f"; {stats.cell_name(low.to_dict())} pushes the other way, {_number(low)}"
     return sentence + "."
 
 
@@ -88,7 +149,8 @@ def of_layers(results: Mapping[str, xr.Dataset], metric: str | None = None) -> s
     for name, result in results.items():
         table = stats.summary_table(result, None, metric).dropna(subset="effect")
         if table.empty:
-            return NO_CONTRAST
+            sentences.append(f"{name} has no effect to speak of, as clean and corrupted runs hardly differ")
+            continue
         top = table.loc[table.effect.idxmax()]
         sentences.append(f"{name} peaks at layer {int(top.layer)} ({_number(top)})")
     return "; ".join(sentences) + "."

@@ -14,21 +14,19 @@ import xarray as xr
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from patchlib import _notebooks
-from patchlib._manifest import peak_memory, process_age
-from patchlib._page import write_page
 from patchlib.errors import RunError
-from patchlib.runs import run, save_run
+from patchlib.runs import notebooks, run, save_run
+from patchlib.runs.manifest import peak_memory
+from patchlib.runs.pages import write_page
 
 PARAMETERS = """\
-model_name: str = "tiny"  # a comment with an = in it
+model_name: str = "tiny"  # a name
 n_prompts: int = 4
-device: str | None = None
 scale = 1.5
 out_dir: str = "out"
 """
 RESULTS = """\
-import sys
+import os, sys
 import numpy as np, pandas as pd, xarray as xr
 from patchlib.runs import save_run
 effects = xr.Dataset(
@@ -38,6 +36,7 @@ effects = xr.Dataset(
 )
 values = {"model_name": model_name, "n_prompts": n_prompts, "out_dir": out_dir}
 print("kernel", sys.executable)
+print("bars", os.environ["TQDM_DISABLE"])
 """
 FIGURE = """\
 import plotly.graph_objects as go
@@ -81,6 +80,7 @@ def finished(tmp_path_factory):
     out = home / "out {braces}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", str(home / "jupyter"))
+        patch.delenv("TQDM_DISABLE", raising=False)
         records = run([bad, good], {"n_prompts": "6"}, out, progress=False)
     return out, records
 
@@ -99,11 +99,11 @@ def test_a_failure_is_recorded_and_the_next_notebook_still_runs(finished):
     assert not list(out.glob(".*"))
 
 
-def test_kernel_is_this_interpreter(finished):
+def test_kernel_is_this_interpreter_without_progress_bars(finished):
     _, (_, good) = finished
     cells = nbformat.read(good.executed, as_version=4).cells
     printed = [o.text for cell in cells for o in cell.get("outputs", []) if o.output_type == "stream"]
-    assert f"kernel {sys.executable}\n" in "".join(printed)
+    assert "".join(printed) == f"kernel {sys.executable}\nbars 1\n"
 
 
 def test_results_come_back_and_the_manifest_describes_them(finished):
@@ -118,13 +118,11 @@ def test_results_come_back_and_the_manifest_describes_them(finished):
     assert manifest["parameters"] == {"model_name": "tiny", "n_prompts": 6, "out_dir": str(out)}
     assert manifest["models"] == [{"name": "tiny", "weights_hash": "abc123"}]
     assert {"torch", "transformer-lens", "transformers", "python", "platform"} < set(manifest["versions"])
-    assert 0 < manifest["wall_time_s"] <= manifest["runner_wall_time_s"]
+    assert 0 < manifest["wall_time_s"] == good.wall_time_s
     assert 50 < manifest["peak_memory_mb"] < 4000
     for file in manifest["files"]:
         assert hashlib.sha256((out / file["name"]).read_bytes()).hexdigest() == file["sha256"]
-    assert re.fullmatch(
-        r"patchlib run \S+/01_good.ipynb -p model_name tiny -p n_prompts 6", manifest["repeat"]
-    )
+    assert re.fullmatch(r"patchlib run \S+/01_good.ipynb -p model_name tiny -p n_prompts 6", manifest["repeat"])
     assert (manifest["title"], manifest["description"]) == ("Good & tidy", "What this one shows.")
 
 
@@ -151,20 +149,20 @@ def test_index_lists_every_run_with_working_links(finished):
     assert not page.select("script")
 
 
-def test_page_replaces_live_controls_and_keeps_progress_text(tmp_path):
+def test_page_replaces_live_controls_and_drops_progress_bars(tmp_path):
     view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}}
     cell = new_code_cell(
         "explore()",
         outputs=[
             new_output("display_data", view | {"text/plain": "VBox()"}),
-            new_output("display_data", view | {"text/plain": "100%|####| 3/3"}),
+            new_output("display_data", view | {"text/plain": "  0%|   | 0/3 [00:00<?, ?it/s]"}),
         ],
     )
     nbformat.write(new_notebook(cells=[cell], metadata={"widgets": {"x": {}}}), tmp_path / "live.ipynb")
     write_page(tmp_path / "live.ipynb", tmp_path / "live.html")
     html = (tmp_path / "live.html").read_text("utf-8")
-    assert html.count("A live control") == 1 and "100%|####| 3/3" in html
-    assert "VBox()" not in html and "unpkg.com" not in html
+    assert html.count("A live control") == 1
+    assert not [text for text in ("VBox()", "%|", "unpkg.com") if text in html]
 
 
 @pytest.fixture
@@ -173,31 +171,31 @@ def ours(tmp_path, monkeypatch):
     folder.mkdir()
     for stem in ("02_head_patching", "01_layer_patching"):
         write_notebook(folder / f"{stem}.ipynb", stem)
-    monkeypatch.setattr(_notebooks, "notebook_folder", lambda: folder)
+    monkeypatch.setattr(notebooks, "notebook_folder", lambda: folder)
     return folder
 
 
 @pytest.mark.parametrize("name", ["02_head_patching", "02_head_patching.ipynb", "02", "2"])
 def test_notebooks_are_found_by_name_and_number(ours, name):
-    assert _notebooks.find_notebooks([name, "02"]) == [ours / "02_head_patching.ipynb"]
+    assert notebooks.find_notebooks([name, "02"]) == [ours / "02_head_patching.ipynb"]
 
 
 def test_all_notebooks_in_order_by_default_and_any_by_path(ours, tmp_path):
-    assert [p.name[:2] for p in _notebooks.find_notebooks()] == ["01", "02"]
+    assert [p.name[:2] for p in notebooks.find_notebooks()] == ["01", "02"]
     mine = write_notebook(tmp_path / "mine.ipynb", "Mine")
-    assert _notebooks.find_notebooks([mine]) == [mine]
+    assert notebooks.find_notebooks([mine]) == [mine]
 
 
 @pytest.mark.parametrize("name", ["03", "head", "missing/02_head_patching.ipynb", ""])
 def test_unknown_notebook_lists_those_that_exist(ours, name):
     with pytest.raises(RunError, match="01_layer_patching, 02_head_patching"):
-        _notebooks.find_notebooks([name])
+        notebooks.find_notebooks([name])
 
 
 def test_two_notebooks_of_one_name_are_refused(ours, tmp_path):
     twin = write_notebook(tmp_path / "02_head_patching.ipynb", "Twin")
     with pytest.raises(RunError, match="two notebooks are called 02_head_patching"):
-        _notebooks.find_notebooks(["02", twin])
+        notebooks.find_notebooks(["02", twin])
 
 
 @pytest.mark.parametrize("text", ["not a notebook", "{}", '{"cells": 3, "nbformat": 4, "nbformat_minor": 5}'])
@@ -217,16 +215,13 @@ def test_a_file_that_is_no_notebook_is_named(tmp_path, text):
         ("x: float = 1.0", 2, 2),
         ("x: bool = False", "true", True),
         ("x: str = 'gpt2'", "2024", "2024"),
-        ("x: str | None = 'cpu'", "None", None),
-        ("x: 'Optional[str]' = None", "cpu", "cpu"),
         ("x: list[int] = []", "[1, 2]", [1, 2]),
-        ("x: Literal['z', 'q'] = 'z'", "q", "q"),
         ("x = None", "4", 4),
         ("x: Site = make()", "anything", "anything"),
     ],
 )
 def test_values_are_read_as_the_declared_type(tmp_path, source, value, expected):
-    checked = _notebooks.check_parameters(notebook_with(tmp_path, source), {"x": value})
+    _, checked = notebooks.read_parameters(notebook_with(tmp_path, source), {"x": value})
     assert checked == {"x": expected} and type(checked["x"]) is type(expected)
 
 
@@ -236,28 +231,23 @@ def test_values_are_read_as_the_declared_type(tmp_path, source, value, expected)
         ("x: int = 1", "four", "int"),
         ("x: int = 1", "2.5", "int"),
         ("x: int = 1", True, "int"),
-        ("x = 3", "three", "int"),
         ("x: str = 'a'", 3, "str"),
         ("x: bool = True", 1, "bool"),
-        ("x: list[int] = []", "['a']", r"list\[int\]"),
-        ("x: Literal['z', 'q'] = 'z'", "k", "Literal"),
     ],
 )
 def test_a_wrong_type_is_refused(tmp_path, source, value, takes):
     with pytest.raises(RunError, match=rf"parameter x of notebook one takes {takes}.*but was given"):
-        _notebooks.check_parameters(notebook_with(tmp_path, source), {"x": value})
+        notebooks.read_parameters(notebook_with(tmp_path, source), {"x": value})
 
 
-def notebook_with(folder: Path, source: str) -> _notebooks.Notebook:
+def notebook_with(folder: Path, source: str) -> Path:
     cell = new_code_cell(source, metadata={"tags": ["parameters"]})
     nbformat.write(new_notebook(cells=[cell]), folder / "one.ipynb")
-    return _notebooks.read_notebook(folder / "one.ipynb")
+    return folder / "one.ipynb"
 
 
 def test_an_unknown_parameter_stops_everything_before_it_starts(ours, tmp_path):
-    with pytest.raises(
-        RunError, match=r"no parameter 'n_promts'; did you mean 'n_prompts'.*model_name"
-    ) as caught:
+    with pytest.raises(RunError, match=r"no parameter 'n_promts'; did you mean 'n_prompts'.*model_name") as caught:
         run(["01", "02"], {"n_promts": 3}, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -299,7 +289,6 @@ def test_results_of_another_kind_are_refused(tmp_path, results, message):
         save_run(tmp_path, "nb", results, {})
 
 
-def test_own_age_and_memory_are_plausible():
+def test_peak_memory_counts_what_was_held():
     block = np.ones(40_000_000)
     assert peak_memory() > block.nbytes
-    assert 0 < process_age() < 24 * 3600

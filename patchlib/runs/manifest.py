@@ -1,0 +1,147 @@
+"""Results, the manifest that says how they came about, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import xarray as xr
+
+from patchlib.errors import RunError
+from patchlib.versions import versions
+
+
+def save_run(
+    out_dir: str | Path,
+    notebook: str,
+    results: Mapping[str, xr.Dataset | pd.DataFrame],
+    parameters: Mapping[str, Any],
+) -> Path:
+    """Save a notebook's results and the manifest that says how they came about.
+
+    Each dataset goes to `<notebook>.<name>.nc`, each table to `<notebook>.<name>.csv`, the manifest to
+    `<notebook>.manifest.json`. Every file appears whole or not at all.
+
+    Args:
+        out_dir: folder to write to; made if it is missing.
+        notebook: name of the notebook without its ending, such as "02_head_patching".
+        results: datasets from `sweep`, or tables, by a short name.
+        parameters: the notebook's parameters with the values of this run.
+
+    Returns:
+        The path of the manifest.
+
+    Raises:
+        RunError: the folder cannot be written, or a result is of another type or cannot be saved.
+    """
+    folder = prepare_folder(out_dir)
+    paths = [_save(result, folder, notebook, name) for name, result in results.items()]
+    attrs = [result.attrs for result in results.values() if "model" in result.attrs]
+    models = dict.fromkeys((one["model"], one.get("weights_hash")) for one in attrs)
+    manifest = new_manifest(notebook, parameters) | {
+        "models": [{"name": name, "weights_hash": weights} for name, weights in models],
+        "wall_time_s": round(time.time() - psutil.Process().create_time()),
+        "peak_memory_mb": round(peak_memory() / 2**20, 1),
+        "files": [{"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in paths],
+    }
+    return write_json(folder / f"{notebook}.manifest.json", manifest)
+
+
+def _save(result: object, folder: Path, notebook: str, name: str) -> Path:
+    if not re.fullmatch(r"[\w-]+", name):
+        raise RunError(f"result name {name!r} cannot be part of a file name; use letters, digits, _ and -")
+    if not isinstance(result, xr.Dataset | pd.DataFrame):
+        kind = type(result).__name__
+        raise RunError(f"result {name!r} must be an xarray.Dataset or a pandas.DataFrame, not {kind}")
+    path = folder / f"{notebook}.{name}.{'nc' if isinstance(result, xr.Dataset) else 'csv'}"
+    try:
+        with replacing(path) as temporary:
+            if isinstance(result, xr.Dataset):
+                result.to_netcdf(temporary, engine="h5netcdf")
+            else:
+                result.to_csv(temporary, index=not isinstance(result.index, pd.RangeIndex))
+    except (TypeError, ValueError) as error:
+        raise RunError(f"result {name!r} cannot be saved as netCDF: {error}") from error
+    return path
+
+
+def new_manifest(notebook: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest with all its keys, of which the running notebook and its runner each fill some."""
+    return {
+        "notebook": notebook,
+        "title": notebook,
+        "description": "",
+        "status": "ok",
+        "error": None,
+        "parameters": dict(parameters),
+        "models": [],
+        "versions": versions() | {"platform": platform.platform()},
+        "wall_time_s": None,
+        "peak_memory_mb": None,
+        "files": [],
+        "finished_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "repeat": repeat_command(notebook, parameters),
+    }
+
+
+def repeat_command(name: str, parameters: Mapping[str, Any]) -> str:
+    """Return the command line that repeats a run, whatever folder it writes to."""
+    options = [("-p", key, str(value)) for key, value in parameters.items() if key != "out_dir"]
+    return shlex.join(["patchlib", "run", name, *(word for option in options for word in option)])
+
+
+def peak_memory() -> int:
+    """Return the most memory this process has held at once, in bytes."""
+    status = Path("/proc/self/status")  # not ru_maxrss where it can be helped: a child starts with its parent's
+    if status.is_file() and (high_water := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return 1024 * int(high_water[1])
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def prepare_folder(out_dir: str | Path) -> Path:
+    """Make the folder if it is missing, try to write in it, and return its absolute path."""
+    folder = Path(out_dir).resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise RunError(f"cannot write to the output folder {folder}: {error.strerror}") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that takes its place when the block ends well."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write a JSON file and return its path."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,78 @@
+"""Prompts and models that several test files share."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from dataclasses import replace
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+import patchlib
+from patchlib.tasks.tokens import tokenize
+from tests.test_exactness import make_pairs
+from tests.tiny import load_tiny
+
+sweep = functools.partial(patchlib.sweep, progress=False)
+
+
+def with_contrast(model: TransformerBridge, pairs: patchlib.PromptPairs) -> patchlib.PromptPairs:
+    """The same prompts with the answers that the two runs differ in most: a random model's clean contrast."""
+    with torch.no_grad():
+        gaps = [
+            model(clean[None])[0, -1] - model(corrupted[None])[0, -1]
+            for clean, corrupted in zip(pairs.clean_tokens, pairs.corrupted_tokens, strict=True)
+        ]
+    return replace(pairs, answers=torch.tensor([[int(gap.argmax()), int(gap.argmin())] for gap in gaps]))
+
+
+def contrast_pairs(model: TransformerBridge, n: int = 4, **how) -> patchlib.PromptPairs:
+    """Random prompts of one length that give a contrast."""
+    return with_contrast(model, make_pairs(model, n=n, **how))
+
+
+def mixed_pairs(model: TransformerBridge) -> patchlib.PromptPairs:
+    """Prompts of 9, 7, 9, 7 and 9 tokens, which part at position 5 or 2, with the roles of both."""
+    long, short = make_pairs(model, n=3, length=9, start=5), make_pairs(model, n=2, length=7, start=2, seed=1)
+    order = [0, 3, 1, 4, 2]
+    both = {
+        name: [(*getattr(long, name), *getattr(short, name))[i] for i in order]
+        for name in ("clean_tokens", "corrupted_tokens", "answers")
+    }
+    both["answers"] = torch.stack(both["answers"])
+    roles = {role: torch.cat([long.roles[role], short.roles[role]])[order] for role in long.roles}
+    return with_contrast(model, patchlib.PromptPairs(**both, roles=roles, name="mixed"))
+
+
+def text_pairs(model: TransformerBridge, prompts: list[tuple[str, str]], **more) -> patchlib.PromptPairs:
+    """Pairs from texts, with the answers Mary and John."""
+    answers = torch.tensor([[model.to_single_token(" Mary"), model.to_single_token(" John")]] * len(prompts))
+    clean, corrupted = ([tokenize(model, pair[i]) for pair in prompts] for i in (0, 1))
+    return patchlib.PromptPairs(clean, corrupted, answers, **more)
+
+
+def broken(model: TransformerBridge, value: float) -> TransformerBridge:
+    """A copy of the model with this value in all of its last layer's weights."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.blocks[-1].parameters():
+            parameter.fill_(value)
+    return model
+
+
+@functools.cache
+def taught(kind: str = "gpt2") -> TransformerBridge:
+    """A copy of a tiny model, trained for a second on the five built-in IOI prompts: the task has a contrast."""
+    model = copy.deepcopy(load_tiny(kind))
+    pairs = patchlib.IOIDataset(model).to_pairs(model)
+    tokens = torch.cat([pairs.clean_batch(), pairs.corrupted_batch()])
+    answers = torch.cat([pairs.answers[:, 0], pairs.answers[:, 1]])
+    model.requires_grad_(True)
+    optimizer = torch.optim.Adam(model.original_model.parameters(), lr=0.01)
+    for _ in range(30):
+        loss = torch.nn.functional.cross_entropy(model(tokens)[:, -1], answers)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.requires_grad_(False)

@@ -1,0 +1,295 @@
+"""Effects, intervals and p-values, on results that are written down by hand."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from transformer_lens.utilities.statistics import derive_generator, sign_flip_permutation_pvalue
+
+import patchlib
+from patchlib import stats
+
+NAN = float("nan")
+
+
+def made(patched, clean, corrupted, direction="denoise", metric=("logit_diff",), dims=("layer",)) -> xr.Dataset:
+    """A result as `sweep` gives it; the metric axis of one may be left out of the numbers."""
+    patched, clean, corrupted = (np.asarray(values, dtype="float32") for values in (patched, clean, corrupted))
+    if clean.ndim == 1:
+        patched, clean, corrupted = patched[None], clean[None], corrupted[None]
+    result = xr.Dataset(
+        {
+            "patched": (("metric", *dims, "example"), patched),
+            "clean": (("metric", "example"), clean),
+            "corrupted": (("metric", "example"), corrupted),
+        },
+        coords={
+            "metric": list(metric),
+            **{dim: np.arange(n) for dim, n in zip(dims, patched.shape[1:-1], strict=True)},
+            "example": np.arange(clean.shape[1]),
+        },
+        attrs={"direction": direction},
+    )
+    return result.assign(effect=stats.effect(result))
+
+
+def random_result(n_layers=3, n_heads=4, n=10, seed=0, direction="denoise") -> xr.Dataset:
+    rng = np.random.default_rng(seed)
+    clean, corrupted = 3 + rng.normal(size=n), -2 + rng.normal(size=n)
+    patched = corrupted + rng.normal(size=(n_layers, n_heads, n)) + np.linspace(-1, 3, n_heads)[:, None]
+    return made(patched, clean, corrupted, direction, dims=("layer", "head"))
+
+
+# ---- Effect
+
+
+@pytest.mark.parametrize(
+    ("direction", "expected"),
+    [
+        # base is corrupted (mean -1), other is clean (mean 3)
+        ("denoise", [0, 1, (2 - -1) / 4, (-3 - -1) / 4, (7 - -1) / 4]),
+        # base is clean, other is corrupted
+        ("noise", [1, 0, (2 - 3) / -4, (-3 - 3) / -4, (7 - 3) / -4]),
+    ],
+)
+def test_effect_is_the_ratio_of_means_and_is_never_clipped(direction, expected):
+    clean, corrupted = [2, 4, 3], [-1, -2, 0]
+    patched = [corrupted, clean, [0, 5, 1], [-2, -4, -3], [6, 8, 7]]
+    result = made(patched, clean, corrupted, direction)
+    np.testing.assert_allclose(result.effect, [expected], rtol=1e-6)
+    assert result.effect.dtype == np.float32
+
+
+def test_one_prompt_without_a_contrast_does_not_make_the_effect_explode():
+    result = made([[0.5, 2, 2]], [1e-6, 4, 4], [0, 0, 0])
+    np.testing.assert_allclose(result.effect, [[4.5 / 8]], rtol=1e-5)
+
+
+def test_prompts_without_the_position_count_neither_above_nor_below():
+    clean, corrupted = [4, 2, 3, 0.05], [0, -2, -1, 0]
+    patched = [[1, 0, 0, 0.05], [1, 0, NAN, NAN], [NAN] * 4, [NAN, NAN, NAN, 0.5]]
+    effect = made(patched, clean, corrupted).effect[0]
+    np.testing.assert_allclose(effect[:2], [(1.05 / 4 + 0.75) / (9.05 / 4 + 0.75), 3 / 8], rtol=1e-5)
+    assert np.isnan(effect[2]), "no prompt has the position"
+    assert np.isnan(effect[3]), "the one prompt that has it has next to no contrast"
+
+
+@pytest.mark.parametrize(
+    ("metric", "clean", "corrupted", "usable"),
+    [
+        ("logit_diff", [3, 2, 4], [-3, -2, -2], True),
+        ("logit_diff", [-3, -2, -2], [3, 2, 4], False),  # clean has to be the better one ...
+        ("kl", [0, 0, 0], [3, 2, 4], True),  # ... where we know which is better
+        ("mine", [-3, -2, -2], [3, 2, 4], True),
+        ("logit_diff", [3, -2, 4], [-3, 2, 2], False),  # as much spread as difference
+        ("logit_diff", [1, 2, 3], [1, 2, 3], False),
+        ("logit_diff", [0, 0], [0, 0], False),
+        ("logit_diff", [1e4, 1e4], [1e4 - 0.5, 1e4 - 0.5], False),  # float noise, the same in each prompt
+        ("logit_diff", [3], [-1], True),
+        ("logit_diff", [3], [2.9], False),  # a single prompt: less than a tenth
+        ("logit_diff", [3], [2.6], True),
+    ],
+)
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_contrast_is_usable_or_effects_are_nan(metric, clean, corrupted, usable, direction):
+    result = made([corrupted, clean], clean, corrupted, direction, metric=[metric])
+    table = stats.contrast(result)
+    assert table.index.tolist() == [metric] and table.usable.tolist() == [usable]
+    if usable:
+        np.testing.assert_allclose(result.effect, [[0, 1]] if direction == "denoise" else [[1, 0]])
+    else:
+        assert result.effect.isnull().all()
+
+
+def test_contrast_describes_every_metric():
+    result = made([[[1, 2]], [[0, 1]]], [[3, 5], [1, 1]], [[-1, -3], [0, 1]], metric=["logit_diff", "accuracy"])
+    table = stats.contrast(result)
+    assert table.columns.tolist() == ["clean", "corrupted", "difference", "spread", "n", "usable"]
+    assert table.loc["logit_diff"].tolist() == pytest.approx([4, -2, 6, np.sqrt(8), 2, True])
+    assert table.loc["accuracy"].tolist() == pytest.approx([1, 0.5, 0.5, np.sqrt(0.5), 2, False])
+    assert np.isnan(stats.contrast(result.isel(example=[0])).spread).all()
+
+
+# ---- Interval
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_interval_is_the_percentile_bootstrap_of_the_ratio(direction):
+    result = random_result(direction=direction)
+    found = stats.effect_interval(result, n_resamples=5000)
+    base, other = ("corrupted", "clean") if direction == "denoise" else ("clean", "corrupted")
+    drawn = np.random.default_rng(7).integers(10, size=(5000, 10))
+    moved = (result.patched - result[base])[0].values[..., drawn].mean(-1)
+    ratios = moved / (result[other] - result[base])[0].values[drawn].mean(-1)
+    low, high = np.quantile(ratios, [0.025, 0.975], axis=-1)
+    np.testing.assert_allclose(found.low, low, atol=0.02)
+    np.testing.assert_allclose(found.high, high, atol=0.02)
+    assert found.low.dims == found.high.dims == ("layer", "head")
+    assert ((found.low < result.effect[0]) & (result.effect[0] < found.high)).all()
+    assert found.attrs == {"confidence": 0.95, "seed": 0}
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    result = made(0.3 + rng.normal(scale=0.5, size=(400, 25)), np.ones(25), np.zeros(25))
+    for confidence in (0.5, 0.9):
+        interval = stats.effect_interval(result, confidence=confidence, n_resamples=400)
+        covered = float(((interval.low <= 0.3) & (interval.high >= 0.3)).mean())
+        assert confidence - 0.08 < covered < confidence + 0.06
+
+
+def test_the_same_prompts_are_resampled_above_and_below_the_line():
+    clean, corrupted = np.array([1.0, 5, 3, 8]), np.zeros(4)
+    interval = stats.effect_interval(made([clean * 0.5, clean * -2], clean, corrupted))
+    np.testing.assert_allclose(interval.low, [0.5, -2], rtol=1e-5)
+    np.testing.assert_allclose(interval.high, [0.5, -2], rtol=1e-5)
+
+
+def test_interval_is_the_point_where_prompts_do_not_differ():
+    interval = stats.effect_interval(made([[1.0] * 5, [-4] * 5], [3] * 5, [-1] * 5))
+    np.testing.assert_allclose([interval.low, interval.high], [[0.5, -0.75]] * 2)
+
+
+def test_interval_depends_on_the_seed_alone():
+    result = random_result()
+    first, second, other = (stats.effect_interval(result, seed=seed) for seed in (3, 3, 4))
+    xr.testing.assert_identical(first, second)
+    assert (first.low != other.low).any()
+    xr.testing.assert_identical(first.sel(layer=1), stats.effect_interval(result.sel(layer=[1]), seed=3).sel(layer=1))
+
+
+def test_interval_of_a_position_is_that_of_the_prompts_which_have_it():
+    whole = random_result(n=8)
+    gappy = whole.copy(deep=True)
+    gappy.patched[0, 1, :, 5:] = NAN  # layer 1: five prompts
+    gappy.patched[0, 2, 0] = NAN  # L2H0: none
+    gappy.patched[0, 2, 1, 1:] = NAN  # L2H1: one
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        interval, full, five = map(stats.effect_interval, (gappy, whole, whole.isel(example=slice(5))))
+    xr.testing.assert_equal(interval.sel(layer=0), full.sel(layer=0))
+    xr.testing.assert_equal(interval.sel(layer=1), five.sel(layer=1))
+    assert interval.sel(layer=2).low.isnull().values.tolist() == [True, True, False, False]
+
+
+def test_interval_of_one_cell_alone():
+    whole = random_result()
+    one = whole.isel(layer=1, head=2)
+    xr.testing.assert_equal(stats.effect_interval(one), stats.effect_interval(whole).isel(layer=1, head=2))
+    assert float(stats.p_values(one)) == float(stats.p_values(whole)[1, 2])
+
+
+def test_a_single_prompt_or_no_contrast_has_no_interval():
+    for result in (made([[1.0]], [3], [-1]), made([[1.0, 2]], [2, 2], [2, 2])):
+        interval = stats.effect_interval(result)
+        assert interval.low.isnull().all() and interval.high.isnull().all()
+
+
+@pytest.mark.parametrize("confidence", [0, 1, 95, -0.5])
+def test_confidence_is_a_fraction(confidence):
+    for function in (stats.effect_interval, stats.summary_table):
+        with pytest.raises(patchlib.SweepError, match=r"confidence must lie between 0 and 1, such as 0.95, not"):
+            function(random_result(), confidence=confidence)
+
+
+# ---- p-values
+
+
+def test_p_value_is_the_share_of_sign_flips_that_move_as_much():
+    result = random_result(n=6)
+    moved = (result.patched - result.corrupted)[0].values.astype("float64")
+    signs = np.array(list(itertools.product([1, -1], repeat=6)))
+    flipped = abs((moved[..., None, :] * signs).mean(-1))
+    by_hand = (flipped >= abs(moved.mean(-1))[..., None] - 1e-12).mean(-1)
+    found = stats.p_values(result)
+    assert found.dims == ("layer", "head")
+    np.testing.assert_allclose(found, by_hand)
+
+
+def test_p_values_of_many_prompts_are_transformer_lens_own():
+    result = random_result(n_layers=65, n=15)  # 260 cells: more than one portion
+    moved = (result.patched - result.corrupted)[0].values.astype("float64").reshape(260, 15)
+    for part in (slice(0, 256), slice(256, 260)):
+        generator = derive_generator(2, "sign-flip")
+        expected = sign_flip_permutation_pvalue(torch.from_numpy(moved[part]), generator=generator)
+        np.testing.assert_allclose(stats.p_values(result, seed=2).values.reshape(260)[part], expected)
+
+
+def test_p_value_where_nothing_moves_or_a_prompt_is_missing():
+    clean, corrupted = [3] * 5, [-1] * 5
+    p = stats.p_values(made([corrupted, clean, [*clean[:4], NAN]], clean, corrupted))
+    assert p[0] == 1 and p[1] == 2 / 2**5 and np.isnan(p[2])
+
+
+# ---- Table
+
+
+def test_table_has_the_largest_effects_first():
+    result = random_result()
+    table = stats.summary_table(result, top_k=None)
+    assert table.columns.tolist() == [
+        "layer", "head", "effect", "ci_low", "ci_high", "n", "p_value", "p_adjusted",
+    ]  # fmt: skip
+    assert len(table) == 12 and table.index.tolist() == list(range(12))
+    assert (table.effect.abs().diff().dropna() <= 0).all()
+    interval, p = stats.effect_interval(result), stats.p_values(result)
+    for _, row in table.iterrows():
+        cell = {"layer": row.layer, "head": row["head"]}
+        assert row.effect == result.effect[0].sel(cell)
+        assert (row.ci_low, row.ci_high, row.p_value) == (interval.low.sel(cell), interval.high.sel(cell), p.sel(cell))
+    assert set(table.n) == {10}
+    xr.testing.assert_equal(table.head(3).to_xarray(), stats.summary_table(result, top_k=3).to_xarray())
+    assert len(stats.summary_table(result)) == 10 and len(stats.summary_table(result, top_k=99)) == 12
+
+
+def test_adjusted_p_values_are_those_of_benjamini_and_hochberg_over_all_cells():
+    table = stats.summary_table(random_result(), top_k=None).sort_values("p_value")
+    scaled = table.p_value * len(table) / np.arange(1, len(table) + 1)
+    np.testing.assert_allclose(table.p_adjusted, np.minimum.accumulate(scaled[::-1])[::-1].clip(upper=1))
+    assert (table.p_adjusted >= table.p_value).all()
+    top = stats.summary_table(random_result(), top_k=2)
+    assert (top.p_adjusted.values == table.sort_index().p_adjusted.values[:2]).all(), "corrected for 2 cells only"
+
+
+def test_cells_without_an_effect_come_last():
+    result = random_result(n=4)
+    result.patched[0, 0, 2] = NAN
+    result.patched[0, 1, 3, 0] = NAN
+    table = stats.summary_table(result, top_k=None)
+    last = table.iloc[-1]
+    assert (last.layer, last["head"], last.n) == (0, 2, 0) and last[["effect", "p_value", "p_adjusted"]].isna().all()
+    partly = table[(table.layer == 1) & (table["head"] == 3)].iloc[0]
+    assert partly.n == 3 and np.isfinite(partly.ci_low) and np.isnan(partly.p_adjusted)
+
+
+def test_the_metric_is_the_first_unless_named():
+    result = made([[[1, 2]], [[5, 6]]], [[3, 3], [9, 9]], [[0, 0], [1, 1]], metric=["logit_diff", "mine"])
+    assert stats.summary_table(result).effect.tolist() == pytest.approx([0.5])
+    assert stats.summary_table(result, metric="mine").effect.tolist() == pytest.approx([4.5 / 8])
+    assert float(stats.p_values(result, "mine")[0]) == 0.5
+    assert float(stats.effect_interval(result, "mine").high[0]) == pytest.approx(5 / 8)
+
+
+@pytest.mark.parametrize("function", [stats.summary_table, stats.effect_interval, stats.p_values])
+def test_a_metric_that_the_result_lacks(function):
+    with pytest.raises(patchlib.SweepError, match="This result has no metric 'prob'; it has logit_diff"):
+        function(random_result(), metric="prob")
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"layer": 9, "head": 6}, "L9H6"),
+        ({"layer": 9, "kv_head": 2}, "L9KV2"),
+        ({"layer": 9.0, "role": "S2"}, "L9 at S2"),
+        ({"layer": 9, "head": 6, "pos": 10.0}, "L9H6 at position 10"),
+        ({"layer": 0}, "L0"),
+    ],
+)
+def test_cells_have_short_names(row, name):
+    assert stats.cell_name(row) == name
