@@ -1,10 +1,10 @@
 """How a patched forward is run exactly and cheaply. Nothing else knows about skipped layers or reused keys.
 
 One patch can change only what is downstream of it. So a fast run (1) resumes at the patched layer with the
-base run's residual stream there, (2) computes only positions from the first one in which the two prompts
-differ, on top of the shared prefix's keys and values, (3) unembeds only the positions that are read,
-(4) puts many cells into one batch and (5) runs nothing at all for a cell whose patch equals what is there.
-A plain run is the same code with none of these but the batching.
+base run's residual stream there, (2) computes only positions from the patched one on, on top of the base run's
+keys and values, and none before the first one in which the two prompts differ, (3) unembeds only the positions
+that are read, (4) puts many cells into one batch and (5) runs nothing at all for a cell whose patch equals what
+is there. A plain run is the same code with none of these but the batching.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from patchlib.sites import Site
 
 LOGIT_BYTES = 128 * 2**20
 """Most memory that one batch's logits may take: with a vocabulary of 50,000 they outgrow all else."""
+IDLE_TOKENS = 64
+"""Tokens that a block takes about as long to compute as to be called and to have its weights read, on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -108,44 +110,44 @@ class PatchedRuns:
         self.n_examples, self.n_pos = base_tokens.shape
         self.layers = sorted(set(layers))
         self.base_tokens = base_tokens.to(model.cfg.device)
-        source_tokens = source_tokens.to(model.cfg.device)
-        differs = (self.base_tokens != source_tokens).any(0).nonzero()
+        differs = (base_tokens != source_tokens).any(0).nonzero()
         # The last position is always run, so that there is something to read.
         self.start = min(int(differs[0]) if len(differs) else self.n_pos, self.n_pos - 1) if fast else 0
-        self._prefix: Cache | None = None
-        self._prefix_logits: Tensor | None = None
         self._block_gives_tuple = False
+        shared: Cache | None = DynamicCache() if fast else None
+        shared_logits: list[Tensor] = []
         with torch.no_grad():
             if self.start:
                 keep = {"logits_to_keep": 1} if last_only else {}
-                self._prefix_logits, self._prefix = model(
+                logits, shared = model(
                     self.base_tokens[:, : self.start], return_type="logits_and_cache", use_cache=True, **keep
                 )
-            self.base_logits, self._base = self._record(self.base_tokens, with_stream=fast)
-            self.source_logits, self._source = self._record(source_tokens, with_stream=False)
-
-    def _kwargs(self, n_cells: int = 1, from_layer: int = 0) -> dict:
-        """Forward arguments: the prefix's keys and values, repeated for every cell, and what to unembed."""
-        kwargs: dict = {"logits_to_keep": 1} if self.fast and self.last_only else {}
-        if self._prefix is not None:
-            # Shallow copies: a forward replaces a layer's tensors by longer ones and leaves these as they are.
-            cache = copy.copy(self._prefix)
-            cache.layers = [copy.copy(layer) for layer in self._prefix.layers]
-            for layer in cache.layers[from_layer:]:
-                layer.keys = layer.keys.repeat(n_cells, 1, 1, 1)  # [example ...] -> [(cell example) ...]
-                layer.values = layer.values.repeat(n_cells, 1, 1, 1)
-            kwargs["past_key_values"] = cache
-        return kwargs
+                shared_logits = [] if last_only else [logits]
+            # Both on the same keys and values, so that what is alike in the two runs is so to the bit.
+            self._cache = shared and _extensible(shared, self.start)
+            logits, self._base = self._record(self.base_tokens, self._cache, with_stream=fast)
+            self.base_logits = self._read(torch.cat([*shared_logits, logits], dim=1))[0]
+            cache = shared and _extensible(shared, self.start)
+            logits, self._source = self._record(source_tokens.to(model.cfg.device), cache, with_stream=False)
+            self.source_logits = self._read(torch.cat([*shared_logits, logits], dim=1))[0]
 
     def _read(self, logits: Float[Tensor, "batch pos d_vocab"], n_cells: int = 1) -> Tensor:
         """The logits that are read, ``[cell example read d_vocab]`` in float32."""
-        if self.last_only:
-            logits = logits[:, -1:]
-        elif self._prefix_logits is not None:
-            logits = torch.cat([self._prefix_logits.repeat(n_cells, 1, 1), logits], dim=1)
-        return logits.float().unflatten(0, (n_cells, self.n_examples))
+        return logits[:, -1 if self.last_only else 0 :].float().unflatten(0, (n_cells, self.n_examples))
 
-    def _record(self, tokens: Int[Tensor, "example pos"], *, with_stream: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    def _forward(self, given: Tensor, hooks: list[tuple[str, Callable]], cache: Cache | None, **kwargs) -> Tensor:
+        """Logits of tokens, or of a stream, on top of the keys and values of a cache; only those that are read."""
+        if cache is not None:
+            kwargs["past_key_values"] = cache
+        if self.fast and self.last_only:
+            kwargs["logits_to_keep"] = 1
+            # Cut out by position, the rows lie apart in memory, and a product with them is ten times slower.
+            hooks = [*hooks, ("unembed.hook_in", lambda stream, hook: stream.contiguous())]
+        return self.model.run_with_hooks(given, fwd_hooks=hooks, **kwargs)
+
+    def _record(
+        self, tokens: Int[Tensor, "example pos"], cache: Cache | None, *, with_stream: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """One unpatched run: its logits, and the site's activations (and the stream entering each layer)."""
         kept: dict[str, Tensor] = {}
 
@@ -160,19 +162,28 @@ class PatchedRuns:
             names |= {f"blocks.{layer}.hook_resid_pre" for layer in self.layers}
         watched = self.model.blocks[0].register_forward_hook(look) if with_stream else None
         try:
-            logits = self.model.run_with_hooks(
-                tokens[:, self.start :],
-                fwd_hooks=[(name, partial(keep, name=name)) for name in sorted(names)],
-                **self._kwargs(),
-            )
+            hooks: list[tuple[str, Callable]] = [(name, partial(keep, name=name)) for name in sorted(names)]
+            logits = self._forward(tokens[:, self.start :], hooks, cache)
         finally:
             if watched is not None:
                 watched.remove()
-        return self._read(logits)[0], kept
+        return logits, kept
 
-    def _mask(self, cells: Sequence[Cell]) -> Bool[Tensor, "cell example *site 1"]:
-        """True where a cell's patch goes, in the site's own layout, over the positions that are run."""
-        where = torch.stack([cell.where[:, self.start :] for cell in cells]).to(self.model.cfg.device)
+    def _first(self, cell: Cell) -> int:
+        """The first position that a patched run of this cell has to compute."""
+        return max(self.start, int(cell.where.any(0).nonzero()[0])) if self.fast else 0
+
+    def _order(self, cell: Cell) -> tuple[int, int]:
+        return self._first(cell), cell.layer
+
+    def _from(self, start: int, activation: Float[Tensor, "example *site"]) -> Float[Tensor, "example *site"]:
+        """A recorded activation without the positions before ``start``."""
+        return activation.narrow(self.site.pos_axis, start - self.start, self.n_pos - start)
+
+    def _mask(self, cells: Sequence[Cell], layer: int, start: int) -> Bool[Tensor, "cell example *site 1"]:
+        """True where a cell's patch goes in this layer, in the site's own layout, from position ``start`` on."""
+        where = torch.stack([cell.where[:, start:] & (cell.layer == layer) for cell in cells])
+        where = where.to(self.model.cfg.device)
         if not self.site.has_heads:
             return where[..., None]  # [cell example pos 1]
         every = range(self.site.n_heads(self.model))
@@ -186,25 +197,30 @@ class PatchedRuns:
     def matters(self, cell: Cell) -> bool:
         """False where the patch is, to the bit, what the base run has there already."""
         name = self.site.hook_name(cell.layer)
-        return bool((self._mask([cell])[0] & (self._source[name] != self._base[name])).any())
+        return bool((self._mask([cell], cell.layer, self.start)[0] & (self._source[name] != self._base[name])).any())
 
     def _batch(self, cells: Sequence[Cell]) -> Float[Tensor, "cell example read d_vocab"]:
-        """One forward for several cells of one layer."""
-        layer, n_cells = cells[0].layer, len(cells)
-        source, mask = self._source[self.site.hook_name(layer)], self._mask(cells)
+        """One forward for several cells, from the lowest of their layers on."""
+        n_cells, layers, start = len(cells), sorted({cell.layer for cell in cells}), min(map(self._first, cells))
 
-        def put(activation: Tensor, hook) -> Tensor:
+        def put(activation: Tensor, hook, layer: int) -> Tensor:
+            source = self._from(start, self._source[self.site.hook_name(layer)])
             by_cell = activation.unflatten(0, (n_cells, self.n_examples))
             # In place: resid_mid is hooked as the input of the second norm, and the skip connection past
             # that norm reads the same tensor. A new tensor would change the one and not the other.
-            return activation.copy_(torch.where(mask, source, by_cell).flatten(0, 1))
+            return activation.copy_(torch.where(self._mask(cells, layer, start), source, by_cell).flatten(0, 1))
 
-        run: Callable = partial(self.model.run_with_hooks, fwd_hooks=[(self.site.hook_name(layer), put)])
-        if not self.fast:
-            return self._read(run(self.base_tokens.repeat(n_cells, 1)), n_cells)
-        stream = self._base[f"blocks.{layer}.hook_resid_pre"].repeat(n_cells, 1, 1)
-        with _pass_through(self.model.blocks[:layer], self._block_gives_tuple):
-            logits = run(stream, start_at_layer=layer, **self._kwargs(n_cells, layer))
+        hooks: list[tuple[str, Callable]] = [
+            (self.site.hook_name(layer), partial(put, layer=layer)) for layer in layers
+        ]
+        if self._cache is None:
+            return self._read(self._forward(self.base_tokens.repeat(n_cells, 1), hooks, None), n_cells)
+        stream = self._base[f"blocks.{layers[0]}.hook_resid_pre"][:, start - self.start :].repeat(n_cells, 1, 1)
+        cache = _extensible(self._cache, start, n_cells, layers[0])
+        with _pass_through(self.model.blocks[: layers[0]], self._block_gives_tuple):
+            logits = self._forward(stream, hooks, cache, start_at_layer=layers[0])
+        if not self.last_only and start:
+            logits = torch.cat([self.base_logits[:, :start].to(logits).repeat(n_cells, 1, 1), logits], dim=1)
         return self._read(logits, n_cells)
 
     def one(self, cell: Cell) -> Float[Tensor, "example read d_vocab"]:
@@ -212,21 +228,46 @@ class PatchedRuns:
         with torch.no_grad():
             return self._batch([cell])[0]
 
+    def _batches(self, cells: Sequence[Cell], batch_tokens: int) -> Iterator[list[Cell]]:
+        """Cells that share a forward: as many as fit, of one first position, and of layers that are not far apart.
+
+        Cells of higher layers idle in the lower ones. That pays while it costs less than a forward of their own.
+        """
+        # A plain forward unembeds every position, whatever is read of it.
+        read = 1 if self.fast and self.last_only else self.n_pos
+        most = LOGIT_BYTES // (4 * int(self.model.cfg.d_vocab) * self.n_examples * read)
+        for start, group in groupby(sorted(cells, key=self._order), key=self._first):
+            n_tokens = self.n_examples * (self.n_pos - start)
+            size = max(1, min(batch_tokens // n_tokens, most))
+            batch: list[Cell] = []
+            idle = 0
+            for cell in group:
+                low = batch[0].layer if batch else cell.layer
+                idle += n_tokens * (cell.layer - low) if self.fast else 0
+                if len(batch) == size or idle > IDLE_TOKENS * (int(self.model.cfg.n_layers) - low):
+                    yield batch
+                    batch, idle = [], 0
+                batch.append(cell)
+            yield batch
+
     def run(
         self, cells: Sequence[Cell], batch_tokens: int
     ) -> Iterator[tuple[Sequence[Cell], Float[Tensor, "cell example read d_vocab"]]]:
         """Patched logits, a batch of cells at a time; cells that cannot change anything are left out."""
-        read = 1 if self.last_only else self.n_pos
-        run_tokens = self.n_examples * (self.n_pos - self.start)
-        # A plain forward unembeds every position, whatever is read of it.
-        unembedded = run_tokens if not self.fast else self.n_examples * read
-        per_logit = 4 * int(self.model.cfg.d_vocab)
-        size = max(1, min(batch_tokens // run_tokens, LOGIT_BYTES // (unembedded * per_logit)))
-        live = [cell for cell in cells if self.matters(cell)]
-        for _, group in groupby(sorted(live, key=lambda cell: cell.layer), key=lambda cell: cell.layer):
-            of_layer = list(group)
-            for first in range(0, len(of_layer), size):
-                batch = of_layer[first : first + size]
-                with torch.no_grad():
-                    logits = self._batch(batch)
-                yield batch, logits
+        for batch in self._batches([cell for cell in cells if self.matters(cell)], batch_tokens):
+            with torch.no_grad():
+                logits = self._batch(batch)
+            yield batch, logits
+
+
+def _extensible(cache: Cache, n_pos: int, n_cells: int = 1, from_layer: int = 0) -> Cache:
+    """The keys and values of the first ``n_pos`` positions, repeated for every cell, for a forward to add to."""
+    # Shallow copies: a forward replaces a layer's tensors by longer ones and leaves these as they are.
+    extensible = copy.copy(cache)
+    extensible.layers = [copy.copy(layer) for layer in cache.layers]
+    for i, layer in enumerate(extensible.layers):
+        # Layers that are passed through are cut as well: the first one says at which position a forward is.
+        times = (n_cells if i >= from_layer else 1, 1, 1, 1)
+        layer.keys = layer.keys[:, :, :n_pos].repeat(times)  # [example ...] -> [(cell example) ...]
+        layer.values = layer.values[:, :, :n_pos].repeat(times)
+    return extensible

@@ -33,6 +33,11 @@ class Site:
         """Whether the activation is there once per head."""
         return "head" in self.layout.split()
 
+    @property
+    def pos_axis(self) -> int:
+        """Which axis of the activation the position is (the query's, for patterns)."""
+        return 2 if self.layout.split()[1] == "head" else 1
+
     def hook_name(self, layer: int) -> str:
         """TransformerLens' full name of the site in one layer, e.g. ``"blocks.5.attn.hook_z"``."""
         return get_act_name(self.name, layer)

@@ -118,7 +118,7 @@ def sweep(
             check = SelfCheck(start, part, runs, cells) if number == checked else None
             done = 0
             for batch, logits in runs.run(cells, batch_tokens):
-                values = read(logits, f"a {direction} run of {site} at layer {batch[0].layer}").numpy()
+                values = read(logits, f"a {direction} run of {site} from layer {batch[0].layer} on").numpy()
                 for i, cell in enumerate(batch):
                     patched[_at(cell, examples)] = values[:, i]
                     if check:

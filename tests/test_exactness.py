@@ -26,7 +26,11 @@ def make_pairs(model, n=4, length=9, start=5, seed=0) -> patchlib.PromptPairs:
     corrupted[:, start] = (clean[:, start] - 2 + 7) % (model.cfg.d_vocab - 2) + 2
     corrupted[: n // 2, -2] = (clean[: n // 2, -2] - 2 + 3) % (model.cfg.d_vocab - 2) + 2
     answers = torch.stack([torch.arange(n) + 2, torch.arange(n) + 40], dim=1)
-    roles = {"first": torch.full((n,), start), "varied": torch.arange(n) % 3 + start, "END": torch.full((n,), length - 1)}
+    roles = {
+        "first": torch.full((n,), start),
+        "varied": torch.arange(n) % 3 + start,
+        "END": torch.full((n,), length - 1),
+    }
     return patchlib.PromptPairs(clean, corrupted, answers, roles=roles, name="random")
 
 
@@ -130,7 +134,9 @@ def test_batch_size_does_not_matter(batch_tokens):
 def test_lengths_and_first_differences_may_be_mixed():
     model = load_tiny("llama")
     parts = [make_pairs(model, n=3, length=9, start=5), make_pairs(model, n=2, length=7, start=2, seed=1)]
-    rows = {name: [row for part in parts for row in getattr(part, name)] for name in ("clean_tokens", "corrupted_tokens")}
+    rows = {
+        name: [row for part in parts for row in getattr(part, name)] for name in ("clean_tokens", "corrupted_tokens")
+    }
     pairs = patchlib.PromptPairs(**rows, answers=torch.cat([part.answers for part in parts]))
     together = patchlib.sweep(model, pairs, "resid_pre", progress=False)
     for part, examples in zip(parts, (slice(0, 3), slice(3, 5)), strict=True):
@@ -162,7 +168,7 @@ def test_a_wrong_fast_run_is_caught(monkeypatch):
 
     monkeypatch.setattr(PatchedRuns, "_batch", wrong)
     model = load_tiny("gpt2")
-    with pytest.raises(patchlib.ExactnessError, match="off by 0.01"):
+    with pytest.raises(patchlib.ExactnessError, match=r"off by 0\.01"):
         patchlib.sweep(model, make_pairs(model), "z", ("layer", "head"), progress=False)
 
 
