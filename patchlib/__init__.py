@@ -36,10 +36,8 @@ _HOMES = {
         "create_metric_scatter",
         "create_top_heads_bar",
     ),
-    "patchers": (
-        "ActivationCache",
-        "ActivationPatcher",
-        "HeadPatcher",
+    "patchers": ("ActivationCache", "ActivationPatcher", "HeadPatcher"),
+    "results": (
         "HeadPatchingResult",
         "PatchingResult",
         "create_patching_heatmap",

@@ -70,7 +70,7 @@ def resolve_grid(
     positions: Sequence[int | str] | int | str | None,
 ) -> Grid:
     """What ``sweep`` was asked for, as a checked grid; SweepError names the first thing that does not exist."""
-    over = [over] if isinstance(over, str) else list(over)
+    over = list(over) if isinstance(over, Iterable) and not isinstance(over, str) else [over]
     head_axis = site.head_axis(model)
     if head_axis == "kv_head":  # "head" is understood, and labelled as what it is
         over = [head_axis if axis == "head" else axis for axis in over]

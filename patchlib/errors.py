@@ -6,7 +6,7 @@ class PatchlibError(ValueError):
 
 
 class ModelError(PatchlibError):
-    """A model could not be found, fetched, checked or loaded, or is in the wrong state."""
+    """A model could not be found, fetched, checked or loaded."""
 
 
 class TaskError(PatchlibError):

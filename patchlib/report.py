@@ -1,10 +1,9 @@
-"""The seed's four figures and its report, from the result objects of ``patchlib.patchers``."""
+"""The seed's four figures and its report, from the result objects of ``patchlib.results``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
@@ -12,10 +11,8 @@ import xarray as xr
 
 from patchlib.errors import RunError, SweepError
 from patchlib.plots import GREY, LEGEND, LINES, PALE, draw_bars, draw_maps, layer_step, style
+from patchlib.results import HeadPatchingResult, PatchingResult, pooled, ranked
 from patchlib.takeaways import MEANING
-
-if TYPE_CHECKING:
-    from patchlib.patchers import HeadPatchingResult, PatchingResult
 
 SIGN = ", ".join(MEANING["denoise"][1:])
 
@@ -84,8 +81,6 @@ def create_layer_comparison(
         SweepError: No results, or one of a hook point outside the layers.
         RunError: The file cannot be written.
     """
-    from patchlib.patchers import pooled  # not above, so that figures of saved results need no patchers
-
     _needed(results)
     lines: dict[str, dict[int, float]] = {}
     for name, per_pair in results.items():
@@ -118,8 +113,7 @@ def create_top_heads_bar(
 ) -> go.Figure:
     """The heads with the largest absolute effect, as bars; raises as ``create_head_heatmap``."""
     _needed(results)
-    known = [result for result in results if not np.isnan(result.patching_effect)]
-    top = sorted(known, key=lambda result: -abs(result.patching_effect))[:top_k]
+    top = ranked(results)[:top_k]
     names, effects = [result.hook_name for result in top], [result.patching_effect for result in top]
     subtitle = f"{len(top)} of {len(results)} heads; {_runs(results)}"
     return _saved(draw_bars(names, effects, title, subtitle, MEANING["denoise"]), save_path)

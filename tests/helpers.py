@@ -11,10 +11,26 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import patchlib
 from patchlib.tasks.tokens import tokenize
-from tests.test_exactness import make_pairs
 from tests.tiny import load_tiny
 
 sweep = functools.partial(patchlib.sweep, progress=False)
+ATOL = 1e-4  # float32; the issue's bound
+
+
+def make_pairs(model, n=4, length=9, start=5, seed=0) -> patchlib.PromptPairs:
+    """Random prompts that differ from `start` on, in some positions."""
+    rng = torch.Generator().manual_seed(seed)
+    clean = torch.randint(2, model.cfg.d_vocab, (n, length), generator=rng)
+    corrupted = clean.clone()
+    corrupted[:, start] = (clean[:, start] - 2 + 7) % (model.cfg.d_vocab - 2) + 2
+    corrupted[: n // 2, -2] = (clean[: n // 2, -2] - 2 + 3) % (model.cfg.d_vocab - 2) + 2
+    answers = torch.stack([torch.arange(n) + 2, torch.arange(n) + 40], dim=1)
+    roles = {
+        "first": torch.full((n,), start),
+        "varied": torch.arange(n) % 3 + start,
+        "END": torch.full((n,), length - 1),
+    }
+    return patchlib.PromptPairs(clean, corrupted, answers, roles=roles, name="random")
 
 
 def with_contrast(model: TransformerBridge, pairs: patchlib.PromptPairs) -> patchlib.PromptPairs:

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny import KINDS, load_tiny, tiny_model, tiny_path, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 import patchlib.models
 from patchlib.errors import ModelError
 from patchlib.models import DEFAULT_MODEL, list_models, load_model, weights_hash
+from tests.tiny import KINDS, load_tiny, tiny_model, tiny_path, tiny_tokenizer
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 

@@ -23,8 +23,7 @@ from patchlib import (
     print_heatmap_ascii,
     summarize_results,
 )
-from tests.helpers import contrast_pairs, mixed_pairs, sweep, taught
-from tests.test_exactness import ATOL, make_pairs
+from tests.helpers import ATOL, contrast_pairs, make_pairs, mixed_pairs, sweep, taught
 from tests.tiny import load_tiny
 
 CLEAN = "When Mary and John went to the store, John gave a drink to"

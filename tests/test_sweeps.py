@@ -6,7 +6,6 @@ import copy
 import re
 import warnings
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -14,9 +13,7 @@ import torch
 import xarray as xr
 
 import patchlib
-from patchlib import sweeps
-from tests.helpers import broken, contrast_pairs, mixed_pairs, sweep, text_pairs
-from tests.test_exactness import ATOL, make_pairs
+from tests.helpers import ATOL, broken, contrast_pairs, make_pairs, mixed_pairs, sweep, text_pairs
 from tests.tiny import load_tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::patchlib.ContrastWarning")
@@ -322,7 +319,7 @@ def test_the_bar_is_full_at_the_end_and_absent_when_not_wanted(model, capsys):
 
 
 def test_the_environment_can_turn_the_bar_off(model, pairs, capsys, monkeypatch):
-    monkeypatch.setattr(sweeps, "tqdm", partial(sweeps.tqdm, disable=True))  # what TQDM_DISABLE=1 does on import
+    monkeypatch.setenv("TQDM_DISABLE", "1")
     patchlib.sweep(model, pairs)
     assert capsys.readouterr().err == ""
 
@@ -347,7 +344,7 @@ BAD = [
     ({"metric": []}, "No metric was asked for. Choose from"),
     ({"metric": "task_metric"}, "Unknown metric 'task_metric'"),
     ({"engine": "turbo"}, "Unknown engine 'turbo': choose 'auto', 'fast' or 'plain'"),
-    ({"batch_tokens": 0}, "batch_tokens must be at least 1, not 0"),
+    ({"batch_tokens": 0}, "batch_tokens must be a whole number of at least 1, not 0"),
     ({"layers": [0, 3]}, "layer [3] cannot be swept: give whole numbers from 0 to 2, each once"),
     ({"layers": -1}, "layer [-1]"),
     ({"layers": [True]}, "layer [True]"),

@@ -6,12 +6,12 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 import torch
-from tiny import load_tiny
 
 from patchlib import PatchingDataset
 from patchlib.errors import AlignmentError, TaskError
 from patchlib.tasks import IOIDataset, PromptPairs, as_pairs
 from patchlib.tasks.tokens import single_tokens, tokenize
+from tests.tiny import load_tiny
 
 CLEAN, CORRUPTED, ANSWERS = [[5, 6, 7], [5, 6, 8]], [[5, 9, 7], [5, 9, 8]], [[1, 2], [3, 4]]
 

@@ -5,12 +5,12 @@ import re
 
 import pytest
 import torch
-from tiny import load_tiny
 
 from patchlib.errors import TaskError
 from patchlib.models import load_model
 from patchlib.tasks import InductionDataset, as_pairs
 from patchlib.tasks.tokens import tokenize
+from tests.tiny import load_tiny
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])

@@ -7,12 +7,12 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 import torch
-from tiny import load_tiny
 
 from patchlib.errors import TaskError
 from patchlib.models import load_model
 from patchlib.tasks import IOIDataset, as_pairs, classify_ioi_head, ioi, ioi_words
 from patchlib.tasks.tokens import single_tokens
+from tests.tiny import load_tiny
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])

@@ -19,13 +19,13 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from patchlib import weights as module
 from patchlib.errors import ModelError
 from patchlib.models import load_model, weights_hash
 from patchlib.weights import RECORD, SMOLLM2, Weights, cache_dir, model_folder
+from tests.tiny import tiny_model, tiny_tokenizer
 
 
 def write_tiny_gguf(path: Path, source: Path) -> None:
