@@ -199,8 +199,9 @@ class PatchedRuns:
         name = self.site.hook_name(cell.layer)
         return bool((self._mask([cell], cell.layer, self.start)[0] & (self._source[name] != self._base[name])).any())
 
-    def _batch(self, cells: Sequence[Cell]) -> Float[Tensor, "cell example read d_vocab"]:
-        """One forward for several cells, from the lowest of their layers on."""
+    @torch.no_grad()
+    def batch(self, cells: Sequence[Cell]) -> Float[Tensor, "cell example read d_vocab"]:
+        """The logits of several patched runs in one forward, even of those in which nothing changes."""
         n_cells, layers, start = len(cells), sorted({cell.layer for cell in cells}), min(map(self._first, cells))
 
         def put(activation: Tensor, hook, layer: int) -> Tensor:
@@ -222,11 +223,6 @@ class PatchedRuns:
         if not self.last_only and start:
             logits = torch.cat([self.base_logits[:, :start].to(logits).repeat(n_cells, 1, 1), logits], dim=1)
         return self._read(logits, n_cells)
-
-    def one(self, cell: Cell) -> Float[Tensor, "example read d_vocab"]:
-        """The logits of one patched run, run even where it changes nothing."""
-        with torch.no_grad():
-            return self._batch([cell])[0]
 
     def _batches(self, cells: Sequence[Cell], batch_tokens: int) -> Iterator[list[Cell]]:
         """Cells that share a forward: as many as fit, of one first position, and of layers that are not far apart.
@@ -255,9 +251,7 @@ class PatchedRuns:
     ) -> Iterator[tuple[Sequence[Cell], Float[Tensor, "cell example read d_vocab"]]]:
         """Patched logits, a batch of cells at a time; cells that cannot change anything are left out."""
         for batch in self._batches([cell for cell in cells if self.matters(cell)], batch_tokens):
-            with torch.no_grad():
-                logits = self._batch(batch)
-            yield batch, logits
+            yield batch, self.batch(batch)
 
 
 def _extensible(cache: Cache, n_pos: int, n_cells: int = 1, from_layer: int = 0) -> Cache:

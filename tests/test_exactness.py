@@ -145,12 +145,12 @@ def test_sliding_windows_fall_back_to_plain_runs():
 
 
 def test_a_wrong_fast_run_is_caught(monkeypatch):
-    honest = PatchedRuns._batch
+    honest = PatchedRuns.batch
 
     def wrong(self, cells):
         return honest(self, cells) + (0.01 if self.fast else 0)
 
-    monkeypatch.setattr(PatchedRuns, "_batch", wrong)
+    monkeypatch.setattr(PatchedRuns, "batch", wrong)
     model = load_tiny("gpt2")
     with pytest.raises(patchlib.ExactnessError, match=r"off by 0\.01"):
         patchlib.sweep(model, make_pairs(model), "z", ("layer", "head"), progress=False)
