@@ -21,10 +21,6 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _share)))
 
 
-# The committed notebooks have no progress bars; their kernels inherit this. A test of a bar unsets it.
-os.environ["TQDM_DISABLE"] = "1"
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> Generator[None, Any, Any]:
     """Tell nbval what to leave out of its comparison of a notebook's outputs with the committed ones."""
@@ -41,3 +37,12 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> Generator[
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the notebooks first: they take longest, so that no core waits for one at the end."""
     items.sort(key=lambda item: item.path.suffix != ".ipynb")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Start notebooks' kernels without progress bars, as those were that the notebooks were committed from."""
+    if item.path.suffix == ".ipynb":
+        os.environ["TQDM_DISABLE"] = "1"
+    else:
+        os.environ.pop("TQDM_DISABLE", None)
