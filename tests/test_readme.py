@@ -41,7 +41,7 @@ def test_its_code_prints_what_it_says():
 
 
 def test_its_links_lead_somewhere():
-    links = re.findall(r"\]\((?!http|#)([^)]+)\)", README.read_text())
+    links = re.findall(r"(?:\]\(|src=\")(?!http|#)([^)\"]+)", README.read_text())
     assert len(links) > 4
     assert not [link for link in links if not (ROOT / link).exists()]
 
