@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +27,7 @@ from patchlib.sites import Site
 
 LOGIT_BYTES = 128 * 2**20
 """Most memory that one batch's logits may take: with a vocabulary of 50,000 they outgrow all else."""
-IDLE_TOKENS = 64
+IDLE_TOKENS = 32
 """Tokens that a block takes about as long to compute as to be called and to have its weights read, on a CPU."""
 
 
@@ -62,21 +62,36 @@ def fast_obstacle(model: TransformerBridge) -> str | None:
 
 
 @contextmanager
-def _pass_through(blocks: Sequence[torch.nn.Module], as_tuple: bool) -> Iterator[None]:
-    """Let blocks hand on what they are given; ``start_at_layer`` alone would still compute them."""
+def _forwards(replaced: Mapping[torch.nn.Module, Callable]) -> Iterator[None]:
+    """Let modules compute something else for a while."""
+    # Through __dict__ because TransformerLens' components forward attribute writes to the wrapped module.
+    for module, forward in replaced.items():
+        module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        for module in replaced:
+            del module.__dict__["forward"]
+
+
+def _hand_on(as_tuple: bool) -> Callable:
+    """A block's forward that gives what it is given: with ``start_at_layer`` alone the block would still compute."""
 
     def hand_on(*args, **kwargs):
         hidden = args[0] if args else kwargs["hidden_states"]
         return (hidden,) if as_tuple else hidden
 
-    # Through __dict__ because TransformerLens' components forward attribute writes to the wrapped module.
-    for block in blocks:
-        block.__dict__["forward"] = hand_on
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.__dict__["forward"]
+    return hand_on
+
+
+def _at_the_end(forward: Callable) -> Callable:
+    """An MLP's forward that computes the last position only, and gives 0 at the others."""
+
+    def at_the_end(hidden: Float[Tensor, "batch pos d_model"], *args, **kwargs):
+        last = forward(hidden[:, -1:].contiguous(), *args, **kwargs)
+        return torch.nn.functional.pad(last, (0, 0, hidden.shape[1] - 1, 0))
+
+    return at_the_end
 
 
 class PatchedRuns:
@@ -218,7 +233,10 @@ class PatchedRuns:
             return self._read(self._forward(self.base_tokens.repeat(n_cells, 1), hooks, None), n_cells)
         stream = self._base[f"blocks.{layers[0]}.hook_resid_pre"][:, start - self.start :].repeat(n_cells, 1, 1)
         cache = _extensible(self._cache, start, n_cells, layers[0])
-        with _pass_through(self.model.blocks[: layers[0]], self._block_gives_tuple):
+        replaced = dict.fromkeys(self.model.blocks[: layers[0]], _hand_on(self._block_gives_tuple))
+        if self.last_only and self.site.name != "mlp_out":  # whose patch is inside that forward
+            replaced[self.model.blocks[-1].mlp] = _at_the_end(self.model.blocks[-1].mlp.forward)
+        with _forwards(replaced):
             logits = self._forward(stream, hooks, cache, start_at_layer=layers[0])
         if not self.last_only and start:
             logits = torch.cat([self.base_logits[:, :start].to(logits).repeat(n_cells, 1, 1), logits], dim=1)

@@ -83,6 +83,8 @@ def tiny_config(kind: str, vocab_size: int) -> Any:
     match kind:
         case "gpt2":
             return GPT2Config(n_embd=32, n_layer=3, n_head=4, n_positions=128, **ids)
+        case "gpt2-small":  # its shape, for benchmarks: 12 layers, 124 million weights
+            return GPT2Config(bos_token_id=0, eos_token_id=1)
         case "llama":  # grouped-query attention: 2 query heads share each key and value head
             return LlamaConfig(num_attention_heads=4, num_key_value_heads=2, **rope)
         case "neox":  # attention and MLP read the same input

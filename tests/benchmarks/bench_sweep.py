@@ -1,0 +1,212 @@
+"""How much faster `patchlib.sweep` is than `transformer_lens.patching`, and how near to what the hardware allows.
+
+    python -m tests.benchmarks.bench_sweep [--quick] [--repeats 3] [--rows z,resid_pre]
+
+Everything runs in one process and in turn, because machines are noisy: in each repeat our whole sweep, then
+TransformerLens on a part of the same cells (another part each time; every one of its cells is a whole forward,
+so its time for all of them is in proportion). Printed are medians over repeats. `limit` is the time that the
+smallest number of multiplications which a patch can change would take at the GEMM peak measured here: those
+from the patched layer and position on, the last block's and the unembedding's only where logits are read.
+`difference` is the largest between the two ways, in the metric, over all cells that both ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from transformer_lens import patching
+from transformer_lens.model_bridge import TransformerBridge
+
+import patchlib
+from patchlib.sites import SITES
+from tests.helpers import make_pairs
+from tests.tiny import load_tiny
+
+SETTERS = {
+    "head": patching.layer_head_vector_patch_setter,
+    "pattern": patching.layer_head_pattern_patch_setter,
+    "pos": patching.layer_pos_patch_setter,
+}
+
+
+@dataclass
+class Row:
+    """One sweep to time."""
+
+    name: str
+    model: TransformerBridge
+    pairs: patchlib.PromptPairs
+    site: str
+    over: tuple[str, str]
+    part: int
+    """TransformerLens runs every `part`-th cell in a repeat."""
+    naive: bool = False
+
+
+def gemm_peak() -> float:
+    """Flops per second of a float32 matrix product, the best of several."""
+    a, b = torch.randn(1024, 768), torch.randn(768, 3072)
+    best = math.inf
+    for _ in range(30):
+        begin = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - begin)
+    return 2 * 1024 * 768 * 3072 / best
+
+
+def timed(function: Callable, *args, **kwargs):
+    begin = time.perf_counter()
+    result = function(*args, **kwargs)
+    return time.perf_counter() - begin, result
+
+
+def cells(row: Row, result) -> pd.DataFrame:
+    axis = row.over[1]
+    values = result[axis].values.tolist()
+    return pd.DataFrame([(layer, value) for layer in result.layer.values.tolist() for value in values],
+                        columns=["layer", "head" if "head" in axis else axis])  # fmt: skip
+
+
+def transformer_lens(row: Row, index: pd.DataFrame) -> torch.Tensor:
+    """The metric of these cells, `[cell example]`, as TransformerLens computes it."""
+    base, source, answers = row.pairs.corrupted_batch(), row.pairs.clean_batch(), row.pairs.answers
+    examples = torch.arange(len(row.pairs))
+
+    def metric(logits):
+        return logits[examples, -1, answers[:, 0]] - logits[examples, -1, answers[:, 1]]
+
+    def at_role(activation, index, clean):
+        at = row.pairs.roles[index[1]]
+        activation[examples, at] = clean[examples, at]
+        return activation
+
+    setters = {**SETTERS, "role": at_role}
+    _, cache = row.model.run_with_cache(source)
+    return patching.generic_activation_patch(
+        row.model, base, cache, metric, setters.get(row.site) or setters[index.columns[1]], row.site,
+        index_df=index, reduce="none",
+    ).values  # fmt: skip
+
+
+def naive_loop(row: Row, index: pd.DataFrame) -> None:
+    """What a first script does: for every head and prompt, the clean, the corrupted and the patched forward."""
+    for layer, head in index.itertuples(index=False):
+        name = SITES[row.site].hook_name(layer)
+        for clean, corrupted in zip(row.pairs.clean_tokens, row.pairs.corrupted_tokens, strict=True):
+            _, cache = row.model.run_with_cache(clean[None])
+            row.model(corrupted[None])
+
+            def put(z, hook, cache=cache, head=head):
+                z[:, :, head] = cache[hook.name][:, :, head]
+                return z
+
+            row.model.run_with_hooks(corrupted[None], fwd_hooks=[(name, put)])
+
+
+def least_flops(row: Row, result) -> float:
+    """Multiplications and additions that cannot be left out, counted in the weights and in attention."""
+    cfg, pairs = row.model.cfg, row.pairs
+    mlp = sum(2 * p.numel() for p in row.model.blocks[0].mlp.parameters() if p.ndim == 2)
+    queries = output = 2 * cfg.d_model * cfg.d_head * cfg.n_heads
+    keys_values = 2 * 2 * cfg.d_model * cfg.d_head * SITES["k"].n_heads(row.model)
+    block = queries + keys_values + output + mlp
+    unembedding = 2 * cfg.d_model * cfg.d_vocab
+    total = 0.0
+    for clean, corrupted, i in zip(pairs.clean_tokens, pairs.corrupted_tokens, range(len(pairs)), strict=True):
+        n_pos, first = len(clean), int((clean != corrupted).nonzero()[0])
+        attention = 4 * cfg.d_head * cfg.n_heads * n_pos
+        total += (n_pos + (n_pos - first)) * cfg.n_layers * (block + attention) + 2 * unembedding  # the two runs
+        for layer, at in cells(row, result).itertuples(index=False):
+            start = first
+            if row.over[1] in ("pos", "role"):
+                start = int(pairs.roles[at][i]) if isinstance(at, str) else at
+            if start < first:
+                continue  # nothing there to change
+            live, above = n_pos - start, cfg.n_layers - 1 - layer
+            total += live * above * (block + attention) - (live - 1) * min(above, 1) * (block - keys_values)
+            own = 0.0  # of the patched layer itself
+            if row.site in ("q", "k", "v", "pattern", "z"):
+                own = output + attention * (row.site != "z")
+            if row.site == "resid_pre":
+                own = block + attention
+            elif row.site != "mlp_out":
+                own += mlp
+            total += own * (live if above else 1) + unembedding
+    return total
+
+
+def measure(row: Row, repeats: int, peak: float) -> dict[str, str]:
+    sweep = lambda: patchlib.sweep(row.model, row.pairs, row.site, row.over, progress=False)  # noqa: E731
+    result = sweep()  # warm
+    index, ours, theirs, naive, worst = cells(row, result), [], [], [], 0.0
+    mine = result.patched.isel(metric=0).values.reshape(len(index), -1)
+    for repeat in range(repeats):
+        ours.append(timed(sweep)[0])
+        some = index.iloc[repeat % row.part :: row.part]
+        with torch.no_grad():
+            seconds, values = timed(transformer_lens, row, some.reset_index(drop=True))
+            theirs.append(seconds * len(index) / len(some))
+            worst = max(worst, float(abs(values - mine[some.index]).max()))
+            if row.naive:
+                few = index.iloc[repeat :: 12 * row.part]
+                naive.append(timed(naive_loop, row, few)[0] * len(index) / len(few))
+    our, their = statistics.median(ours), statistics.median(theirs)
+    limit = least_flops(row, result) / peak
+    return {
+        "row": row.name,
+        "cells": str(len(index)),
+        "patchlib s": f"{our:.2f}",
+        "TransformerLens s": f"{their:.1f}",
+        "times": f"{statistics.median(b / a for a, b in zip(ours, theirs, strict=True)):.1f}",
+        "spread": f"{min(b / a for a, b in zip(ours, theirs, strict=True)):.1f}-"
+        f"{max(b / a for a, b in zip(ours, theirs, strict=True)):.1f}",
+        "naive loop": f"{statistics.median(naive) / our:.0f}" if naive else "",
+        "limit s": f"{limit:.2f}",
+        "of limit": f"{limit / our:.0%}",
+        "difference": f"{worst:.0e}",
+    }
+
+
+def rows(quick: bool) -> list[Row]:
+    """The sweeps of the table; on tiny models for a smoke run."""
+    shape = load_tiny("gpt2" if quick else "gpt2-small")
+    small = load_tiny("llama") if quick else patchlib.load_model(device="cpu")
+    part = 1 if quick else 6
+    pairs, five = make_pairs(shape, n=8, length=15, start=10), make_pairs(shape, n=5, length=15, start=10)
+    long = make_pairs(shape, n=2, length=60 if quick else 200, start=30 if quick else 150)
+    ioi = patchlib.IOIDataset(small, n_prompts=8, seed=0, templates="ABBA").to_pairs(small)
+    head, pos, role = ("layer", "head"), ("layer", "pos"), ("layer", "role")
+    table = [Row(f"{site}, {over[1]}", shape, pairs, site, over, part)
+             for sites, over in ((["z"], head), (["resid_pre", "attn_out", "mlp_out"], pos),
+                                 (["q", "k", "v", "pattern"], head)) for site in sites]  # fmt: skip
+    table.append(Row("z, head, 5 prompts", shape, five, "z", head, part, naive=True))
+    table.append(Row("z, head, 200 tokens", shape, long, "z", head, 1 if quick else 12))
+    table += [Row(f"default model: {s}, {over[1]}", small, ioi, s, over, 2 * part)
+              for s, over in (("z", head), ("resid_pre", role))]  # fmt: skip
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny models: does it run at all?")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rows", default="", help="only rows whose name contains this")
+    asked = parser.parse_args()
+    peak = gemm_peak()
+    print(f"{torch.get_num_threads()} threads, GEMM peak {peak / 1e9:.0f} GFLOP/s, torch {torch.__version__}")
+    table = [measure(row, asked.repeats, peak) for row in rows(asked.quick) if asked.rows in row.name]
+    print(pd.DataFrame(table).to_string(index=False))
+    print(f"GEMM peak afterwards {gemm_peak() / 1e9:.0f} GFLOP/s; "
+          f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
