@@ -202,7 +202,11 @@ def main() -> None:
     asked = parser.parse_args()
     peak = gemm_peak()
     print(f"{torch.get_num_threads()} threads, GEMM peak {peak / 1e9:.0f} GFLOP/s, torch {torch.__version__}")
-    table = [measure(row, asked.repeats, peak) for row in rows(asked.quick) if asked.rows in row.name]
+    table = []
+    for row in rows(asked.quick):
+        if asked.rows in row.name:
+            table.append(measure(row, asked.repeats, peak))
+            print("; ".join(f"{name} {value}" for name, value in table[-1].items() if value), flush=True)
     print(pd.DataFrame(table).to_string(index=False))
     print(f"GEMM peak afterwards {gemm_peak() / 1e9:.0f} GFLOP/s; "
           f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")  # fmt: skip
