@@ -16,7 +16,9 @@ _HOMES = {
     "tasks": ("IOIDataset", "InductionDataset", "PatchingDataset", "PromptPairs", "classify_ioi_head"),
     "sites": ("SITES",),
     "metrics": ("METRICS",),
-    "sweeps": ("baseline", "sweep"),
+    "sources": ("SOURCES",),
+    "sweeps": ("sweep",),
+    "unpatched": ("baseline",),
     "runs": ("RunRecord", "run", "save_run"),
     "stats": ("contrast", "effect_interval", "summary_table"),
     "errors": (

@@ -1,4 +1,4 @@
-"""How a patched forward is run exactly and cheaply. Nothing else knows about skipped layers or reused keys.
+"""How a patched forward is run exactly and cheaply, by the shortcuts of ``patchlib.shortcuts``.
 
 One patch can change only what is downstream of it. So a fast run (1) resumes at the patched layer with the
 base run's residual stream there, (2) computes only positions from the patched one on, on top of the base run's
@@ -9,10 +9,7 @@ is there. A plain run is the same code with none of these but the batching.
 
 from __future__ import annotations
 
-import copy
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -21,12 +18,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache
 
+from patchlib.budget import BATCH_TOKENS, default_logit_bytes, is_out_of_memory
+from patchlib.errors import SweepError
+from patchlib.shortcuts import at_the_end, extensible, forwards, hand_on
 from patchlib.sites import Site
 
-LOGIT_BYTES = 128 * 2**20
-"""Most memory that one batch's logits may take: with a vocabulary of 50,000 they outgrow all else."""
 IDLE_TOKENS = 32
 """Tokens that a block takes about as long to compute as to be called and to have its weights read, on a CPU."""
 
@@ -41,73 +39,24 @@ class Cell:
     where: Bool[Tensor, "example pos"]
 
 
-def fast_obstacle(model: TransformerBridge) -> str | None:
-    """Why the fast way does not hold for this architecture, or None where it does.
-
-    It is asked of the model itself: a plain causal ``blocks`` stack, whose cache keeps every key and value.
-    """
-    if not hasattr(model, "blocks") or getattr(model.original_model.config, "is_encoder_decoder", False):
-        return "it is not a single stack of decoder blocks"
-    takes = inspect.signature(model.original_model.forward).parameters
-    missing = {"inputs_embeds", "past_key_values", "logits_to_keep"} - set(takes)
-    if missing:
-        return f"its forward does not take {', '.join(sorted(missing))}"
-    bos = torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device)
-    _, cache = model(bos, return_type="logits_and_cache", use_cache=True)
-    if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
-        return "its cache does not keep every key and value (sliding window, recurrent or hybrid layers)"
-    if len(cache.layers) != model.cfg.n_layers:
-        return "some of its layers keep no keys and values"
-    return None
-
-
-@contextmanager
-def _forwards(replaced: Mapping[torch.nn.Module, Callable]) -> Iterator[None]:
-    """Let modules compute something else for a while."""
-    # Through __dict__ because TransformerLens' components forward attribute writes to the wrapped module.
-    for module, forward in replaced.items():
-        module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        for module in replaced:
-            del module.__dict__["forward"]
-
-
-def _hand_on(as_tuple: bool) -> Callable:
-    """A block's forward that gives what it is given: with ``start_at_layer`` alone the block would still compute."""
-
-    def hand_on(*args, **kwargs):
-        hidden = args[0] if args else kwargs["hidden_states"]
-        return (hidden,) if as_tuple else hidden
-
-    return hand_on
-
-
-def _at_the_end(forward: Callable) -> Callable:
-    """An MLP's forward that computes the last position only, and gives 0 at the others."""
-
-    def at_the_end(hidden: Float[Tensor, "batch pos d_model"], *args, **kwargs):
-        last = forward(hidden[:, -1:].contiguous(), *args, **kwargs)
-        return torch.nn.functional.pad(last, (0, 0, hidden.shape[1] - 1, 0))
-
-    return at_the_end
-
-
 class PatchedRuns:
-    """The base and the source run of some prompts of one length, and every patched run between them.
+    """The base and the other run of some prompts of one length, and every patched run of the base.
 
     Args:
         model: In eval mode.
         site: What is patched.
         base_tokens: The run that is patched into.
-        source_tokens: The run that activations are taken from.
+        other_tokens: The run that it is compared with, and that activations are taken from by default.
         layers: The layers that will be patched: only their activations are kept.
+        source: ``"other"``, or ``"zero"``, or what is taken from the donors: their ``"mean"``, or each example's
+            own donor's (``"resample"``).
+        donors: Prompts of the same length; one for each example to resample.
         fast: Use the shortcuts; else run every patched forward whole.
         last_only: Read logits at the last position only.
+        batch_tokens: Tokens in one forward of donors.
 
     Attributes:
-        base_logits, source_logits: ``[example read d_vocab]`` in float32, unpatched; ``read`` is 1 or all positions.
+        base_logits, other_logits: ``[example read d_vocab]`` in float32, unpatched; ``read`` is 1 or all positions.
     """
 
     def __init__(
@@ -115,36 +64,64 @@ class PatchedRuns:
         model: TransformerBridge,
         site: Site,
         base_tokens: Int[Tensor, "example pos"],
-        source_tokens: Int[Tensor, "example pos"],
+        other_tokens: Int[Tensor, "example pos"],
         layers: Sequence[int],
         *,
+        source: str = "other",
+        donors: Int[Tensor, "donor pos"] | None = None,
         fast: bool = True,
         last_only: bool = True,
+        batch_tokens: int = BATCH_TOKENS["cpu"],
     ) -> None:
         self.model, self.site, self.fast, self.last_only = model, site, fast, last_only
         self.n_examples, self.n_pos = base_tokens.shape
         self.layers = sorted(set(layers))
-        self.base_tokens = base_tokens.to(model.cfg.device)
-        differs = (base_tokens != source_tokens).any(0).nonzero()
-        # The last position is always run, so that there is something to read.
-        self.start = min(int(differs[0]) if len(differs) else self.n_pos, self.n_pos - 1) if fast else 0
+        self.base_tokens, other_tokens = (tokens.to(model.cfg.device) for tokens in (base_tokens, other_tokens))
+        differs = (self.base_tokens != other_tokens).any(0).nonzero()
+        self.start = 0  # before it nothing can change; the last position is always run, to have something to read
+        if fast and source == "other":
+            self.start = min(int(differs[0]) if len(differs) else self.n_pos, self.n_pos - 1)
         self._block_gives_tuple = False
-        shared: Cache | None = DynamicCache() if fast else None
-        shared_logits: list[Tensor] = []
+        self._most_cells = 2**31  # in one batch; fewer once memory has run out
         with torch.no_grad():
-            if self.start:
-                keep = {"logits_to_keep": 1} if last_only else {}
-                logits, shared = model(
-                    self.base_tokens[:, : self.start], return_type="logits_and_cache", use_cache=True, **keep
-                )
-                shared_logits = [] if last_only else [logits]
+            prefix, shared_logits = self._shared_prefix()
             # Both on the same keys and values, so that what is alike in the two runs is so to the bit.
-            self._cache = shared and _extensible(shared, self.start)
+            self._cache = None if prefix is None else extensible(prefix, self.start)
             logits, self._base = self._record(self.base_tokens, self._cache, with_stream=fast)
             self.base_logits = self._read(torch.cat([*shared_logits, logits], dim=1))[0]
-            cache = shared and _extensible(shared, self.start)
-            logits, self._source = self._record(source_tokens.to(model.cfg.device), cache, with_stream=False)
-            self.source_logits = self._read(torch.cat([*shared_logits, logits], dim=1))[0]
+            cache = None if prefix is None else extensible(prefix, self.start)
+            logits, self._source = self._record(other_tokens, cache, with_stream=False)
+            self.other_logits = self._read(torch.cat([*shared_logits, logits], dim=1))[0]
+            if source == "zero":
+                self._source = {name: torch.zeros_like(activation) for name, activation in self._source.items()}
+            elif donors is not None:
+                self._source = self._given(donors.to(model.cfg.device), batch_tokens, mean=source == "mean")
+
+    def _shared_prefix(self) -> tuple[Cache | None, list[Tensor]]:
+        """Keys and values of the positions before ``start``, and their logits where those are read."""
+        if not self.start:
+            return (DynamicCache() if self.fast else None), []
+        keep = {"logits_to_keep": 1} if self.last_only else {}
+        logits, prefix = self.model(
+            self.base_tokens[:, : self.start], return_type="logits_and_cache", use_cache=True, **keep
+        )
+        return prefix, [] if self.last_only else [logits]
+
+    def _given(self, donors: Int[Tensor, "donor pos"], batch_tokens: int, *, mean: bool) -> dict[str, Tensor]:
+        """The donors' activations, or their mean, which stands for every example."""
+        kept: dict[str, list[Tensor]] = {self.site.hook_name(layer): [] for layer in self.layers}
+        for part in donors.split(max(1, batch_tokens // self.n_pos)):
+            for name, activation in self._record(part, None, with_stream=False)[1].items():
+                if mean:
+                    kept[name] = [sum(kept[name], activation.sum(0, dtype=torch.float64))]
+                else:
+                    kept[name].append(activation)
+        if not mean:
+            return {name: torch.cat(parts) for name, parts in kept.items()}
+        return {
+            name: (total / len(donors)).to(self._base[name].dtype).expand_as(self._base[name])
+            for name, (total,) in kept.items()
+        }
 
     def _read(self, logits: Float[Tensor, "batch pos d_vocab"], n_cells: int = 1) -> Tensor:
         """The logits that are read, ``[cell example read d_vocab]`` in float32."""
@@ -232,11 +209,11 @@ class PatchedRuns:
         if self._cache is None:
             return self._read(self._forward(self.base_tokens.repeat(n_cells, 1), hooks, None), n_cells)
         stream = self._base[f"blocks.{layers[0]}.hook_resid_pre"][:, start - self.start :].repeat(n_cells, 1, 1)
-        cache = _extensible(self._cache, start, n_cells, layers[0])
-        replaced = dict.fromkeys(self.model.blocks[: layers[0]], _hand_on(self._block_gives_tuple))
+        cache = extensible(self._cache, start, n_cells, layers[0])
+        replaced = dict.fromkeys(self.model.blocks[: layers[0]], hand_on(self._block_gives_tuple))
         if self.last_only and self.site.name != "mlp_out":  # whose patch is inside that forward
-            replaced[self.model.blocks[-1].mlp] = _at_the_end(self.model.blocks[-1].mlp.forward)
-        with _forwards(replaced):
+            replaced[self.model.blocks[-1].mlp] = at_the_end(self.model.blocks[-1].mlp.forward)
+        with forwards(replaced):
             logits = self._forward(stream, hooks, cache, start_at_layer=layers[0])
         if not self.last_only and start:
             logits = torch.cat([self.base_logits[:, :start].to(logits).repeat(n_cells, 1, 1), logits], dim=1)
@@ -249,7 +226,7 @@ class PatchedRuns:
         """
         # A plain forward unembeds every position, whatever is read of it.
         read = 1 if self.fast and self.last_only else self.n_pos
-        most = LOGIT_BYTES // (4 * int(self.model.cfg.d_vocab) * self.n_examples * read)
+        most = default_logit_bytes(self.model) // (4 * int(self.model.cfg.d_vocab) * self.n_examples * read)
         for start, group in groupby(sorted(cells, key=self._order), key=self._first):
             n_tokens = self.n_examples * (self.n_pos - start)
             size = max(1, min(batch_tokens // n_tokens, most))
@@ -267,19 +244,28 @@ class PatchedRuns:
     def run(
         self, cells: Sequence[Cell], batch_tokens: int
     ) -> Iterator[tuple[Sequence[Cell], Float[Tensor, "cell example read d_vocab"]]]:
-        """Patched logits, a batch of cells at a time; cells that cannot change anything are left out."""
+        """Patched logits, a batch of cells at a time; cells that cannot change anything are left out.
+
+        Where memory runs out, batches are halved from there on.
+        """
         for batch in self._batches([cell for cell in cells if self.matters(cell)], batch_tokens):
-            yield batch, self.batch(batch)
-
-
-def _extensible(cache: Cache, n_pos: int, n_cells: int = 1, from_layer: int = 0) -> Cache:
-    """The keys and values of the first ``n_pos`` positions, repeated for every cell, for a forward to add to."""
-    # Shallow copies: a forward replaces a layer's tensors by longer ones and leaves these as they are.
-    extensible = copy.copy(cache)
-    extensible.layers = [copy.copy(layer) for layer in cache.layers]
-    for i, layer in enumerate(extensible.layers):
-        # Layers that are passed through are cut as well: the first one says at which position a forward is.
-        times = (n_cells if i >= from_layer else 1, 1, 1, 1)
-        layer.keys = layer.keys[:, :, :n_pos].repeat(times)  # [example ...] -> [(cell example) ...]
-        layer.values = layer.values[:, :, :n_pos].repeat(times)
-    return extensible
+            todo = [batch]
+            while todo:
+                part = todo.pop(0)
+                if len(part) > self._most_cells:
+                    todo = [part[: self._most_cells], part[self._most_cells :], *todo]
+                    continue
+                try:
+                    logits = self.batch(part)
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    if len(part) == 1:
+                        raise SweepError(
+                            f"Memory ran out in a single patched run of {self.n_examples} prompts of {self.n_pos} "
+                            "tokens. Give fewer tokens at a time (batch_tokens), or a smaller model or dtype."
+                        ) from error
+                    self._most_cells = len(part) // 2
+                    todo = [part, *todo]
+                    continue
+                yield part, logits

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from patchlib.engine import Cell, PatchedRuns
 from patchlib.errors import ExactnessError
-from patchlib.tasks.base import PromptPairs
 
 N_CHECKED = 2
 """Cells, and prompts of each, that are run again; and one more cell that was not run at all."""
@@ -27,16 +26,16 @@ class SelfCheck:
     """Watches a fast sweep and compares a few of its cells with plain runs.
 
     Args:
-        start: Gives the ``PatchedRuns`` of some prompts, ``start(pairs, fast=...)``.
-        pairs: The prompts of ``runs``.
+        start: Gives the ``PatchedRuns`` of some examples, ``start(examples, fast=...)``.
+        examples: The examples of ``runs``.
         runs: The fast runs to watch.
         cells: All cells that ``runs`` is asked for; chosen from with a generator of its own.
     """
 
     def __init__(
-        self, start: Callable[..., PatchedRuns], pairs: PromptPairs, runs: PatchedRuns, cells: Sequence[Cell]
+        self, start: Callable[..., PatchedRuns], examples: list[int], runs: PatchedRuns, cells: Sequence[Cell]
     ) -> None:
-        few = list(range(min(N_CHECKED, len(pairs))))
+        few = list(range(min(N_CHECKED, len(examples))))
         pick = random.Random(0).sample
         live = [cell for cell in cells if runs.matters(cell)]
         idle = [cell for cell in cells if not runs.matters(cell)]
@@ -44,18 +43,18 @@ class SelfCheck:
         # Cells that the engine never yields are claimed to give the base run.
         self._fast = {cell.index: runs.base_logits[few] for cell in chosen}
         self._cells = [replace(cell, where=cell.where[few]) for cell in chosen]
-        self._start, self._pairs = start, pairs.select(few)
+        self._start, self._examples = start, examples[: len(few)]
 
     def saw(self, cell: Cell, logits: Float[Tensor, "example read d_vocab"]) -> None:
         """Keep what the fast way gave for a cell, if it is one of the chosen."""
         if cell.index in self._fast:
-            self._fast[cell.index] = logits[: len(self._pairs)].clone()
+            self._fast[cell.index] = logits[: len(self._examples)].clone()
 
     def compare(self) -> None:
         """Run the chosen cells whole; ExactnessError where the logits differ beyond float noise."""
         if not self._cells:
             return
-        plain = self._start(self._pairs, fast=False)
+        plain = self._start(self._examples, fast=False)
         for cell, whole in zip(self._cells, plain.batch(self._cells), strict=True):
             fast = self._fast[cell.index]
             gap = (fast - whole).abs().max().item()

@@ -1,0 +1,28 @@
+"""How much goes into one forward, by kind of device."""
+
+from __future__ import annotations
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+BATCH_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 65536}
+"""Tokens in one forward by kind of device: beyond this it gains no speed, and memory grows."""
+LOGIT_BYTES = {"cpu": 128 * 2**20, "mps": 512 * 2**20, "cuda": 4 * 2**30}
+"""Most memory that one batch's logits may take: with a vocabulary of 50,000 they outgrow all else."""
+
+
+def default_batch_tokens(model: TransformerBridge) -> int:
+    """Tokens in one forward that suit the model's device."""
+    return BATCH_TOKENS.get(torch.device(model.cfg.device).type, BATCH_TOKENS["cpu"])
+
+
+def default_logit_bytes(model: TransformerBridge) -> int:
+    """Memory for one batch's logits that suits the model's device."""
+    return LOGIT_BYTES.get(torch.device(model.cfg.device).type, LOGIT_BYTES["cpu"])
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that there is no memory left."""
+    # torch has a class for CUDA's; the CPU's and MPS's allocators raise bare RuntimeErrors.
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said

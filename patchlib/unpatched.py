@@ -1,0 +1,123 @@
+"""The two unpatched runs of a task: what they give, and how a sweep starts from them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+from transformer_lens.model_bridge import TransformerBridge
+
+from patchlib.budget import default_batch_tokens
+from patchlib.engine import PatchedRuns
+from patchlib.errors import SweepError
+from patchlib.labels import labels, provenance
+from patchlib.metrics import Readout, resolve_metrics
+from patchlib.sites import Site, get_site
+from patchlib.sources import Donors
+from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
+
+
+def baseline(
+    model: TransformerBridge,
+    task: PatchingDataset | PromptPairs,
+    metric: str | Callable | Sequence[str | Callable] | None = None,
+    *,
+    batch_tokens: int | None = None,
+) -> xr.Dataset:
+    """The two unpatched runs alone, for ``stats.contrast`` to say whether the task gives a contrast.
+
+    Args:
+        model: As for ``sweep``.
+        task: As for ``sweep``.
+        metric: As for ``sweep``.
+        batch_tokens: As for ``sweep``.
+
+    Returns:
+        ``clean`` and ``corrupted`` per metric and example, with the coordinates and attributes of ``sweep``.
+
+    Raises:
+        SweepError: Unknown metric, a model in train mode, NaN logits.
+        TaskError: The task's prompts or answers are unusable.
+    """
+    check_model(model)
+    batch_tokens = default_batch_tokens(model) if batch_tokens is None else batch_tokens
+    pairs = as_pairs(model, task)
+    metrics = resolve_metrics(metric, pairs.compute_metric is not None)
+    found, site, last_only = no_values(metrics, pairs), get_site(model, "resid_pre"), Readout.last_only(metrics)
+    for examples in example_batches(pairs, batch_tokens):
+        runs = start_runs(model, site, "denoise", [], last_only, pairs, Donors(), batch_tokens, examples, fast=False)
+        read_unpatched(metrics, pairs.select(examples), runs, "denoise", found, examples)
+    return xr.Dataset(
+        {run: (("metric", "example"), values) for run, values in found.items()},
+        coords={"metric": list(metrics), **labels(model, pairs, {})},
+        attrs=provenance(model, pairs),
+    )
+
+
+def check_model(model: TransformerBridge) -> None:
+    """SweepError unless this is a model that patching makes sense for."""
+    if not isinstance(model, TransformerBridge):
+        raise SweepError(f"The model is a {type(model).__name__}; patchlib.load_model(name) gives one to patch.")
+    if any(module.training for module in model.modules()):
+        raise SweepError("The model is in train mode, where dropout makes runs random. Call model.eval() first.")
+
+
+def no_values(metrics: Mapping[str, Callable], pairs: PromptPairs) -> dict[str, np.ndarray]:
+    """NaN for every metric and prompt of the two runs."""
+    return {run: np.full((len(metrics), len(pairs)), np.nan, dtype=np.float32) for run in ("clean", "corrupted")}
+
+
+def read_unpatched(
+    metrics: Mapping[str, Callable],
+    pairs: PromptPairs,
+    runs: PatchedRuns,
+    direction: str,
+    found: dict[str, np.ndarray],
+    examples: list[int],
+) -> Readout:
+    """Write the metrics of the clean and the corrupted run into ``found``; return what reads patched runs."""
+    logits = {"corrupted": runs.base_logits, "clean": runs.other_logits}
+    if direction == "noise":
+        logits = {"corrupted": runs.other_logits, "clean": runs.base_logits}
+    read = Readout(metrics, pairs, logits["clean"])
+    for name, values in found.items():
+        values[:, examples] = read(logits[name][None], f"the {name} run")[:, 0]
+    return read
+
+
+def example_batches(pairs: PromptPairs, batch_tokens: int) -> Iterator[list[int]]:
+    """Pairs of one length that part at the same position, a memory-sized number at a time."""
+    alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, (clean, corrupted) in enumerate(zip(pairs.clean_tokens, pairs.corrupted_tokens, strict=True)):
+        alike[len(clean), int((clean != corrupted).nonzero()[0])].append(i)
+    for (n_pos, _), examples in sorted(alike.items()):
+        size = max(1, batch_tokens // n_pos)
+        for first in range(0, len(examples), size):
+            yield examples[first : first + size]
+
+
+def start_runs(
+    model: TransformerBridge,
+    site: Site,
+    direction: str,
+    layers: Sequence[int],
+    last_only: bool,
+    pairs: PromptPairs,
+    donors: Donors,
+    batch_tokens: int,
+    examples: list[int],
+    *,
+    fast: bool,
+) -> PatchedRuns:
+    """The runs of some examples (of one length), ready to be patched."""
+    part = pairs.select(examples)
+    base, other = part.corrupted_batch(), part.clean_batch()
+    if direction == "noise":
+        base, other = other, base
+    rows = donors.of(examples, base.shape[1])
+    return PatchedRuns(
+        model, site, base, other, layers,
+        source=donors.source, donors=rows, fast=fast, last_only=last_only, batch_tokens=batch_tokens,
+    )  # fmt: skip
