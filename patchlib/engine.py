@@ -81,7 +81,7 @@ class PatchedRuns:
         self.start = 0  # before it nothing can change; the last position is always run, to have something to read
         if fast and source == "other":
             self.start = min(int(differs[0]) if len(differs) else self.n_pos, self.n_pos - 1)
-        self._block_gives_tuple = False
+        self._n_block_outputs: int | None = None  # None: no tuple
         self._most_cells = 2**31  # in one batch; fewer once memory has run out
         with torch.no_grad():
             prefix, shared_logits = self._shared_prefix()
@@ -147,7 +147,7 @@ class PatchedRuns:
             kept[name] = activation.detach().clone()
 
         def look(module, args, output) -> None:
-            self._block_gives_tuple = isinstance(output, tuple)
+            self._n_block_outputs = len(output) if isinstance(output, tuple) else None
 
         names = {self.site.hook_name(layer) for layer in self.layers}
         if with_stream:
@@ -210,9 +210,13 @@ class PatchedRuns:
             return self._read(self._forward(self.base_tokens.repeat(n_cells, 1), hooks, None), n_cells)
         stream = self._base[f"blocks.{layers[0]}.hook_resid_pre"][:, start - self.start :].repeat(n_cells, 1, 1)
         cache = extensible(self._cache, start, n_cells, layers[0])
-        replaced = dict.fromkeys(self.model.blocks[: layers[0]], hand_on(self._block_gives_tuple))
-        if self.last_only and self.site.name != "mlp_out":  # whose patch is inside that forward
-            replaced[self.model.blocks[-1].mlp] = at_the_end(self.model.blocks[-1].mlp.forward)
+        replaced = dict.fromkeys(self.model.blocks[: layers[0]], hand_on(self._n_block_outputs))
+        mlp = getattr(self.model.blocks[-1], "mlp", None)
+        hook_point = self.model.hook_dict[self.site.hook_name(len(self.model.blocks) - 1)]
+        if (
+            self.last_only and mlp is not None and hook_point not in set(mlp.modules())
+        ):  # or the patch would see one position only
+            replaced[mlp] = at_the_end(mlp.forward)
         with forwards(replaced):
             logits = self._forward(stream, hooks, cache, start_at_layer=layers[0])
         if not self.last_only and start:

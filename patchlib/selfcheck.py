@@ -1,17 +1,21 @@
-"""A few cells of each fast sweep, run again whole, so that a wrong number never goes unnoticed."""
+"""Does the fast way hold? Asked of each model once, and of a few cells of each sweep, by running them whole."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib.engine import Cell, PatchedRuns
-from patchlib.errors import ExactnessError
+from patchlib.errors import ExactnessError, SweepError
+from patchlib.shortcuts import missing_for_fast
+from patchlib.sites import SITES, Site
 
 N_CHECKED = 2
 """Cells, and prompts of each, that are run again; and one more cell that was not run at all."""
@@ -20,6 +24,56 @@ N_CHECKED = 2
 def tolerance(dtype: torch.dtype) -> float:
     """Float noise in a logit, relative to the largest one: the two ways sum the same numbers in other orders."""
     return 1e-5 if dtype in (torch.float32, torch.float64) else 8 * torch.finfo(dtype).eps
+
+
+_USED: WeakKeyDictionary[TransformerBridge, dict[str, bool]] = WeakKeyDictionary()
+_OBSTACLES: WeakKeyDictionary[TransformerBridge, str | None] = WeakKeyDictionary()
+
+
+def fast_obstacle(model: TransformerBridge) -> str | None:
+    """Why the fast way does not hold for this architecture, or None where it does: asked, and then tried."""
+    if model not in _OBSTACLES:
+        _OBSTACLES[model] = missing_for_fast(model) or _failure(model)
+    return _OBSTACLES[model]
+
+
+def check_used(model: TransformerBridge, site: Site) -> None:
+    """SweepError where a model shows an activation but computes past it: every effect would be a false 0."""
+    known = _USED.setdefault(model, {})
+    if site.name not in known:
+        tokens = torch.arange(4)[None].to(model.cfg.device) % int(model.cfg.d_vocab)
+        hook_name = site.hook_name(int(model.cfg.n_layers) - 1)
+        with torch.no_grad():
+            moved = model.run_with_hooks(tokens, fwd_hooks=[(hook_name, lambda activation, hook: activation.mul_(-2))])
+            known[site.name] = not torch.equal(moved, model(tokens))
+    if not known[site.name]:
+        raise SweepError(
+            f"In {model.cfg.model_name}, {site.name} can be read but not patched: the model computes past it, so that "
+            "every effect would be 0. Take another site."
+        )
+
+
+def _failure(model: TransformerBridge) -> str | None:
+    """What goes wrong in a small patched run that resumes at a layer and a position."""
+    base = torch.arange(6)[None] % int(model.cfg.d_vocab)
+    other = base.clone()
+    other[0, 3:] = (other[0, 3:] + 7) % int(model.cfg.d_vocab)
+    layers = sorted({0, int(model.cfg.n_layers) // 2, int(model.cfg.n_layers) - 1})
+    where = torch.arange(6)[None] == 4
+    cells = [Cell((layer,), layer, None, where) for layer in layers]
+    try:
+        fast, whole = (
+            PatchedRuns(model, SITES["resid_pre"], base, other, layers, fast=fast).batch(cells)
+            for fast in (True, False)
+        )
+    except Exception as error:  # whatever it is that this architecture does otherwise
+        return f"resuming in the middle fails: {type(error).__name__}: {error}"
+    if not whole.isfinite().all():
+        return None  # the sweep will say where
+    gap = (fast - whole).abs().max().item()
+    if not gap <= tolerance(model.cfg.dtype) * max(1.0, whole.abs().max().item()):
+        return f"resuming in the middle gives other logits, off by {gap:.2g}"
+    return None
 
 
 class SelfCheck:

@@ -14,8 +14,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 
-def fast_obstacle(model: TransformerBridge) -> str | None:
-    """Why the fast way does not hold for this architecture, or None where it does.
+def missing_for_fast(model: TransformerBridge) -> str | None:
+    """What the fast way needs and this architecture does not have; None where nothing is missing.
 
     It is asked of the model itself: a plain causal ``blocks`` stack, whose cache keeps every key and value.
     """
@@ -47,12 +47,16 @@ def forwards(replaced: Mapping[torch.nn.Module, Callable]) -> Iterator[None]:
             del module.__dict__["forward"]
 
 
-def hand_on(as_tuple: bool) -> Callable:
-    """A block's forward that gives what it is given: with ``start_at_layer`` alone the block would still compute."""
+def hand_on(n_outputs: int | None) -> Callable:
+    """A block's forward that gives what it is given: with ``start_at_layer`` alone the block would still compute.
+
+    Args:
+        n_outputs: How many things a block gives, the hidden state first; None where that is all, and no tuple.
+    """
 
     def forward(*args, **kwargs):
         hidden = args[0] if args else kwargs["hidden_states"]
-        return (hidden,) if as_tuple else hidden
+        return hidden if n_outputs is None else (hidden, *[None] * (n_outputs - 1))
 
     return forward
 

@@ -24,8 +24,7 @@ from patchlib.errors import ContrastWarning, SweepError
 from patchlib.labels import labels, provenance
 from patchlib.metrics import Readout, resolve_metrics
 from patchlib.progress import progress_bar
-from patchlib.selfcheck import SelfCheck
-from patchlib.shortcuts import fast_obstacle
+from patchlib.selfcheck import SelfCheck, check_used, fast_obstacle
 from patchlib.sites import get_site
 from patchlib.sources import resolve_donors
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
@@ -112,6 +111,7 @@ def sweep(
     if not isinstance(batch_tokens, Integral) or batch_tokens < 1:
         raise SweepError(f"batch_tokens must be a whole number of at least 1, not {batch_tokens!r}.")
     place = get_site(model, site)
+    check_used(model, place)
     obstacle = _why_plain(model, engine)
     pairs = as_pairs(model, task)
     metrics = resolve_metrics(metric, pairs.compute_metric is not None)

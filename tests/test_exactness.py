@@ -9,11 +9,16 @@ from transformer_lens import patching
 
 import patchlib
 from patchlib.engine import PatchedRuns
+from patchlib.models import load_model
+from patchlib.selfcheck import fast_obstacle, tolerance
 from tests.helpers import ATOL, make_pairs
-from tests.tiny import load_tiny
+from tests.tiny import load_tiny, tiny_path
 
 BY_LAYER_POS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 BY_LAYER_HEAD = ("z", "q", "k", "v", "pattern")
+FAST = ("gpt2", "llama", "neox", "qwen3", "opt", "phi", "falcon", "mixtral")
+FALLBACK = ("gemma2", "mistral", "bloom")
+PARALLEL = ("neox", "phi", "falcon")
 # Random models and prompts give no contrast worth the name; exactness does not need one.
 pytestmark = pytest.mark.filterwarnings("ignore::patchlib.ContrastWarning")
 
@@ -36,13 +41,17 @@ def transformer_lens_sweep(model, pairs, site, direction, setter, axes) -> np.nd
     return result.values.numpy()
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "neox"])
+@pytest.mark.parametrize("kind", FAST + FALLBACK)
 @pytest.mark.parametrize("direction", ["denoise", "noise"])
 @pytest.mark.parametrize("site", BY_LAYER_POS + BY_LAYER_HEAD)
 def test_fast_and_plain_give_what_transformer_lens_gives(kind, site, direction):
     model = load_tiny(kind)
-    if kind == "neox" and site == "resid_mid":
+    if kind in PARALLEL and site == "resid_mid":
         with pytest.raises(patchlib.SweepError, match="no site 'resid_mid'"):
+            patchlib.sweep(model, make_pairs(model), site)
+        return
+    if kind == "opt" and site == "pattern":
+        with pytest.raises(patchlib.SweepError, match="pattern can be read but not patched"):
             patchlib.sweep(model, make_pairs(model), site)
         return
     pairs = make_pairs(model)
@@ -53,9 +62,9 @@ def test_fast_and_plain_give_what_transformer_lens_gives(kind, site, direction):
     else:
         over, axes, setter = ("layer", "head"), ("layer", "head"), patching.layer_head_vector_patch_setter
     expected = transformer_lens_sweep(model, pairs, site, direction, setter, axes)
-    for engine in ("fast", "plain"):
+    for engine in ("auto", "plain"):
         result = patchlib.sweep(model, pairs, site, over, direction, engine=engine, progress=False)
-        assert result.attrs["engine"].startswith(engine)
+        assert result.attrs["engine"].startswith("fast" if engine == "auto" and kind in FAST else "plain")
         np.testing.assert_allclose(result.patched.sel(metric="logit_diff").values, expected, atol=ATOL)
     base = result.corrupted if direction == "denoise" else result.clean
     assert float(abs(result.patched - base).max()) > 0.01, "nothing was patched, so nothing was compared"
@@ -144,14 +153,31 @@ def test_sliding_windows_fall_back_to_plain_runs():
         patchlib.sweep(model, pairs, "resid_pre", engine="fast", progress=False)
 
 
+def test_an_architecture_that_cannot_resume_falls_back_and_says_why():
+    model = load_tiny("bloom")
+    assert "resuming in the middle" in patchlib.sweep(model, make_pairs(model), progress=False).attrs["engine"]
+
+
+def test_bfloat16_is_as_exact_as_its_few_bits():
+    model = load_model(tiny_path("llama"), device="cpu", dtype="bfloat16")
+    pairs = make_pairs(model)
+    fast, plain = (
+        patchlib.sweep(model, pairs, "z", ("layer", "head"), engine=engine, progress=False).patched
+        for engine in ("fast", "plain")
+    )
+    # 8 bits: a logit of 4 is rounded to 1/32, and the two ways round at other places.
+    np.testing.assert_allclose(fast, plain, atol=tolerance(torch.bfloat16) * float(abs(plain).max()))
+
+
 def test_a_wrong_fast_run_is_caught(monkeypatch):
     honest = PatchedRuns.batch
 
     def wrong(self, cells):
         return honest(self, cells) + (0.01 if self.fast else 0)
 
-    monkeypatch.setattr(PatchedRuns, "batch", wrong)
     model = load_tiny("gpt2")
+    assert fast_obstacle(model) is None
+    monkeypatch.setattr(PatchedRuns, "batch", wrong)
     with pytest.raises(patchlib.ExactnessError, match=r"off by 0\.01"):
         patchlib.sweep(model, make_pairs(model), "z", ("layer", "head"), progress=False)
 

@@ -17,11 +17,18 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
+    FalconConfig,
+    Gemma2Config,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
+    OPTConfig,
+    PhiConfig,
     PreTrainedTokenizerFast,
+    Qwen3Config,
 )
 
 from patchlib.models import load_model
@@ -42,7 +49,7 @@ Red blue green black white big small old new good bad hot cold day night man wom
 0 1 2 3 4 5 6 7 8 9 . , : ; ? ! ' " ( ) -
 """
 
-KINDS = ("gpt2", "llama", "neox", "mistral")
+KINDS = ("gpt2", "llama", "neox", "mistral", "qwen3", "gemma2", "opt", "phi", "falcon", "mixtral", "bloom")
 
 
 def tiny_tokenizer(text: str = TEXT) -> PreTrainedTokenizerFast:
@@ -73,24 +80,35 @@ def tiny_tokenizer(text: str = TEXT) -> PreTrainedTokenizerFast:
 def tiny_config(kind: str, vocab_size: int) -> Any:
     """The Hugging Face config of one of KINDS; weights are large, so that attention is far from flat."""
     ids = {"vocab_size": vocab_size, "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.25}
-    rope = {
-        "hidden_size": 32,
-        "num_hidden_layers": 3,
-        "intermediate_size": 64,
-        "max_position_embeddings": 128,
-        **ids,
-    }
+    size = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, **ids}
+    rope = {"intermediate_size": 64, "max_position_embeddings": 128, **size}
+    grouped = {"num_key_value_heads": 2, **rope}  # 2 query heads share each key and value head
     match kind:
         case "gpt2":
             return GPT2Config(n_embd=32, n_layer=3, n_head=4, n_positions=128, **ids)
         case "gpt2-small":  # its shape, for benchmarks: 12 layers, 124 million weights
             return GPT2Config(bos_token_id=0, eos_token_id=1)
-        case "llama":  # grouped-query attention: 2 query heads share each key and value head
-            return LlamaConfig(num_attention_heads=4, num_key_value_heads=2, **rope)
+        case "llama":
+            return LlamaConfig(**grouped)
         case "neox":  # attention and MLP read the same input
-            return GPTNeoXConfig(num_attention_heads=4, use_parallel_residual=True, **rope)
+            return GPTNeoXConfig(use_parallel_residual=True, **rope)
         case "mistral":  # a sliding window shorter than a prompt
-            return MistralConfig(num_attention_heads=4, num_key_value_heads=2, sliding_window=6, **rope)
+            return MistralConfig(sliding_window=6, **grouped)
+        case "qwen3":  # norms on queries and keys
+            return Qwen3Config(head_dim=8, **grouped)
+        case "gemma2":  # norms behind the sublayers, every other layer with a sliding window
+            return Gemma2Config(head_dim=8, sliding_window=6, **grouped)
+        case "opt":  # learned positions, ReLU
+            return OPTConfig(ffn_dim=64, max_position_embeddings=128, word_embed_proj_dim=32, pad_token_id=1,
+                             init_std=0.25, **size)  # fmt: skip
+        case "phi":  # parallel, with biases
+            return PhiConfig(**rope)
+        case "falcon":  # parallel, one key and value head for all
+            return FalconConfig(**size)
+        case "mixtral":  # a mixture of experts
+            return MixtralConfig(num_local_experts=4, num_experts_per_tok=2, sliding_window=None, **grouped)
+        case "bloom":  # no positions but a slope in attention
+            return BloomConfig(n_layer=3, n_head=4, **{"hidden_size": 32, **ids})
         case _:
             raise ValueError(f"no tiny model of kind {kind!r}; there are {', '.join(KINDS)}")
 
