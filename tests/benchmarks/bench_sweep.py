@@ -156,7 +156,7 @@ def measure(row: Row, repeats: int, peak: float) -> dict[str, str]:
             theirs.append(seconds * len(index) / len(some))
             worst = max(worst, float(abs(values - mine[some.index]).max()))
             if row.naive:
-                few = index.iloc[repeat :: 12 * row.part]
+                few = index.iloc[repeat :: 6 * row.part]
                 naive.append(timed(naive_loop, row, few)[0] * len(index) / len(few))
     our, their = statistics.median(ours), statistics.median(theirs)
     limit = least_flops(row, result) / peak
@@ -179,7 +179,7 @@ def rows(quick: bool) -> list[Row]:
     """The sweeps of the table; on tiny models for a smoke run."""
     shape = load_tiny("gpt2" if quick else "gpt2-small")
     small = load_tiny("llama") if quick else patchlib.load_model(device="cpu")
-    part = 1 if quick else 6
+    part = 1 if quick else 12
     pairs, five = make_pairs(shape, n=8, length=15, start=10), make_pairs(shape, n=5, length=15, start=10)
     long = make_pairs(shape, n=2, length=60 if quick else 200, start=30 if quick else 150)
     ioi = patchlib.IOIDataset(small, n_prompts=8, seed=0, templates="ABBA").to_pairs(small)
