@@ -2,9 +2,9 @@
 
 One patch can change only what is downstream of it. So a fast run (1) resumes at the patched layer with the
 base run's residual stream there, (2) computes only positions from the patched one on, on top of the base run's
-keys and values, and none before the first one in which the two prompts differ, (3) unembeds only the positions
-that are read, (4) puts many cells into one batch and (5) runs nothing at all for a cell whose patch equals what
-is there. A plain run is the same code with none of these but the batching.
+keys and values, and none before the first one in which the two prompts differ, (3) unembeds only the positions,
+and where those suffice only the answers, that are read, (4) puts many cells into one batch and (5) runs nothing
+at all for a cell whose patch equals what is there. A plain run is the same code with none of these but the batching.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from patchlib.budget import BATCH_TOKENS, default_logit_bytes, is_out_of_memory
 from patchlib.errors import SweepError
-from patchlib.shortcuts import at_the_end, extensible, forwards, hand_on
+from patchlib.metrics import Reads
+from patchlib.shortcuts import at_the_end, branches, forwards, fused_activations, hand_on, unembedding_of
 from patchlib.sites import Site
 
 IDLE_TOKENS = 32
@@ -52,11 +53,11 @@ class PatchedRuns:
             own donor's (``"resample"``).
         donors: Prompts of the same length; one for each example to resample.
         fast: Use the shortcuts; else run every patched forward whole.
-        last_only: Read logits at the last position only.
+        reads: Which of the logits are read; those of the last position when None.
         batch_tokens: Tokens in one forward of donors.
 
     Attributes:
-        base_logits, other_logits: ``[example read d_vocab]`` in float32, unpatched; ``read`` is 1 or all positions.
+        base_logits, other_logits: ``[example read read_vocab]`` in float32, unpatched; ``read`` is 1 or all positions.
     """
 
     def __init__(
@@ -70,10 +71,10 @@ class PatchedRuns:
         source: str = "other",
         donors: Int[Tensor, "donor pos"] | None = None,
         fast: bool = True,
-        last_only: bool = True,
+        reads: Reads | None = None,
         batch_tokens: int = BATCH_TOKENS["cpu"],
     ) -> None:
-        self.model, self.site, self.fast, self.last_only = model, site, fast, last_only
+        self.model, self.site, self.fast, self.reads = model, site, fast, reads or Reads()
         self.n_examples, self.n_pos = base_tokens.shape
         self.layers = sorted(set(layers))
         self.base_tokens, other_tokens = (tokens.to(model.cfg.device) for tokens in (base_tokens, other_tokens))
@@ -81,17 +82,21 @@ class PatchedRuns:
         self.start = 0  # before it nothing can change; the last position is always run, to have something to read
         if fast and source == "other":
             self.start = min(int(differs[0]) if len(differs) else self.n_pos, self.n_pos - 1)
+        vocab = self.reads.vocab
+        self._unembedding = unembedding_of(model, vocab) if fast and vocab is not None else {}
         self._n_block_outputs: int | None = None  # None: no tuple
         self._most_cells = 2**31  # in one batch; fewer once memory has run out
         with torch.no_grad():
             prefix, shared_logits = self._shared_prefix()
-            # Both on the same keys and values, so that what is alike in the two runs is so to the bit.
-            self._cache = None if prefix is None else extensible(prefix, self.start)
-            logits, self._base = self._record(self.base_tokens, self._cache, with_stream=fast)
-            self.base_logits = self._read(torch.cat([*shared_logits, logits], dim=1))[0]
-            cache = None if prefix is None else extensible(prefix, self.start)
-            logits, self._source = self._record(other_tokens, cache, with_stream=False)
-            self.other_logits = self._read(torch.cat([*shared_logits, logits], dim=1))[0]
+            # In one forward, on the same keys and values, so that what is alike in the two runs is so to the bit.
+            cache = None if prefix is None else branches(prefix, self.start, keep=True)
+            logits, kept = self._record(torch.cat([self.base_tokens, other_tokens]), cache, with_stream=fast)
+            self.base_logits, self.other_logits = (
+                self._read(torch.cat([*shared_logits, part], dim=1))[0] for part in logits.chunk(2)
+            )
+            self._cache = None if cache is None else branches(cache, self.n_pos, self.n_examples)
+            self._base = {name: activation[: self.n_examples] for name, activation in kept.items()}
+            self._source = {name: kept[name][self.n_examples :] for name in map(site.hook_name, self.layers)}
             if source == "zero":
                 self._source = {name: torch.zeros_like(activation) for name, activation in self._source.items()}
             elif donors is not None:
@@ -101,11 +106,12 @@ class PatchedRuns:
         """Keys and values of the positions before ``start``, and their logits where those are read."""
         if not self.start:
             return (DynamicCache() if self.fast else None), []
-        keep = {"logits_to_keep": 1} if self.last_only else {}
-        logits, prefix = self.model(
-            self.base_tokens[:, : self.start], return_type="logits_and_cache", use_cache=True, **keep
-        )
-        return prefix, [] if self.last_only else [logits]
+        keep = {"logits_to_keep": 1} if self.reads.last_only else {}
+        with forwards(self._unembedding):
+            logits, prefix = self.model(
+                self.base_tokens[:, : self.start], return_type="logits_and_cache", use_cache=True, **keep
+            )
+        return prefix, [] if self.reads.last_only else [logits]
 
     def _given(self, donors: Int[Tensor, "donor pos"], batch_tokens: int, *, mean: bool) -> dict[str, Tensor]:
         """The donors' activations, or their mean, which stands for every example."""
@@ -124,18 +130,21 @@ class PatchedRuns:
         }
 
     def _read(self, logits: Float[Tensor, "batch pos d_vocab"], n_cells: int = 1) -> Tensor:
-        """The logits that are read, ``[cell example read d_vocab]`` in float32."""
-        return logits[:, -1 if self.last_only else 0 :].float().unflatten(0, (n_cells, self.n_examples))
+        """The logits that are read, ``[cell example read read_vocab]`` in float32."""
+        if self.reads.vocab is not None and not self._unembedding:
+            logits = logits[..., self.reads.vocab.to(logits.device)]
+        return logits[:, -1 if self.reads.last_only else 0 :].float().unflatten(0, (n_cells, self.n_examples))
 
     def _forward(self, given: Tensor, hooks: list[tuple[str, Callable]], cache: Cache | None, **kwargs) -> Tensor:
         """Logits of tokens, or of a stream, on top of the keys and values of a cache; only those that are read."""
         if cache is not None:
             kwargs["past_key_values"] = cache
-        if self.fast and self.last_only:
+        if self.fast and self.reads.last_only:
             kwargs["logits_to_keep"] = 1
             # Cut out by position, the rows lie apart in memory, and a product with them is ten times slower.
             hooks = [*hooks, ("unembed.hook_in", lambda stream, hook: stream.contiguous())]
-        return self.model.run_with_hooks(given, fwd_hooks=hooks, **kwargs)
+        with forwards(self._unembedding):
+            return self.model.run_with_hooks(given, fwd_hooks=hooks, **kwargs)
 
     def _record(
         self, tokens: Int[Tensor, "example pos"], cache: Cache | None, *, with_stream: bool
@@ -192,7 +201,7 @@ class PatchedRuns:
         return bool((self._mask([cell], cell.layer, self.start)[0] & (self._source[name] != self._base[name])).any())
 
     @torch.no_grad()
-    def batch(self, cells: Sequence[Cell]) -> Float[Tensor, "cell example read d_vocab"]:
+    def batch(self, cells: Sequence[Cell]) -> Float[Tensor, "cell example read read_vocab"]:
         """The logits of several patched runs in one forward, even of those in which nothing changes."""
         n_cells, layers, start = len(cells), sorted({cell.layer for cell in cells}), min(map(self._first, cells))
 
@@ -209,17 +218,20 @@ class PatchedRuns:
         if self._cache is None:
             return self._read(self._forward(self.base_tokens.repeat(n_cells, 1), hooks, None), n_cells)
         stream = self._base[f"blocks.{layers[0]}.hook_resid_pre"][:, start - self.start :].repeat(n_cells, 1, 1)
-        cache = extensible(self._cache, start, n_cells, layers[0])
-        replaced = dict.fromkeys(self.model.blocks[: layers[0]], hand_on(self._n_block_outputs))
+        cache = branches(self._cache, start)
+        replaced = {
+            **fused_activations(self.model),
+            **dict.fromkeys(self.model.blocks[: layers[0]], hand_on(self._n_block_outputs)),
+        }
         mlp = getattr(self.model.blocks[-1], "mlp", None)
         hook_point = self.model.hook_dict[self.site.hook_name(len(self.model.blocks) - 1)]
         if (
-            self.last_only and mlp is not None and hook_point not in set(mlp.modules())
+            self.reads.last_only and mlp is not None and hook_point not in set(mlp.modules())
         ):  # or the patch would see one position only
             replaced[mlp] = at_the_end(mlp.forward)
         with forwards(replaced):
             logits = self._forward(stream, hooks, cache, start_at_layer=layers[0])
-        if not self.last_only and start:
+        if not self.reads.last_only and start:
             logits = torch.cat([self.base_logits[:, :start].to(logits).repeat(n_cells, 1, 1), logits], dim=1)
         return self._read(logits, n_cells)
 
@@ -229,8 +241,9 @@ class PatchedRuns:
         Cells of higher layers idle in the lower ones. That pays while it costs less than a forward of their own.
         """
         # A plain forward unembeds every position, whatever is read of it.
-        read = 1 if self.fast and self.last_only else self.n_pos
-        most = default_logit_bytes(self.model) // (4 * int(self.model.cfg.d_vocab) * self.n_examples * read)
+        read = 1 if self.fast and self.reads.last_only else self.n_pos
+        width = len(self.reads.vocab) if self.reads.vocab is not None and self._unembedding else self.model.cfg.d_vocab
+        most = default_logit_bytes(self.model) // (4 * int(width) * self.n_examples * read)
         for start, group in groupby(sorted(cells, key=self._order), key=self._first):
             n_tokens = self.n_examples * (self.n_pos - start)
             size = max(1, min(batch_tokens // n_tokens, most))
@@ -247,7 +260,7 @@ class PatchedRuns:
 
     def run(
         self, cells: Sequence[Cell], batch_tokens: int
-    ) -> Iterator[tuple[Sequence[Cell], Float[Tensor, "cell example read d_vocab"]]]:
+    ) -> Iterator[tuple[Sequence[Cell], Float[Tensor, "cell example read read_vocab"]]]:
         """Patched logits, a batch of cells at a time; cells that cannot change anything are left out.
 
         Where memory runs out, batches are halved from there on.

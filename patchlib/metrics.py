@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -60,6 +61,8 @@ def accuracy(
 
 
 METRICS: dict[str, Metric] = {"logit_diff": logit_diff, "prob": prob, "kl": kl, "accuracy": accuracy}
+ANSWERS_ONLY = (logit_diff, accuracy)
+"""Metrics that read no logits but those of the answers."""
 FLOAT32 = "If the model runs in float16, load it in float32 (load_model(..., dtype='float32'));"
 
 
@@ -105,6 +108,22 @@ def resolve_metrics(
     return chosen
 
 
+class Reads(NamedTuple):
+    """What metrics read of the logits."""
+
+    last_only: bool = True
+    """The last position only; else all positions."""
+    vocab: Int[Tensor, " read_vocab"] | None = None
+    """The logits of these token ids, sorted; of all when None."""
+
+    @classmethod
+    def of(cls, metrics: Mapping[str, Metric | Callable], pairs: PromptPairs) -> Reads:
+        """What these metrics read, of a task's prompts."""
+        if all(metric in ANSWERS_ONLY for metric in metrics.values()):
+            return cls(vocab=pairs.answers.unique())
+        return cls(last_only=all(metric in METRICS.values() for metric in metrics.values()))
+
+
 class Readout:
     """Several metrics of the same prompts, with what they compare against.
 
@@ -112,25 +131,23 @@ class Readout:
         metrics: From ``resolve_metrics``.
         pairs: The prompts that the logits are of.
         clean_logits: The unpatched clean run's.
+        vocab: The token ids that the logits are of; all when None.
     """
 
     def __init__(
         self,
         metrics: Mapping[str, Metric | Callable],
         pairs: PromptPairs,
-        clean_logits: Float[Tensor, "example read d_vocab"],
+        clean_logits: Float[Tensor, "example read read_vocab"],
+        vocab: Int[Tensor, " read_vocab"] | None = None,
     ) -> None:
         self.metrics, self.pairs = metrics, pairs
         self.clean_logits = clean_logits[:, -1]
-        self.answers = pairs.answers.to(clean_logits.device)
-
-    @staticmethod
-    def last_only(metrics: Mapping[str, Metric | Callable]) -> bool:
-        """Whether none of the metrics may read other positions than the last."""
-        return all(metric in METRICS.values() for metric in metrics.values())
+        answers = pairs.answers if vocab is None else torch.searchsorted(vocab, pairs.answers)
+        self.answers = answers.to(clean_logits.device)
 
     def __call__(
-        self, logits: Float[Tensor, "cell example read d_vocab"], where: str
+        self, logits: Float[Tensor, "cell example read read_vocab"], where: str
     ) -> Float[Tensor, "metric cell example"]:
         """Every metric of every run; SweepError, naming ``where``, for a number that is not finite."""
         if torch.isnan(logits).any():  # accuracy, for one, would count them as wrong answers

@@ -122,7 +122,7 @@ class SelfCheck:
         self._cells = [replace(cell, where=cell.where[self._one]) for cell in chosen]
         self._start, self._example = start, examples[self._one[0]]
 
-    def saw(self, cell: Cell, logits: Float[Tensor, "example read d_vocab"]) -> None:
+    def saw(self, cell: Cell, logits: Float[Tensor, "example read read_vocab"]) -> None:
         """Keep what the fast way gave for a cell, if it is one of the chosen."""
         if cell.index in self._fast:
             self._fast[cell.index] = logits[self._one].clone()
@@ -132,11 +132,11 @@ class SelfCheck:
         if not self._cells:
             return
         plain = self._start([self._example], fast=False)
-        noise = float_noise(plain.model, plain.base_tokens)
         for cell, whole in zip(self._cells, plain.batch(self._cells), strict=True):
             fast = self._fast[cell.index]
             gap = (fast - whole).abs().max().item()
-            if not gap <= noise:
+            usual = tolerance(plain.model.cfg.dtype) * max(1.0, whole.abs().max().item())
+            if not gap <= usual and not gap <= (noise := float_noise(plain.model, plain.base_tokens)):
                 head = "all heads" if cell.head is None else f"head {cell.head}"
                 worst = (fast - whole).abs().argmax()
                 raise ExactnessError(

@@ -22,7 +22,7 @@ from patchlib.checkpoint import open_checkpoint
 from patchlib.engine import Cell
 from patchlib.errors import ContrastWarning, SweepError
 from patchlib.labels import labels, provenance
-from patchlib.metrics import Readout, resolve_metrics
+from patchlib.metrics import Reads, resolve_metrics
 from patchlib.progress import progress_bar
 from patchlib.selfcheck import SelfCheck, check_used, fast_obstacle
 from patchlib.sites import get_site
@@ -133,8 +133,8 @@ def sweep(
     patched = np.full((len(metrics), *grid.shape, len(pairs)), np.nan, dtype=np.float32)
     batches = list(example_batches(pairs, batch_tokens))
     checked = random.Random(0).randrange(len(batches)) if obstacle is None else None
-    last_only = Readout.last_only(metrics)
-    start = partial(start_runs, model, place, direction, grid.layers, last_only, pairs, donors, batch_tokens)
+    reads = Reads.of(metrics, pairs)
+    start = partial(start_runs, model, place, direction, grid.layers, reads, pairs, donors, batch_tokens)
     with (
         open_checkpoint(checkpoint, empty, pairs, metrics, donors) as finished,
         progress_bar(len(pairs) * math.prod(grid.shape), f"{direction} {site}", progress) as bar,

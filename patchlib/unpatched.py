@@ -13,7 +13,7 @@ from patchlib.budget import default_batch_tokens
 from patchlib.engine import PatchedRuns
 from patchlib.errors import SweepError
 from patchlib.labels import labels, provenance
-from patchlib.metrics import Readout, resolve_metrics
+from patchlib.metrics import Readout, Reads, resolve_metrics
 from patchlib.sites import Site, get_site
 from patchlib.sources import Donors
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
@@ -45,9 +45,9 @@ def baseline(
     batch_tokens = default_batch_tokens(model) if batch_tokens is None else batch_tokens
     pairs = as_pairs(model, task)
     metrics = resolve_metrics(metric, pairs.compute_metric is not None)
-    found, site, last_only = no_values(metrics, pairs), get_site(model, "resid_pre"), Readout.last_only(metrics)
+    found, site, reads = no_values(metrics, pairs), get_site(model, "resid_pre"), Reads.of(metrics, pairs)
     for examples in example_batches(pairs, batch_tokens):
-        runs = start_runs(model, site, "denoise", [], last_only, pairs, Donors(), batch_tokens, examples, fast=False)
+        runs = start_runs(model, site, "denoise", [], reads, pairs, Donors(), batch_tokens, examples, fast=False)
         read_unpatched(metrics, pairs.select(examples), runs, "denoise", found, examples)
     return xr.Dataset(
         {run: (("metric", "example"), values) for run, values in found.items()},
@@ -81,7 +81,7 @@ def read_unpatched(
     logits = {"corrupted": runs.base_logits, "clean": runs.other_logits}
     if direction == "noise":
         logits = {"corrupted": runs.other_logits, "clean": runs.base_logits}
-    read = Readout(metrics, pairs, logits["clean"])
+    read = Readout(metrics, pairs, logits["clean"], runs.reads.vocab)
     for name, values in found.items():
         values[:, examples] = read(logits[name][None], f"the {name} run")[:, 0]
     return read
@@ -93,7 +93,7 @@ def example_batches(pairs: PromptPairs, batch_tokens: int) -> Iterator[list[int]
     for i, (clean, corrupted) in enumerate(zip(pairs.clean_tokens, pairs.corrupted_tokens, strict=True)):
         alike[len(clean), int((clean != corrupted).nonzero()[0])].append(i)
     for (n_pos, _), examples in sorted(alike.items()):
-        size = max(1, batch_tokens // n_pos)
+        size = max(1, batch_tokens // (2 * n_pos))  # the base and the other run are one forward
         for first in range(0, len(examples), size):
             yield examples[first : first + size]
 
@@ -103,7 +103,7 @@ def start_runs(
     site: Site,
     direction: str,
     layers: Sequence[int],
-    last_only: bool,
+    reads: Reads,
     pairs: PromptPairs,
     donors: Donors,
     batch_tokens: int,
@@ -119,5 +119,5 @@ def start_runs(
     rows = donors.of(examples, base.shape[1])
     return PatchedRuns(
         model, site, base, other, layers,
-        source=donors.source, donors=rows, fast=fast, last_only=last_only, batch_tokens=batch_tokens,
+        source=donors.source, donors=rows, fast=fast, reads=reads, batch_tokens=batch_tokens,
     )  # fmt: skip

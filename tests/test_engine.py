@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import patchlib
 from patchlib.engine import Cell, PatchedRuns
+from patchlib.metrics import Reads
 from patchlib.sites import SITES
 from tests.helpers import ATOL, make_pairs, sweep
 from tests.tiny import load_tiny
@@ -17,6 +18,7 @@ from tests.tiny import load_tiny
 pytestmark = pytest.mark.filterwarnings("ignore::patchlib.ContrastWarning")
 KINDS = st.sampled_from(["gpt2", "llama", "phi"])
 NAMES = st.sampled_from([name for name in SITES if name != "resid_mid"])  # which phi does not have
+READS = st.sampled_from([Reads(), Reads(last_only=False), Reads(vocab=torch.tensor([3, 7, 40]))])
 few = settings(max_examples=25, deadline=None)
 
 
@@ -33,31 +35,31 @@ def two_runs(draw, differ: bool = True):
     return base, other
 
 
-def runs(kind, name, base, other, fast=True, last_only=True) -> PatchedRuns:
-    return PatchedRuns(load_tiny(kind), SITES[name], base, other, range(3), fast=fast, last_only=last_only)
+def runs(kind, name, base, other, fast=True, reads=None) -> PatchedRuns:
+    return PatchedRuns(load_tiny(kind), SITES[name], base, other, range(3), fast=fast, reads=reads)
 
 
 @few
-@given(KINDS, NAMES, two_runs(differ=False), st.integers(0, 2), st.booleans())
-def test_a_run_patched_into_itself_is_itself(kind, name, tokens, layer, last_only):
-    run = runs(kind, name, *tokens, last_only=last_only)
+@given(KINDS, NAMES, two_runs(differ=False), st.integers(0, 2), READS)
+def test_a_run_patched_into_itself_is_itself(kind, name, tokens, layer, reads):
+    run = runs(kind, name, *tokens, reads=reads)
     cell = Cell((0,), layer, None, torch.ones_like(tokens[0], dtype=torch.bool))
     assert not run.matters(cell)
     torch.testing.assert_close(run.batch([cell])[0], run.base_logits, atol=ATOL, rtol=0)
 
 
 @few
-@given(KINDS, two_runs(), st.booleans(), st.booleans())
-def test_patching_all_of_the_first_stream_gives_the_other_run(kind, tokens, fast, last_only):
-    run = runs(kind, "resid_pre", *tokens, fast=fast, last_only=last_only)
+@given(KINDS, two_runs(), st.booleans(), READS)
+def test_patching_all_of_the_first_stream_gives_the_other_run(kind, tokens, fast, reads):
+    run = runs(kind, "resid_pre", *tokens, fast=fast, reads=reads)
     cell = Cell((0,), 0, None, torch.ones_like(tokens[0], dtype=torch.bool))
     torch.testing.assert_close(run.batch([cell])[0], run.other_logits, atol=ATOL, rtol=0)
 
 
 @few
-@given(KINDS, NAMES, two_runs(), st.integers(0, 2), st.data())
-def test_fast_is_plain_for_any_set_of_positions_and_cells_in_any_company(kind, name, tokens, layer, data):
-    fast, plain = (runs(kind, name, *tokens, fast=way) for way in (True, False))
+@given(KINDS, NAMES, two_runs(), READS, st.data())
+def test_fast_is_plain_for_any_set_of_positions_and_cells_in_any_company(kind, name, tokens, reads, data):
+    fast, plain = (runs(kind, name, *tokens, fast=way, reads=reads) for way in (True, False))
     shape = tokens[0].shape
     cells = [
         Cell((i,), data.draw(st.integers(0, 2)), data.draw(heads), torch.tensor(data.draw(masks)).reshape(shape))

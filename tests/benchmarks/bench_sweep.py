@@ -6,8 +6,8 @@ Everything runs in one process and in turn, because machines are noisy: in each 
 TransformerLens on a part of the same cells (another part each time; every one of its cells is a whole forward,
 so its time for all of them is in proportion). Printed are medians over repeats. `limit` is the time that the
 smallest number of multiplications which a patch can change would take at the GEMM peak measured here: those
-from the patched layer and position on, the last block's and the unembedding's only where logits are read.
-`difference` is the largest between the two ways, in the metric, over all cells that both ran.
+from the patched layer and position on, the last block's only at the last position, the unembedding's only there
+and only for the answers. `difference` is the largest between the two ways, in the metric, over all cells that both ran.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def least_flops(row: Row, result) -> float:
     queries = output = 2 * cfg.d_model * cfg.d_head * cfg.n_heads
     keys_values = 2 * 2 * cfg.d_model * cfg.d_head * SITES["k"].n_heads(row.model)
     block = queries + keys_values + output + mlp
-    unembedding = 2 * cfg.d_model * cfg.d_vocab
+    unembedding = 2 * cfg.d_model * len(pairs.answers.unique())  # all that a logit difference reads
     total = 0.0
     for clean, corrupted, i in zip(pairs.clean_tokens, pairs.corrupted_tokens, range(len(pairs)), strict=True):
         n_pos, first = len(clean), int((clean != corrupted).nonzero()[0])
