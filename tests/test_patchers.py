@@ -134,8 +134,8 @@ def test_the_readmes_own_task(model):
     (result,) = found["blocks.1.hook_resid_pre"]
     with torch.no_grad():
         clean, corrupted = (task.compute_metric(model(text), 0) for text in task.get_clean_corrupt_pairs()[0])
-        assert result.clean_logit_diff == pytest.approx(clean, abs=ATOL)
-        assert result.patched_logit_diff == pytest.approx(clean, abs=ATOL)
+    assert result.clean_logit_diff == pytest.approx(clean, abs=ATOL)
+    assert result.patched_logit_diff == pytest.approx(clean, abs=ATOL)
     assert result.corrupted_logit_diff == pytest.approx(corrupted, abs=ATOL)
     assert len(HeadPatcher(model).run_all_heads_experiment(task)) == 12
     assert sweep(model, task).attrs["task"] == "My Custom Task"
