@@ -18,6 +18,8 @@ _HOMES = {
     "metrics": ("METRICS",),
     "sources": ("SOURCES",),
     "sweeps": ("sweep",),
+    "paths": ("direct_paths", "inputs_of", "path_patch"),
+    "path_runs": ("Receiver",),
     "unpatched": ("baseline",),
     "runs": ("RunRecord", "run", "save_run"),
     "stats": ("contrast", "effect_interval", "summary_table"),

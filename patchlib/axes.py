@@ -41,10 +41,9 @@ class Grid:
 
     def cells(self, pairs: PromptPairs) -> list[Cell]:
         """The cells that these prompts (of one length) have: positions past their end are left out."""
-        n_pos = len(pairs.clean_tokens[0])
-        everywhere = torch.ones(len(pairs), n_pos, dtype=torch.bool)
-        fixed = everywhere if self.fixed is None else torch.stack([_where(p, pairs) for p in self.fixed]).any(0)
-        masks = {value: _where(value, pairs) for axis in ("pos", "role") for value in self.values.get(axis, ())}
+        everywhere: list[int | str | None] = [None]
+        fixed = torch.stack([position_mask(p, pairs) for p in self.fixed or everywhere]).any(0)
+        masks = {value: position_mask(value, pairs) for axis in ("pos", "role") for value in self.values.get(axis, ())}
         cells = []
         for index in itertools.product(*(range(n) for n in self.shape)):
             at = {axis: values[i] for (axis, values), i in zip(self.values.items(), index, strict=True)}
@@ -54,8 +53,11 @@ class Grid:
         return cells
 
 
-def _where(position: int | str, pairs: PromptPairs) -> Bool[Tensor, "example pos"]:
+def position_mask(position: int | str | None, pairs: PromptPairs) -> Bool[Tensor, "example pos"]:
+    """True at a token index or role of each of these prompts, which are of one length; everywhere for None."""
     n_pos = len(pairs.clean_tokens[0])
+    if position is None:
+        return torch.ones(len(pairs), n_pos, dtype=torch.bool)
     index: Int[Tensor, "example 1"] | int = position if isinstance(position, int) else pairs.roles[position][:, None]
     return (torch.arange(n_pos) == index).expand(len(pairs), n_pos)
 

@@ -9,10 +9,9 @@ at all for a cell whose patch equals what is there. A plain run is the same code
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,14 +19,12 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import Cache, DynamicCache
 
-from patchlib.budget import BATCH_TOKENS, default_logit_bytes, is_out_of_memory
-from patchlib.errors import SweepError
+from patchlib.budget import BATCH_TOKENS
 from patchlib.metrics import Reads
 from patchlib.shortcuts import at_the_end, branches, forwards, fused_activations, hand_on, unembedding_of
 from patchlib.sites import Site
 
-IDLE_TOKENS = 32
-"""Tokens that a block takes about as long to compute as to be called and to have its weights read, on a CPU."""
+Hooks = list[tuple[str, Callable]]
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,6 @@ class PatchedRuns:
         vocab = self.reads.vocab
         self._unembedding = unembedding_of(model, vocab) if fast and vocab is not None else {}
         self._n_block_outputs: int | None = None  # None: no tuple
-        self._most_cells = 2**31  # in one batch; fewer once memory has run out
         with torch.no_grad():
             prefix, shared_logits = self._shared_prefix()
             # In one forward, on the same keys and values, so that what is alike in the two runs is so to the bit.
@@ -129,13 +125,19 @@ class PatchedRuns:
             for name, (total,) in kept.items()
         }
 
+    @property
+    def n_logits(self) -> int:
+        """How many logits a forward gives for one cell: a plain one unembeds everything, whatever is read of it."""
+        width = len(self.reads.vocab) if self.reads.vocab is not None and self._unembedding else self.model.cfg.d_vocab
+        return int(width) * self.n_examples * (1 if self.fast and self.reads.last_only else self.n_pos)
+
     def _read(self, logits: Float[Tensor, "batch pos d_vocab"], n_cells: int = 1) -> Tensor:
         """The logits that are read, ``[cell example read read_vocab]`` in float32."""
         if self.reads.vocab is not None and not self._unembedding:
             logits = logits[..., self.reads.vocab.to(logits.device)]
         return logits[:, -1 if self.reads.last_only else 0 :].float().unflatten(0, (n_cells, self.n_examples))
 
-    def _forward(self, given: Tensor, hooks: list[tuple[str, Callable]], cache: Cache | None, **kwargs) -> Tensor:
+    def _forward(self, given: Tensor, hooks: Hooks, cache: Cache | None, **kwargs) -> Tensor:
         """Logits of tokens, or of a stream, on top of the keys and values of a cache; only those that are read."""
         if cache is not None:
             kwargs["past_key_values"] = cache
@@ -163,19 +165,16 @@ class PatchedRuns:
             names |= {f"blocks.{layer}.hook_resid_pre" for layer in self.layers}
         watched = self.model.blocks[0].register_forward_hook(look) if with_stream else None
         try:
-            hooks: list[tuple[str, Callable]] = [(name, partial(keep, name=name)) for name in sorted(names)]
+            hooks: Hooks = [(name, partial(keep, name=name)) for name in sorted(names)]
             logits = self._forward(tokens[:, self.start :], hooks, cache)
         finally:
             if watched is not None:
                 watched.remove()
         return logits, kept
 
-    def _first(self, cell: Cell) -> int:
+    def first(self, cell: Cell) -> int:
         """The first position that a patched run of this cell has to compute."""
         return max(self.start, int(cell.where.any(0).nonzero()[0])) if self.fast else 0
-
-    def _order(self, cell: Cell) -> tuple[int, int]:
-        return self._first(cell), cell.layer
 
     def _from(self, start: int, activation: Float[Tensor, "example *site"]) -> Float[Tensor, "example *site"]:
         """A recorded activation without the positions before ``start``."""
@@ -203,86 +202,48 @@ class PatchedRuns:
     @torch.no_grad()
     def batch(self, cells: Sequence[Cell]) -> Float[Tensor, "cell example read read_vocab"]:
         """The logits of several patched runs in one forward, even of those in which nothing changes."""
-        n_cells, layers, start = len(cells), sorted({cell.layer for cell in cells}), min(map(self._first, cells))
+        layers, start = sorted({cell.layer for cell in cells}), min(map(self.first, cells))
 
         def put(activation: Tensor, hook, layer: int) -> Tensor:
             source = self._from(start, self._source[self.site.hook_name(layer)])
-            by_cell = activation.unflatten(0, (n_cells, self.n_examples))
+            by_cell = activation.unflatten(0, (len(cells), self.n_examples))
             # In place: resid_mid is hooked as the input of the second norm, and the skip connection past
             # that norm reads the same tensor. A new tensor would change the one and not the other.
             return activation.copy_(torch.where(self._mask(cells, layer, start), source, by_cell).flatten(0, 1))
 
-        hooks: list[tuple[str, Callable]] = [
-            (self.site.hook_name(layer), partial(put, layer=layer)) for layer in layers
-        ]
+        hooks: Hooks = [(self.site.hook_name(layer), partial(put, layer=layer)) for layer in layers]
+        return self._logits(self._resume(hooks, [self.site], len(cells), layers[0], start), len(cells), start)
+
+    def _resume(
+        self, hooks: Hooks, patched: Sequence[Site], n_cells: int, layer: int, start: int, **kwargs
+    ) -> Float[Tensor, "batch pos vocab"]:
+        """Copies of the base run, from a layer and a position on, with hooks: only what those can change is run.
+
+        Args:
+            hooks: They see the positions from ``start`` on.
+            patched: The sites that hooks change.
+            n_cells: How many copies.
+            layer: None of the hooks is below it, and its stream was recorded.
+            start: None of the hooks changes anything before it.
+            **kwargs: For the forward.
+        """
         if self._cache is None:
-            return self._read(self._forward(self.base_tokens.repeat(n_cells, 1), hooks, None), n_cells)
-        stream = self._base[f"blocks.{layers[0]}.hook_resid_pre"][:, start - self.start :].repeat(n_cells, 1, 1)
-        cache = branches(self._cache, start)
+            return self._forward(self.base_tokens.repeat(n_cells, 1), hooks, None, **kwargs)
+        stream = self._base[f"blocks.{layer}.hook_resid_pre"][:, start - self.start :].repeat(n_cells, 1, 1)
         replaced = {
             **fused_activations(self.model),
-            **dict.fromkeys(self.model.blocks[: layers[0]], hand_on(self._n_block_outputs)),
+            **dict.fromkeys(self.model.blocks[:layer], hand_on(self._n_block_outputs)),
         }
         mlp = getattr(self.model.blocks[-1], "mlp", None)
-        hook_point = self.model.hook_dict[self.site.hook_name(len(self.model.blocks) - 1)]
-        if (
-            self.reads.last_only and mlp is not None and hook_point not in set(mlp.modules())
-        ):  # or the patch would see one position only
+        at_last = {self.model.hook_dict[site.hook_name(len(self.model.blocks) - 1)] for site in patched}
+        # A patch in the MLP itself would see one position only.
+        if self.reads.last_only and mlp is not None and not at_last & set(mlp.modules()):
             replaced[mlp] = at_the_end(mlp.forward)
         with forwards(replaced):
-            logits = self._forward(stream, hooks, cache, start_at_layer=layers[0])
-        if not self.reads.last_only and start:
+            return self._forward(stream, hooks, branches(self._cache, start), start_at_layer=layer, **kwargs)
+
+    def _logits(self, logits: Float[Tensor, "batch pos vocab"], n_cells: int, start: int) -> Tensor:
+        """What is read of a forward from position ``start`` on, ``[cell example read read_vocab]``."""
+        if not self.reads.last_only and self._cache is not None and start:
             logits = torch.cat([self.base_logits[:, :start].to(logits).repeat(n_cells, 1, 1), logits], dim=1)
         return self._read(logits, n_cells)
-
-    def _batches(self, cells: Sequence[Cell], batch_tokens: int) -> Iterator[list[Cell]]:
-        """Cells that share a forward: as many as fit, of one first position, and of layers that are not far apart.
-
-        Cells of higher layers idle in the lower ones. That pays while it costs less than a forward of their own.
-        """
-        # A plain forward unembeds every position, whatever is read of it.
-        read = 1 if self.fast and self.reads.last_only else self.n_pos
-        width = len(self.reads.vocab) if self.reads.vocab is not None and self._unembedding else self.model.cfg.d_vocab
-        most = default_logit_bytes(self.model) // (4 * int(width) * self.n_examples * read)
-        for start, group in groupby(sorted(cells, key=self._order), key=self._first):
-            n_tokens = self.n_examples * (self.n_pos - start)
-            size = max(1, min(batch_tokens // n_tokens, most))
-            batch: list[Cell] = []
-            idle = 0
-            for cell in group:
-                low = batch[0].layer if batch else cell.layer
-                idle += n_tokens * (cell.layer - low) if self.fast else 0
-                if len(batch) == size or idle > IDLE_TOKENS * (int(self.model.cfg.n_layers) - low):
-                    yield batch
-                    batch, idle = [], 0
-                batch.append(cell)
-            yield batch
-
-    def run(
-        self, cells: Sequence[Cell], batch_tokens: int
-    ) -> Iterator[tuple[Sequence[Cell], Float[Tensor, "cell example read read_vocab"]]]:
-        """Patched logits, a batch of cells at a time; cells that cannot change anything are left out.
-
-        Where memory runs out, batches are halved from there on.
-        """
-        for batch in self._batches([cell for cell in cells if self.matters(cell)], batch_tokens):
-            todo = [batch]
-            while todo:
-                part = todo.pop(0)
-                if len(part) > self._most_cells:
-                    todo = [part[: self._most_cells], part[self._most_cells :], *todo]
-                    continue
-                try:
-                    logits = self.batch(part)
-                except RuntimeError as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    if len(part) == 1:
-                        raise SweepError(
-                            f"Memory ran out in a single patched run of {self.n_examples} prompts of {self.n_pos} "
-                            "tokens. Give fewer tokens at a time (batch_tokens), or a smaller model or dtype."
-                        ) from error
-                    self._most_cells = len(part) // 2
-                    todo = [part, *todo]
-                    continue
-                yield part, logits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -17,9 +17,10 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib import stats
 from patchlib.axes import resolve_grid
+from patchlib.batching import run_cells
 from patchlib.budget import default_batch_tokens
 from patchlib.checkpoint import open_checkpoint
-from patchlib.engine import Cell
+from patchlib.engine import Cell, PatchedRuns
 from patchlib.errors import ContrastWarning, SweepError
 from patchlib.labels import labels, provenance
 from patchlib.metrics import Reads, resolve_metrics
@@ -104,6 +105,35 @@ def sweep(
     Warns:
         ContrastWarning: Clean and corrupted hardly differ; effects are NaN.
     """
+    return patch_grid(
+        model, task, site, over, direction, metric, layers=layers, heads=heads, positions=positions, source=source,
+        reference=reference, source_seed=source_seed, engine=engine, batch_tokens=batch_tokens,
+        checkpoint=checkpoint, progress=progress,
+    )  # fmt: skip
+
+
+def patch_grid(
+    model: TransformerBridge,
+    task: PatchingDataset | PromptPairs,
+    site: str,
+    over: Sequence[str],
+    direction: str,
+    metric: str | Callable | Sequence[str | Callable] | None,
+    *,
+    layers: Sequence[int] | int | None,
+    heads: Sequence[int] | int | None,
+    positions: Sequence[int | str] | int | str | None,
+    source: str,
+    reference: PatchingDataset | PromptPairs | None,
+    source_seed: int,
+    engine: str,
+    batch_tokens: int | None,
+    checkpoint: str | Path | None,
+    progress: bool,
+    kind: Callable[[PromptPairs], Callable[..., PatchedRuns]] = lambda part: PatchedRuns,
+    about: Mapping[str, str] | None = None,
+) -> xr.Dataset:
+    """What ``sweep`` and ``path_patch`` share; they differ in the ``kind`` of patched run and say so in ``about``."""
     if direction not in ("denoise", "noise"):
         raise SweepError(f"Unknown direction {direction!r}: choose 'denoise' (clean into corrupted) or 'noise'.")
     check_model(model)
@@ -127,6 +157,7 @@ def sweep(
             **donors.attributes(direction),
             "positions": "all" if grid.fixed is None else ", ".join(map(str, grid.fixed)),
             "engine": "fast" if obstacle is None else f"plain ({obstacle})",
+            **(about or {}),
         },
     )
     found = no_values(metrics, pairs)
@@ -134,7 +165,7 @@ def sweep(
     batches = list(example_batches(pairs, batch_tokens))
     checked = random.Random(0).randrange(len(batches)) if obstacle is None else None
     reads = Reads.of(metrics, pairs)
-    start = partial(start_runs, model, place, direction, grid.layers, reads, pairs, donors, batch_tokens)
+    start = partial(start_runs, model, place, direction, grid.layers, reads, pairs, donors, batch_tokens, kind=kind)
     with (
         open_checkpoint(checkpoint, empty, pairs, metrics, donors) as finished,
         progress_bar(len(pairs) * math.prod(grid.shape), f"{direction} {site}", progress) as bar,
@@ -153,7 +184,7 @@ def sweep(
                     cells.append(cell)
             check = SelfCheck(start, examples, runs, cells) if number == checked else None
             done = 0
-            for batch, logits in runs.run(cells, batch_tokens):
+            for batch, logits in run_cells(runs, cells, batch_tokens):
                 values = read(logits, f"a {direction} run of {site} from layer {batch[0].layer} on").numpy()
                 for i, cell in enumerate(batch):
                     patched[_at(cell, examples)] = values[:, i]
@@ -199,5 +230,5 @@ def _warn_of_contrast(result: xr.Dataset) -> None:
             "dividing by it would give noise. Choose a corruption that changes the answer (for IOI: "
             "corruption='swap_subject').",
             ContrastWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -110,14 +110,15 @@ def start_runs(
     examples: list[int],
     *,
     fast: bool,
+    kind: Callable[[PromptPairs], Callable[..., PatchedRuns]] = lambda part: PatchedRuns,
 ) -> PatchedRuns:
-    """The runs of some examples (of one length), ready to be patched."""
+    """The runs of some examples (of one length), ready to be patched; ``kind`` says how, given those examples."""
     part = pairs.select(examples)
     base, other = part.corrupted_batch(), part.clean_batch()
     if direction == "noise":
         base, other = other, base
     rows = donors.of(examples, base.shape[1])
-    return PatchedRuns(
+    return kind(part)(
         model, site, base, other, layers,
         source=donors.source, donors=rows, fast=fast, reads=reads, batch_tokens=batch_tokens,
     )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import patchlib
+from patchlib.batching import run_cells
 from patchlib.engine import Cell, PatchedRuns
 from patchlib.metrics import Reads
 from patchlib.sites import SITES
@@ -68,7 +71,7 @@ def test_fast_is_plain_for_any_set_of_positions_and_cells_in_any_company(kind, n
               st.lists(st.booleans(), min_size=shape.numel(), max_size=shape.numel()).filter(any))] * 3)
     ]  # fmt: skip
     together = {cell.index: fast.base_logits for cell in cells}
-    for batch, logits in fast.run(data.draw(st.permutations(cells)), batch_tokens=data.draw(st.integers(1, 500))):
+    for batch, logits in run_cells(fast, data.draw(st.permutations(cells)), data.draw(st.integers(1, 500))):
         together |= {cell.index: values for cell, values in zip(batch, logits, strict=True)}
     for cell, whole in zip(cells, plain.batch(cells), strict=True):
         torch.testing.assert_close(together[cell.index], whole, atol=ATOL, rtol=0)
@@ -81,6 +84,26 @@ def test_the_union_of_positions_is_all_positions(site):
     whole = sweep(model, pairs, site, ("layer",))
     union = sweep(model, pairs, site, ("layer",), positions=list(range(9)))
     np.testing.assert_allclose(union.patched, whole.patched, atol=ATOL)
+
+
+@pytest.mark.parametrize("engine", ["fast", "plain"])
+@pytest.mark.parametrize("repeats", [1, 10])
+def test_however_many_cells_no_forward_is_larger_than_the_budget(monkeypatch, engine, repeats):
+    """What is alive at once is one batch and the two unpatched runs: memory does not grow with the cells."""
+    model = load_tiny("llama")
+    pairs = make_pairs(model, n=3 * repeats)
+    honest, tokens, alive = PatchedRuns.batch, [], []
+
+    def watched(self, cells):
+        tokens.append(len(cells) * self.n_examples * (self.n_pos - min(map(self.first, cells))))
+        logits = honest(self, cells)
+        alive.append(weakref.ref(logits))
+        assert sum(one() is not None for one in alive) <= 2, "the batch before, at most, and this one"
+        return logits
+
+    monkeypatch.setattr(PatchedRuns, "batch", watched)
+    sweep(model, pairs, "z", ("layer", "head"), engine=engine, batch_tokens=60, metric="prob")
+    assert len(tokens) > 3 and max(tokens) <= 60
 
 
 @pytest.mark.parametrize(
