@@ -20,6 +20,7 @@ _HOMES = {
     "sweeps": ("sweep",),
     "paths": ("direct_paths", "inputs_of", "path_patch"),
     "path_runs": ("Receiver",),
+    "heads": ("attention_between", "copying_scores", "detector_scores", "direct_logit_attribution"),
     "unpatched": ("baseline",),
     "runs": ("RunRecord", "run", "save_run"),
     "stats": ("contrast", "effect_interval", "summary_table"),
