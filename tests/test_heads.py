@@ -86,14 +86,14 @@ def test_copying_is_what_the_head_itself_writes(monkeypatch):
     model = load_tiny("llama")
     monkeypatch.setattr(model.cfg, "default_prepend_bos", False)
     ids = torch.arange(5, 45)
-    scores = copying_scores(model, ids, heads=[(1, 2)], top_k=25)
+    scores = copying_scores(model, ids, heads=[(1, 2)], top_k=800)
     assert np.isnan(scores.copying.sel(layer=0)).all()
     assert 0 < float(scores.copying.sel(layer=1, head=2)) < 1
     with torch.no_grad():
         _, cache = model.run_with_cache(ids[:, None])
         written = cache["z", 1][:, :, 2] @ model.blocks[1].attn.W_O[2]
         for name, sign in (("copying", 1), ("suppressing", -1)):
-            top = model.unembed(model.ln_final(sign * written))[:, 0].topk(25).indices
+            top = model.unembed(model.ln_final(sign * written))[:, 0].topk(800).indices
             share = float((top == ids[:, None]).any(1).float().mean())
             assert float(scores[name].sel(layer=1, head=2)) == pytest.approx(share)
 
