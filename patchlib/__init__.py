@@ -20,6 +20,8 @@ _HOMES = {
     "sweeps": ("sweep",),
     "paths": ("direct_paths", "inputs_of", "path_patch"),
     "path_runs": ("Receiver",),
+    "ablation": ("Ablation", "HeadSet", "everywhere", "knock_out", "random_like"),
+    "circuit": ("Circuit", "completeness", "faithfulness", "minimality"),
     "heads": ("attention_between", "copying_scores", "detector_scores", "direct_logit_attribution"),
     "unpatched": ("baseline",),
     "runs": ("RunRecord", "run", "save_run"),

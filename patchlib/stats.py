@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
+from jaxtyping import Float
 from scipy.stats import bootstrap, false_discovery_control
 from transformer_lens.utilities.statistics import derive_generator, sign_flip_permutation_pvalue
 
@@ -155,6 +156,36 @@ def effect_interval(
         ).confidence_interval
         low.values[cells], high.values[cells] = found.low, found.high
     return xr.Dataset({"low": low, "high": high}, attrs={"confidence": confidence, "seed": seed})
+
+
+def mean_interval(
+    values: Float[np.ndarray, "row example"], confidence: float = 0.95, seed: int = 0, n_resamples: int = 1000
+) -> tuple[Float[np.ndarray, " row"], Float[np.ndarray, " row"]]:
+    """Percentile bootstrap interval of each row's mean over prompts; NaN for a single prompt."""
+    if values.shape[1] < 2:
+        return np.full(len(values), np.nan), np.full(len(values), np.nan)
+    found = bootstrap(
+        (values,), np.mean, axis=-1, confidence_level=confidence, n_resamples=n_resamples, batch=100,
+        method="percentile", rng=np.random.default_rng(seed),
+    ).confidence_interval  # fmt: skip
+    return found.low, found.high
+
+
+def ratio_interval(
+    above: Float[np.ndarray, " example"],
+    below: Float[np.ndarray, " example"],
+    confidence: float = 0.95,
+    seed: int = 0,
+    n_resamples: int = 1000,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a ratio of means over the same prompts; NaN for a single prompt."""
+    if len(above) < 2:
+        return np.nan, np.nan
+    found = bootstrap(
+        (above, below), _ratio_of_means, axis=-1, paired=True, confidence_level=confidence,
+        n_resamples=n_resamples, batch=100, method="percentile", rng=np.random.default_rng(seed),
+    ).confidence_interval  # fmt: skip
+    return float(found.low), float(found.high)
 
 
 def p_values(result: xr.Dataset, metric: str | None = None, seed: int = 0) -> xr.DataArray:

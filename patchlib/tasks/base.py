@@ -34,6 +34,8 @@ class PromptPairs:
         seed: The random seed that drew the prompts, None where nothing was drawn.
         compute_metric: The task's own metric ``(logits[1 pos d_vocab], i) -> float``, None for the default.
         metadata: Settings that results record.
+        groups: A label for each pair; prompts with the same one differ in their fillings alone, so that a mean over
+            them, position by position, is one of like with like. Empty: prompts of one length are alike.
 
     Raises:
         AlignmentError: A pair's rows differ in length.
@@ -48,6 +50,7 @@ class PromptPairs:
     seed: int | None = None
     compute_metric: TaskMetric | None = None
     metadata: dict[str, str | int | float] = field(default_factory=dict)
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         clean = tuple(as_row(row, f"clean prompt {i}") for i, row in enumerate(self.clean_tokens))
@@ -76,6 +79,8 @@ class PromptPairs:
                     f"Role {role!r} must give one position inside each of the {len(clean)} prompts, "
                     f"not {positions.tolist()}."
                 )
+        if self.groups and len(self.groups) != len(clean):
+            raise TaskError(f"{self.name!r} has {len(clean)} pairs and {len(self.groups)} groups: give one for each.")
         for key, value in self.metadata.items():
             if not isinstance(value, str | int | float):
                 raise TaskError(f"metadata {key!r} must be a str, int or float to be saved, not {value!r}.")
@@ -112,7 +117,18 @@ class PromptPairs:
             corrupted_tokens=tuple(self.corrupted_tokens[i] for i in chosen),
             answers=self.answers[chosen],
             roles={role: positions[chosen] for role, positions in self.roles.items()},
+            groups=tuple(self.groups[i] for i in chosen) if self.groups else (),
             compute_metric=None if metric is None else lambda logits, i: metric(logits, chosen[i]),
+        )
+
+    def reversed(self) -> PromptPairs:
+        """Clean and corrupted change places, and the right and the wrong answer with them."""
+        return replace(
+            self,
+            clean_tokens=self.corrupted_tokens,
+            corrupted_tokens=self.clean_tokens,
+            answers=self.answers.flip(1),
+            name=f"{self.name}, reversed",
         )
 
     def clean_batch(self) -> Int[Tensor, "example pos"]:

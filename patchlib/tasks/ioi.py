@@ -106,10 +106,9 @@ class IOIDataset(PatchingDataset):
         self._name_ids = names
         # Its own generator, so that one seed gives the same clean prompts whatever the corruption.
         rng = random.Random(f"{self.seed} corruption")
-        self._pairs = [
-            self._fill(rng, list(names), wording, fill, ORDERS[i % 2] if order == "mixed" else order)
-            for i, (wording, fill) in enumerate(zip(wordings, self.templates, strict=True))
-        ]
+        orders = [ORDERS[i % 2] if order == "mixed" else order for i in range(len(wordings))]
+        self._groups = tuple(f"{order}: {wording}" for order, wording in zip(orders, wordings, strict=True))
+        self._pairs = [self._fill(rng, list(names), *how) for how in zip(wordings, self.templates, orders, strict=True)]
 
     @property
     def name(self) -> str:
@@ -132,6 +131,7 @@ class IOIDataset(PatchingDataset):
             pairs,
             roles=_find_roles(pairs),
             seed=self.seed,
+            groups=self._groups,
             metadata={"corruption": self.corruption, "templates": self.order, "n_prompts": len(pairs)},
         )
 

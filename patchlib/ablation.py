@@ -1,0 +1,258 @@
+"""The model with some heads' outputs replaced, many sets of heads at once: what a circuit is tested with."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from patchlib.axes import position_mask
+from patchlib.budget import default_batch_tokens
+from patchlib.engine import Hooks
+from patchlib.errors import SweepError
+from patchlib.metrics import METRICS, Readout
+from patchlib.sites import get_site
+from patchlib.stats import mean_interval
+from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
+from patchlib.unpatched import check_model
+
+Head = tuple[int, int]
+"""(layer, head), both counted from 0."""
+Places = Mapping[Head, Iterable[str | int | None]]
+"""Heads, each with the positions meant: roles or token indices, None for all."""
+SOURCES = ("mean", "resample", "zero")
+
+
+@dataclass(frozen=True)
+class HeadSet:
+    """Some heads at some positions, and whether they are what is kept or what is knocked out."""
+
+    places: Places
+    keep: bool
+
+    def kept(self, pairs: PromptPairs, n_layers: int, n_heads: int) -> Bool[Tensor, "example pos layer head"]:
+        """Where these prompts, of one length, keep their own activations."""
+        n_pos = len(pairs.clean_tokens[0])
+        named = torch.zeros(len(pairs), n_pos, n_layers, n_heads, dtype=torch.bool)
+        for (layer, head), positions in self.places.items():
+            for position in positions:
+                named[:, :, layer, head] |= position_mask(position, pairs)
+        return named if self.keep else ~named
+
+
+class Ablation:
+    """Clean runs of a task in which heads outside (or inside) a set give what they give on other prompts.
+
+    The output ``z`` of each such head is replaced, at each position of each prompt; everything else is computed.
+
+    Args:
+        model: In eval mode.
+        task: Its clean prompts are run.
+        source: ``"mean"``: the mean over the reference prompts of the same template (``PromptPairs.groups``), position
+            by position, as in Wang et al. 2022, section 2.3. ``"resample"``: what one of those prompts gives, drawn for
+            each prompt. ``"zero"``: nothing, the least defensible.
+        reference: The task whose clean prompts are the reference. The task's own corrupted prompts when None: for the
+            paper's protocol take ``corruption="abc"``, where no name comes twice.
+        seed: Of the draw for ``"resample"``.
+        metric: A name in ``patchlib.METRICS`` that reads the last position.
+        batch_tokens: Tokens in one forward; what suits the device when None.
+
+    Attributes:
+        pairs: The task's prompts.
+        protocol: In words what a number depends on, for printing beside it.
+
+    Raises:
+        SweepError: Unknown source or metric, no reference prompt of some template, a model in train mode.
+        TaskError: The task is unusable.
+    """
+
+    def __init__(
+        self,
+        model: TransformerBridge,
+        task: PatchingDataset | PromptPairs,
+        *,
+        source: str = "mean",
+        reference: PatchingDataset | PromptPairs | None = None,
+        seed: int = 0,
+        metric: str = "logit_diff",
+        batch_tokens: int | None = None,
+    ) -> None:
+        check_model(model)
+        if source not in SOURCES:
+            raise SweepError(f"Unknown source {source!r}: choose {', '.join(map(repr, SOURCES))}.")
+        if metric not in METRICS:
+            raise SweepError(f"Unknown metric {metric!r}: choose {', '.join(map(repr, METRICS))}.")
+        self.model, self.metric, self.pairs = model, metric, as_pairs(model, task)
+        self.n_layers, self.n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
+        self._site = get_site(model, "z")
+        self._batch_tokens = default_batch_tokens(model) if batch_tokens is None else batch_tokens
+        donors = self.pairs.reversed() if reference is None else as_pairs(model, reference)
+        self._replacement = self._replacements(donors, source, random.Random(seed))
+        about = "zeros" if source == "zero" else f"{source} over {len(donors)} prompts of {donors.name!r}, by template"
+        self.protocol = (
+            f"{metric}, mean over n = {len(self.pairs)} prompts of {self.pairs.name!r}; nodes: head outputs z, each "
+            f"prompt at its own positions; replaced by: {about}; model {model.cfg.model_name}"
+        )
+
+    def _replacements(
+        self, donors: PromptPairs, source: str, draw: random.Random
+    ) -> Callable[[int], Float[Tensor, "pos layer head d_head"]]:
+        """What each example's heads are given."""
+        n_pos = [len(row) for row in self.pairs.clean_tokens]
+        if source == "zero":
+            d_head = int(self.model.cfg.d_head)
+            return lambda i: torch.zeros(n_pos[i], self.n_layers, self.n_heads, d_head)
+        alike: dict[tuple[int, str], list[int]] = defaultdict(list)
+        for j, row in enumerate(donors.clean_tokens):
+            alike[len(row), donors.groups[j] if self.pairs.groups and donors.groups else ""].append(j)
+        keys = [(n, self.pairs.groups[i] if self.pairs.groups and donors.groups else "") for i, n in enumerate(n_pos)]
+        for i, key in enumerate(keys):
+            if not alike[key]:
+                raise SweepError(
+                    f"{donors.name!r} has no prompt like prompt {i} ({key[0]} tokens, template {key[1] or 'any'!r}): "
+                    "give a reference with more prompts."
+                )
+        if source == "resample":
+            chosen = [draw.choice(alike[key]) for key in keys]
+            known = {j: self._z(donors.clean_tokens[j][None])[0] for j in set(chosen)}
+            return lambda i: known[chosen[i]]
+        means = {
+            key: self._z(torch.stack([donors.clean_tokens[j] for j in alike[key]])).mean(0) for key in sorted(set(keys))
+        }
+        return lambda i: means[keys[i]]
+
+    def _z(self, rows: Int[Tensor, "example pos"]) -> Float[Tensor, "example pos layer head d_head"]:
+        found: list[list[Tensor]] = [[] for _ in range(self.n_layers)]
+
+        def keep(z: Float[Tensor, "example pos head d_head"], hook, layer: int) -> None:
+            found[layer].append(z.detach().clone())
+
+        hooks = [(self._site.hook_name(layer), partial(keep, layer=layer)) for layer in range(self.n_layers)]
+        with torch.no_grad():
+            for part in rows.split(max(1, self._batch_tokens // rows.shape[1])):
+                self.model.run_with_hooks(part.to(self.model.cfg.device), fwd_hooks=hooks, return_type=None)
+        return torch.stack([torch.cat(parts) for parts in found], dim=2)
+
+    def run(self, sets: Sequence[HeadSet]) -> Float[np.ndarray, "set example"]:
+        """The metric of each prompt under each ablation.
+
+        Raises:
+            SweepError: A head, role or position that there is not, or logits that are not finite.
+        """
+        for one in sets:
+            self._check(one.places)
+        found = np.full((len(sets), len(self.pairs)), np.nan, dtype=np.float32)
+        for bucket in self.pairs.buckets():
+            n_pos = len(self.pairs.clean_tokens[int(bucket[0])])
+            for examples in bucket.split(max(1, self._batch_tokens // n_pos)):
+                part = self.pairs.select(examples)
+                replacement = torch.stack([self._replacement(int(i)) for i in examples]).to(self.model.cfg.device)
+                at_once = max(1, self._batch_tokens // (n_pos * len(examples)))
+                for first in range(0, len(sets), at_once):
+                    chosen = sets[first : first + at_once]
+                    kept = torch.stack([one.kept(part, self.n_layers, self.n_heads) for one in chosen])
+                    found[first : first + at_once, examples] = self._forward(part, kept, replacement)
+        return found
+
+    @torch.no_grad()
+    def _forward(
+        self,
+        part: PromptPairs,
+        kept: Bool[Tensor, "set example pos layer head"],
+        replacement: Float[Tensor, "example pos layer head d_head"],
+    ) -> Float[np.ndarray, "set example"]:
+        kept = kept.to(self.model.cfg.device)
+
+        def replace(z: Float[Tensor, "set*example pos head d_head"], hook, layer: int) -> Tensor:
+            by_set = z.unflatten(0, (len(kept), len(part)))
+            return torch.where(kept[:, :, :, layer, :, None], by_set, replacement[:, :, layer]).flatten(0, 1)
+
+        hooks: Hooks = [(self._site.hook_name(layer), partial(replace, layer=layer)) for layer in range(self.n_layers)]
+        # Where only the last position is read, logits of all would take more memory than all else.
+        hooks.append(("unembed.hook_in", lambda stream, hook: stream[:, -1:].contiguous()))
+        tokens = part.clean_batch().to(self.model.cfg.device)
+        logits = self.model.run_with_hooks(tokens.repeat(len(kept), 1), fwd_hooks=hooks)
+        logits = logits.float().unflatten(0, (len(kept), len(part)))  # [set example 1 d_vocab]
+        clean = self.model(tokens)[:, -1:].float() if self.metric == "kl" else logits[0]
+        return Readout({self.metric: METRICS[self.metric]}, part, clean)(logits, "an ablation")[0].numpy()
+
+    def _check(self, places: Places) -> None:
+        for (layer, head), positions in places.items():
+            if not 0 <= layer < self.n_layers or not 0 <= head < self.n_heads:
+                raise SweepError(f"There is no head L{layer}H{head}: {self.n_layers} layers of {self.n_heads} heads.")
+            unknown = [at for at in positions if isinstance(at, str) and at not in self.pairs.roles]
+            if unknown:
+                raise SweepError(f"Unknown position {unknown[0]!r}: this task names {', '.join(self.pairs.roles)}.")
+
+
+def everywhere(heads: Iterable[Head]) -> dict[Head, tuple[None]]:
+    """Heads at all positions."""
+    return {(int(layer), int(head)): (None,) for layer, head in heads}
+
+
+def knock_out(
+    model: TransformerBridge,
+    task: PatchingDataset | PromptPairs,
+    sets: Mapping[str, Iterable[Head]],
+    **how: Any,
+) -> pd.DataFrame:
+    """The clean runs without some heads, a row for each named set.
+
+    Args:
+        model, task: As for ``Ablation``.
+        sets: Name -> heads, at all positions.
+        **how: ``source``, ``reference``, ``seed``, ``metric``, ``batch_tokens``, as for ``Ablation``.
+
+    Returns:
+        Index: the names, after ``"none"``. Columns ``mean`` of the metric over prompts, ``change`` from none, its 95%
+        bootstrap interval ``ci_low`` and ``ci_high``, ``heads`` and ``n``. ``attrs["protocol"]`` says how.
+
+    Raises:
+        SweepError, TaskError: As ``Ablation``.
+    """
+    ablation = Ablation(model, task, **how)
+    named: dict[str, list[Head]] = {"none": [], **{name: list(heads) for name, heads in sets.items()}}
+    values = ablation.run([HeadSet(everywhere(heads), keep=False) for heads in named.values()]).astype(np.float64)
+    change = values - values[0]
+    low, high = mean_interval(change)
+    table = pd.DataFrame(
+        {
+            "mean": values.mean(1), "change": change.mean(1), "ci_low": low, "ci_high": high,
+            "heads": [", ".join(f"L{i}H{h}" for i, h in heads) for heads in named.values()], "n": values.shape[1],
+        },
+        index=pd.Index(named, name="knocked out"),
+    )  # fmt: skip
+    table.attrs["protocol"] = ablation.protocol
+    return table
+
+
+def random_like(
+    model: TransformerBridge, heads: Sequence[Head], n_sets: int, seed: int = 0, exclude: Iterable[Head] = ()
+) -> dict[str, list[Head]]:
+    """Random sets with as many heads in each layer as ``heads`` has, none of them in it or in ``exclude``.
+
+    Raises:
+        SweepError: A layer has too few other heads.
+    """
+    draw, taken = random.Random(seed), {*heads, *exclude}
+    per_layer: dict[int, int] = defaultdict(int)
+    for layer, _ in heads:
+        per_layer[layer] += 1
+    free = {i: [(i, h) for h in range(int(model.cfg.n_heads)) if (i, h) not in taken] for i in per_layer}
+    for layer, count in per_layer.items():
+        if len(free[layer]) < count:
+            raise SweepError(f"Layer {layer} has {len(free[layer])} other heads, and a random set takes {count}.")
+    return {
+        f"random {k}": [one for layer, count in per_layer.items() for one in sorted(draw.sample(free[layer], count))]
+        for k in range(n_sets)
+    }
