@@ -1,0 +1,236 @@
+"""Finding a circuit backward from the logits, and naming its heads by what they were seen to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from transformer_lens.model_bridge import TransformerBridge
+
+from patchlib.ablation import Head
+from patchlib.circuit import Circuit
+from patchlib.errors import SweepError
+from patchlib.heads import attention_between, copying_scores
+from patchlib.path_runs import Receiver
+from patchlib.paths import inputs_of, path_patch
+from patchlib.stats import cell_dims, summary_table
+from patchlib.sweeps import sweep
+from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
+
+Found = tuple[int, int, str]
+"""(layer, head, the position at which its output matters)."""
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What a search found, with the evidence of each step.
+
+    Attributes:
+        circuit: The heads by role, each at its position.
+        steps: A row for each head and path by which it was found: ``depth``, ``receivers``, ``layer``, ``head``,
+            ``at``, ``effect`` with its interval, ``n``.
+        inputs: A row for each input of found heads that was looked at: ``site``, ``at``, ``effect`` (sum over the
+            heads' own effects of noising that input) and whether it was ``followed``.
+        roles: ``roles``' table: a row for each head and position.
+    """
+
+    circuit: Circuit
+    steps: pd.DataFrame
+    inputs: pd.DataFrame
+    roles: pd.DataFrame
+
+
+def discover(
+    model: TransformerBridge,
+    task: PatchingDataset | PromptPairs,
+    *,
+    depth: int = 3,
+    min_share: float = 0.2,
+    min_effect: float = 0.01,
+    min_input: float = 0.05,
+    max_heads: int = 6,
+    **how: Any,
+) -> Discovery:
+    """Build a circuit backward from the logits, by the procedure of Wang et al. 2022, section 3.
+
+    Which heads write the answer (path patching to the logits)? Which of their inputs, at which position, matter
+    (noising q, k and v there)? Which heads write those (path patching to them)? And so on, ``depth`` times.
+
+    Args:
+        model: In eval mode.
+        task: With roles; with ``corruption="abc"`` as in the paper, or any other that changes the answer.
+        depth: How many steps back: 1 finds only the heads that write to the logits.
+        min_share: A head is taken if its effect is at least this share of the step's largest (effects shrink with
+            every step back, so that no absolute bound suits them all) and its interval leaves out 0.
+        min_effect: And at least this large.
+        min_input: An input is followed if its heads lose at least this much of the contrast by it.
+        max_heads: And at most so many heads a step, the largest first.
+        **how: ``engine``, ``batch_tokens``, ``progress``, as for ``sweep``.
+
+    Returns:
+        The circuit with all evidence.
+
+    Raises:
+        SweepError: A task without the role END, or a setting out of range; else as ``sweep``.
+        TaskError, ExactnessError: As ``sweep``.
+    """
+    pairs = as_pairs(model, task)
+    if "END" not in pairs.roles:
+        raise SweepError(
+            f"{pairs.name!r} does not name END, the last position, among its roles: discovery starts there."
+        )
+    if depth < 1 or max_heads < 1 or not 0 < min_share <= 1:
+        raise SweepError(f"depth={depth}, max_heads={max_heads}, min_share={min_share}: 1, 1 and 0 to 1 are the least.")
+
+    steps: list[dict[str, Any]] = []
+    inputs: list[dict[str, Any]] = []
+
+    def take(result: xr.Dataset, at: str, level: int) -> list[Found]:
+        """The senders of one step that count; those that push towards the answer are followed further."""
+        table = summary_table(result, top_k=max_heads)
+        least = max(min_effect, min_share * table.effect.abs().max())
+        table = table[(table.effect.abs() >= least) & ~((table.ci_low <= 0) & (table.ci_high >= 0))]
+        for row in table.itertuples():
+            about = {
+                "depth": level,
+                "receivers": result.attrs["receivers"],
+                "layer": row.layer,
+                "head": row.head,
+                "at": at,
+            }
+            steps.append({**about, "effect": row.effect, "ci_low": row.ci_low, "ci_high": row.ci_high, "n": row.n})
+        return [(int(row.layer), int(row.head), at) for row in table.itertuples() if row.effect > 0]
+
+    frontier = take(path_patch(model, pairs, positions="END", **how), "END", 1)
+    known = set(frontier)
+    for level in range(2, depth + 1):
+        found: list[Found] = []
+        for position in sorted({at for *_, at in frontier}):
+            heads = [(layer, head) for layer, head, at in frontier if at == position]
+            for at, receivers in _inputs_that_matter(model, pairs, heads, position, min_input, inputs, how):
+                below = range(max(one.layer for one in receivers))
+                if below:
+                    result = path_patch(model, pairs, receivers, layers=list(below), positions=at, **how)
+                    found += take(result, at, level)
+        frontier = sorted(set(found) - known)
+        known |= set(frontier)
+    table = pd.DataFrame(
+        steps, columns=["depth", "receivers", "layer", "head", "at", "effect", "ci_low", "ci_high", "n"]
+    )
+    named = roles(model, pairs, table)
+    return Discovery(
+        _circuit(named), table, pd.DataFrame(inputs, columns=["heads", "site", "at", "effect", "followed"]), named
+    )
+
+
+def _inputs_that_matter(
+    model: TransformerBridge,
+    pairs: PromptPairs,
+    heads: Sequence[Head],
+    position: str,
+    min_input: float,
+    inputs: list[dict[str, Any]],
+    how: dict[str, Any],
+) -> list[tuple[str, list[Receiver]]]:
+    """(position, receivers) of the queries at the heads' own position, and of keys and values at all roles."""
+    followed = []
+    for site in ("q", "k", "v"):
+        receivers = inputs_of(model, heads, site)
+        layers, columns = ({getattr(one, axis) for one in receivers} for axis in ("layer", "head"))
+        at = [position] if site == "q" else list(pairs.roles)
+        result = sweep(
+            model, pairs, site, ("layer", "head", "role"), "noise",
+            layers=sorted(layers), heads=sorted(columns), positions=at, **how,
+        )  # fmt: skip
+        head_axis = cell_dims(result)[1]
+        for role in at:
+            own = [
+                result.effect.isel(metric=0).sel({"layer": one.layer, head_axis: one.head, "role": role})
+                for one in receivers
+            ]
+            effect = float(np.nansum(own))
+            inputs.append({
+                "heads": ", ".join(f"L{layer}H{head}" for layer, head in heads), "site": site, "at": role,
+                "effect": effect, "followed": abs(effect) >= min_input,
+            })  # fmt: skip
+            if abs(effect) >= min_input:
+                followed.append((role, inputs_of(model, heads, site, role)))
+    return followed
+
+
+def roles(
+    model: TransformerBridge,
+    task: PatchingDataset | PromptPairs,
+    steps: pd.DataFrame,
+    *,
+    min_attention: float = 0.2,
+    min_copying: float = 0.5,
+) -> pd.DataFrame:
+    """Name each found head by where it looks from its position and by what its OV circuit does to names.
+
+    Of heads that write to the logits: a ``name mover`` attends from END to IO and copies it; a ``subject
+    suppressor`` attends to the subject and writes against it; negative ones have an effect below 0. Of the others: ``S-inhibition``
+    attends from END to S2; ``duplicate token`` from S2 to S1; ``induction`` from S2 to S1+1; ``previous token`` from
+    S1+1 to S1. The names but the second are those of Wang et al. 2022; a head that fits none is ``unnamed``.
+
+    Args:
+        model: In eval mode.
+        task: The prompts of ``steps``.
+        steps: ``Discovery.steps``.
+        min_attention: Mean attention that a name takes: a fifth, where all tokens alike would get about a fifteenth.
+        min_copying: Share of names that the OV circuit must copy (or suppress): a half; a random head has about 0.
+
+    Returns:
+        A row for each head and position: ``layer``, ``head``, ``at``, ``role``, ``direct`` (effect on the logits, NaN if
+        none was found), ``effect`` (largest in any step), ``looks_at`` and ``attention`` (the role that it attends to
+        most, and how much), ``copying``, ``suppressing``.
+    """
+    pairs = as_pairs(model, task)
+    seen = steps.groupby(["layer", "head", "at"], sort=True)
+    attention = {at: attention_between(model, pairs, at).mean("example") for at in sorted(set(steps["at"]))}
+    writers = [(int(layer), int(head)) for layer, head, at in seen.groups if at == "END"]
+    copying = copying_scores(model, pairs.answers.flatten().unique(), writers)
+    rows = []
+    for (layer, head, at), found in seen:
+        looks = attention[at].sel(layer=layer, head=head)
+        looks_at = str(looks.role.values[looks.values.argmax()])
+        to_logits = found[found.receivers == "logits"]
+        row = {
+            "layer": layer, "head": head, "at": at,
+            "direct": to_logits.effect.iloc[0] if len(to_logits) else np.nan,
+            "effect": found.effect.loc[found.effect.abs().idxmax()],
+            "looks_at": looks_at, "attention": float(looks.max()),
+            **{name: float(copying[name].sel(layer=layer, head=head)) for name in ("copying", "suppressing")},
+        }  # fmt: skip
+        rows.append({**row, "role": _role(row, min_attention, min_copying)})
+    columns = ["layer", "head", "at", "role", "direct", "effect", "looks_at", "attention", "copying", "suppressing"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _role(row: dict[str, Any], min_attention: float, min_copying: float) -> str:
+    looks = row["looks_at"] if row["attention"] >= min_attention else ""
+    subject = looks in ("S1", "S2")
+    if np.isfinite(row["direct"]):
+        sign = "negative " if row["direct"] < 0 else ""
+        towards = "copying" if (looks == "IO") != bool(sign) else "suppressing"
+        if (looks == "IO" or subject) and row[towards] >= min_copying:
+            return sign + ("name mover" if looks == "IO" else "subject suppressor" if not sign else "subject mover")
+    by_place = {
+        ("END", "S2"): "S-inhibition",
+        ("S2", "S1"): "duplicate token",
+        ("S2", "S1+1"): "induction",
+        ("S1+1", "S1"): "previous token",
+    }
+    return by_place.get((row["at"], looks), "unnamed")
+
+
+def _circuit(named: pd.DataFrame) -> Circuit:
+    """Roles in the order of the stream, each at its position; unnamed heads by position."""
+    names = named.role.where(named.role != "unnamed", "unnamed at " + named["at"])
+    order = named.groupby(names).layer.mean().sort_values().index
+    heads = {name: [(int(r.layer), int(r.head)) for r in named[names == name].itertuples()] for name in order}
+    return Circuit(heads, {name: sorted(set(named["at"][names == name])) for name in order})
