@@ -22,6 +22,7 @@ _HOMES = {
     "path_runs": ("Receiver",),
     "ablation": ("Ablation", "HeadSet", "everywhere", "knock_out", "random_like"),
     "circuit": ("Circuit", "completeness", "faithfulness", "minimality"),
+    "discovery": ("Discovery", "discover", "roles"),
     "heads": ("attention_between", "copying_scores", "detector_scores", "direct_logit_attribution"),
     "unpatched": ("baseline",),
     "runs": ("RunRecord", "run", "save_run"),

@@ -176,13 +176,17 @@ class PatchedRuns:
         """The first position that a patched run of this cell has to compute."""
         return max(self.start, int(cell.where.any(0).nonzero()[0])) if self.fast else 0
 
-    def _from(self, start: int, activation: Float[Tensor, "example *site"]) -> Float[Tensor, "example *site"]:
-        """A recorded activation without the positions before ``start``."""
-        return activation.narrow(self.site.pos_axis, start - self.start, self.n_pos - start)
+    def _window(
+        self, activation: Float[Tensor, "example *site"], start: int, end: int | None = None
+    ) -> Float[Tensor, "example *site"]:
+        """A recorded activation at the positions from ``start`` to before ``end``."""
+        return activation.narrow(self.site.pos_axis, start - self.start, (end or self.n_pos) - start)
 
-    def _mask(self, cells: Sequence[Cell], layer: int, start: int) -> Bool[Tensor, "cell example *site 1"]:
-        """True where a cell's patch goes in this layer, in the site's own layout, from position ``start`` on."""
-        where = torch.stack([cell.where[:, start:] & (cell.layer == layer) for cell in cells])
+    def _mask(
+        self, cells: Sequence[Cell], layer: int, start: int, end: int | None = None
+    ) -> Bool[Tensor, "cell example *site 1"]:
+        """True where a cell's patch goes in this layer, in the site's own layout, from ``start`` to before ``end``."""
+        where = torch.stack([cell.where[:, start:end] & (cell.layer == layer) for cell in cells])
         where = where.to(self.model.cfg.device)
         if not self.site.has_heads:
             return where[..., None]  # [cell example pos 1]
@@ -205,7 +209,7 @@ class PatchedRuns:
         layers, start = sorted({cell.layer for cell in cells}), min(map(self.first, cells))
 
         def put(activation: Tensor, hook, layer: int) -> Tensor:
-            source = self._from(start, self._source[self.site.hook_name(layer)])
+            source = self._window(self._source[self.site.hook_name(layer)], start)
             by_cell = activation.unflatten(0, (len(cells), self.n_examples))
             # In place: resid_mid is hooked as the input of the second norm, and the skip connection past
             # that norm reads the same tensor. A new tensor would change the one and not the other.
@@ -215,7 +219,14 @@ class PatchedRuns:
         return self._logits(self._resume(hooks, [self.site], len(cells), layers[0], start), len(cells), start)
 
     def _resume(
-        self, hooks: Hooks, patched: Sequence[Site], n_cells: int, layer: int, start: int, **kwargs
+        self,
+        hooks: Hooks,
+        patched: Sequence[Site],
+        n_cells: int,
+        layer: int,
+        start: int,
+        end: int | None = None,
+        **kwargs,
     ) -> Float[Tensor, "batch pos vocab"]:
         """Copies of the base run, from a layer and a position on, with hooks: only what those can change is run.
 
@@ -225,11 +236,13 @@ class PatchedRuns:
             n_cells: How many copies.
             layer: None of the hooks is below it, and its stream was recorded.
             start: None of the hooks changes anything before it.
+            end: Nothing is wanted of the positions from here on.
             **kwargs: For the forward.
         """
         if self._cache is None:
             return self._forward(self.base_tokens.repeat(n_cells, 1), hooks, None, **kwargs)
-        stream = self._base[f"blocks.{layer}.hook_resid_pre"][:, start - self.start :].repeat(n_cells, 1, 1)
+        stream = self._base[f"blocks.{layer}.hook_resid_pre"][:, start - self.start :]
+        stream = stream[:, : None if end is None else end - start].repeat(n_cells, 1, 1)
         replaced = {
             **fused_activations(self.model),
             **dict.fromkeys(self.model.blocks[:layer], hand_on(self._n_block_outputs)),

@@ -95,11 +95,13 @@ class PathRuns(PatchedRuns):
 
         def freeze(activation: Tensor, hook, layer: int) -> Tensor:
             name = self.site.hook_name(layer)
-            source, base = self._from(start, self._source[name]), self._from(start, self._base[name])
-            return activation.copy_(torch.where(self._mask(cells, layer, start), source, base).flatten(0, 1))
+            source, base = (self._window(kept[name], start, end) for kept in (self._source, self._base))
+            return activation.copy_(torch.where(self._mask(cells, layer, start, end), source, base).flatten(0, 1))
 
         n_layers = int(self.model.cfg.n_layers)
-        hooks: Hooks = [(self.site.hook_name(layer), partial(freeze, layer=layer)) for layer in range(lowest, n_layers)]
+        end = int(self._to.any(0).nonzero()[-1]) + 1 if self.fast else self.n_pos
+        layers = range(lowest, min(self._highest + 1, n_layers))
+        hooks: Hooks = [(self.site.hook_name(layer), partial(freeze, layer=layer)) for layer in layers]
         if not self._hears:
             return self._logits(self._resume(hooks, [self.site], n_cells, lowest, start), n_cells, start)
 
@@ -109,13 +111,15 @@ class PathRuns(PatchedRuns):
             arrived[key] = activation.clone()
 
         def hear(activation: Tensor, hook, key: tuple[Site, int]) -> Tensor:
-            mask = self._hears[key][:, start:, :, None].repeat(n_cells, 1, 1, 1).to(activation.device)
-            return activation.copy_(torch.where(mask, arrived[key], activation))
+            mask = self._hears[key][:, start:end, :, None].repeat(n_cells, 1, 1, 1).to(activation.device)
+            heard = activation[:, : end - start]
+            heard.copy_(torch.where(mask, arrived[key], heard))
+            return activation
 
         reached = [key for key in self._hears if key[1] >= lowest]
         hooks += [(of.hook_name(layer), partial(listen, key=(of, layer))) for of, layer in reached]
         stop = {} if self._highest == n_layers - 1 else {"stop_at_layer": self._highest + 1}
-        self._resume(hooks, [self.site], n_cells, lowest, start, **stop)
+        self._resume(hooks, [self.site], n_cells, lowest, start, end, **stop)
         hooks = [(of.hook_name(layer), partial(hear, key=(of, layer))) for of, layer in reached]
         first = max(self._lowest, lowest)
         return self._logits(self._resume(hooks, [of for of, _ in reached], n_cells, first, start), n_cells, start)

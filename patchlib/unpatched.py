@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 import xarray as xr
@@ -17,6 +18,9 @@ from patchlib.metrics import Readout, Reads, resolve_metrics
 from patchlib.sites import Site, get_site
 from patchlib.sources import Donors
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
+
+FULL = 4
+"""Examples with which a forward of a few cells is worth its fixed cost, on a CPU."""
 
 
 def baseline(
@@ -88,14 +92,28 @@ def read_unpatched(
 
 
 def example_batches(pairs: PromptPairs, batch_tokens: int) -> Iterator[list[int]]:
-    """Pairs of one length that part at the same position, a memory-sized number at a time."""
+    """Pairs of one length, a memory-sized number at a time.
+
+    Those that part at one position go together, so that none is computed from an earlier position than it has to be;
+    and with those that part next, where they are too few to fill a forward.
+    """
     alike: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, (clean, corrupted) in enumerate(zip(pairs.clean_tokens, pairs.corrupted_tokens, strict=True)):
         alike[len(clean), int((clean != corrupted).nonzero()[0])].append(i)
-    for (n_pos, _), examples in sorted(alike.items()):
+    for n_pos, group in groupby(sorted(alike.items()), key=lambda item: item[0][0]):
         size = max(1, batch_tokens // (2 * n_pos))  # the base and the other run are one forward
-        for first in range(0, len(examples), size):
-            yield examples[first : first + size]
+        together: list[int] = []
+        for _, examples in group:
+            if len(together) >= FULL:
+                yield from _split(together, size)
+                together = []
+            together += examples
+        yield from _split(together, size)
+
+
+def _split(examples: list[int], size: int) -> Iterator[list[int]]:
+    for first in range(0, len(examples), size):
+        yield examples[first : first + size]
 
 
 def start_runs(

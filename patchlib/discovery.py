@@ -172,8 +172,9 @@ def roles(
 ) -> pd.DataFrame:
     """Name each found head by where it looks from its position and by what its OV circuit does to names.
 
-    Of heads that write to the logits: a ``name mover`` attends from END to IO and copies it; a ``subject
-    suppressor`` attends to the subject and writes against it; negative ones have an effect below 0. Of the others: ``S-inhibition``
+    Of heads that write to the logits: a ``name mover`` attends from END to IO and copies it; a ``subject suppressor``
+    attends to the subject and writes against it; a ``negative name mover`` attends to IO and writes against it, a
+    ``subject mover`` copies the subject, both against the answer. Of the others: ``S-inhibition``
     attends from END to S2; ``duplicate token`` from S2 to S1; ``induction`` from S2 to S1+1; ``previous token`` from
     S1+1 to S1. The names but the second are those of Wang et al. 2022; a head that fits none is ``unnamed``.
 
@@ -185,9 +186,9 @@ def roles(
         min_copying: Share of names that the OV circuit must copy (or suppress): a half; a random head has about 0.
 
     Returns:
-        A row for each head and position: ``layer``, ``head``, ``at``, ``role``, ``direct`` (effect on the logits, NaN if
-        none was found), ``effect`` (largest in any step), ``looks_at`` and ``attention`` (the role that it attends to
-        most, and how much), ``copying``, ``suppressing``.
+        A row for each head and position: ``layer``, ``head``, ``at``, ``role``, ``direct`` (effect on the logits, NaN
+        if none was found), ``effect`` (largest in any step), ``looks_at`` and ``attention`` (the role that it attends
+        to most, and how much), ``copying``, ``suppressing``.
     """
     pairs = as_pairs(model, task)
     seen = steps.groupby(["layer", "head", "at"], sort=True)
@@ -206,19 +207,22 @@ def roles(
             "looks_at": looks_at, "attention": float(looks.max()),
             **{name: float(copying[name].sel(layer=layer, head=head)) for name in ("copying", "suppressing")},
         }  # fmt: skip
-        rows.append({**row, "role": _role(row, min_attention, min_copying)})
+        rows.append({**row, "role": role_of(row, min_attention, min_copying)})
     columns = ["layer", "head", "at", "role", "direct", "effect", "looks_at", "attention", "copying", "suppressing"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _role(row: dict[str, Any], min_attention: float, min_copying: float) -> str:
+def role_of(row: dict[str, Any], min_attention: float, min_copying: float) -> str:
+    """The name that a row of ``roles`` earns."""
     looks = row["looks_at"] if row["attention"] >= min_attention else ""
     subject = looks in ("S1", "S2")
-    if np.isfinite(row["direct"]):
-        sign = "negative " if row["direct"] < 0 else ""
-        towards = "copying" if (looks == "IO") != bool(sign) else "suppressing"
-        if (looks == "IO" or subject) and row[towards] >= min_copying:
-            return sign + ("name mover" if looks == "IO" else "subject suppressor" if not sign else "subject mover")
+    if np.isfinite(row["direct"]) and (looks == "IO" or subject):
+        # Towards the answer is to copy IO or to suppress the subject; a negative head does the opposite.
+        copies = (looks == "IO") == (row["direct"] > 0)
+        if row["copying" if copies else "suppressing"] >= min_copying:
+            if copies:
+                return "name mover" if looks == "IO" else "subject mover"
+            return "subject suppressor" if subject else "negative name mover"
     by_place = {
         ("END", "S2"): "S-inhibition",
         ("S2", "S1"): "duplicate token",
