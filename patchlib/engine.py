@@ -9,9 +9,10 @@ at all for a cell whose patch equals what is there. A plain run is the same code
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -86,7 +87,7 @@ class PatchedRuns:
             prefix, shared_logits = self._shared_prefix()
             # In one forward, on the same keys and values, so that what is alike in the two runs is so to the bit.
             cache = None if prefix is None else branches(prefix, self.start, keep=True)
-            logits, kept = self._record(torch.cat([self.base_tokens, other_tokens]), cache, with_stream=fast)
+            logits, kept = self._record_both(torch.cat([self.base_tokens, other_tokens]), cache)
             self.base_logits, self.other_logits = (
                 self._read(torch.cat([*shared_logits, part], dim=1))[0] for part in logits.chunk(2)
             )
@@ -147,6 +148,12 @@ class PatchedRuns:
             hooks = [*hooks, ("unembed.hook_in", lambda stream, hook: stream.contiguous())]
         with forwards(self._unembedding):
             return self.model.run_with_hooks(given, fwd_hooks=hooks, **kwargs)
+
+    def _record_both(
+        self, tokens: Int[Tensor, "run*example pos"], cache: Cache | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What ``_record`` gives of the base and the other run together."""
+        return self._record(tokens, cache, with_stream=self.fast)
 
     def _record(
         self, tokens: Int[Tensor, "example pos"], cache: Cache | None, *, with_stream: bool
@@ -226,7 +233,8 @@ class PatchedRuns:
         layer: int,
         start: int,
         end: int | None = None,
-        **kwargs,
+        instead: Mapping[torch.nn.Module, Callable] | None = None,
+        **kwargs: Any,
     ) -> Float[Tensor, "batch pos vocab"]:
         """Copies of the base run, from a layer and a position on, with hooks: only what those can change is run.
 
@@ -237,6 +245,7 @@ class PatchedRuns:
             layer: None of the hooks is below it, and its stream was recorded.
             start: None of the hooks changes anything before it.
             end: Nothing is wanted of the positions from here on.
+            instead: Forwards of modules whose output is known already.
             **kwargs: For the forward.
         """
         if self._cache is None:
@@ -246,6 +255,7 @@ class PatchedRuns:
         replaced = {
             **fused_activations(self.model),
             **dict.fromkeys(self.model.blocks[:layer], hand_on(self._n_block_outputs)),
+            **(instead or {}),
         }
         mlp = getattr(self.model.blocks[-1], "mlp", None)
         at_last = {self.model.hook_dict[site.hook_name(len(self.model.blocks) - 1)] for site in patched}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformers.cache_utils import Cache
 
 from patchlib.axes import position_mask
 from patchlib.engine import Cell, Hooks, PatchedRuns
@@ -79,6 +80,34 @@ class PathRuns(PatchedRuns):
             if self.reads.last_only:
                 self._to[:, :-1] = False
 
+    def _record_both(
+        self, tokens: Int[Tensor, "run*example pos"], cache: Cache | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """And what each attention sublayer gives in the base run: with all of its heads frozen it gives that again."""
+        self._attention: dict[torch.nn.Module, Any] = {}
+
+        def keep(module: torch.nn.Module, args: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple) else output
+            n_others = len(output) - 1 if isinstance(output, tuple) else None
+            self._attention[module] = first[: self.n_examples].clone(), n_others
+
+        watched = [block.attn.register_forward_hook(keep) for block in self.model.blocks] if self.fast else []
+        try:
+            return super()._record_both(tokens, cache)
+        finally:
+            for handle in watched:
+                handle.remove()
+
+    def _frozen(self, layers: Iterable[int], n_cells: int, start: int, end: int) -> dict[torch.nn.Module, Callable]:
+        """Attention that is not computed, in layers where no head is patched or listens."""
+
+        def giving(first: Tensor, n_others: int | None) -> Callable:
+            again = first[:, start - self.start : end - self.start].repeat(n_cells, 1, 1)
+            return lambda *args, **kwargs: again if n_others is None else (again, *[None] * n_others)
+
+        modules = [self.model.blocks[layer].attn for layer in layers]
+        return {module: giving(*self._attention[module]) for module in modules if module in self._attention}
+
     def first(self, cell: Cell) -> int:
         """The first position at which something of the sender's patch can arrive."""
         heard = (cell.where & self._to).any(0).nonzero()
@@ -102,8 +131,11 @@ class PathRuns(PatchedRuns):
         end = int(self._to.any(0).nonzero()[-1]) + 1 if self.fast else self.n_pos
         layers = range(lowest, min(self._highest + 1, n_layers))
         hooks: Hooks = [(self.site.hook_name(layer), partial(freeze, layer=layer)) for layer in layers]
+        awake = {cell.layer for cell in cells} | {layer for _, layer in self._hears}
+        frozen = self._frozen(set(layers) - awake, n_cells, start, end)
         if not self._hears:
-            return self._logits(self._resume(hooks, [self.site], n_cells, lowest, start), n_cells, start)
+            logits = self._resume(hooks, [self.site], n_cells, lowest, start, instead=frozen)
+            return self._logits(logits, n_cells, start)
 
         arrived: dict[tuple[Site, int], Tensor] = {}
 
@@ -119,7 +151,7 @@ class PathRuns(PatchedRuns):
         reached = [key for key in self._hears if key[1] >= lowest]
         hooks += [(of.hook_name(layer), partial(listen, key=(of, layer))) for of, layer in reached]
         stop = {} if self._highest == n_layers - 1 else {"stop_at_layer": self._highest + 1}
-        self._resume(hooks, [self.site], n_cells, lowest, start, end, **stop)
+        self._resume(hooks, [self.site], n_cells, lowest, start, end, frozen, **stop)
         hooks = [(of.hook_name(layer), partial(hear, key=(of, layer))) for of, layer in reached]
         first = max(self._lowest, lowest)
         return self._logits(self._resume(hooks, [of for of, _ in reached], n_cells, first, start), n_cells, start)
