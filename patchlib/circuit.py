@@ -69,13 +69,14 @@ class Circuit:
     def table(self) -> pd.DataFrame:
         """A row for each role: its heads and where they are kept."""
         rows = {
-            role: (_names(heads), ", ".join(map(str, self.positions.get(role, ("all",)))))
+            role: (head_names(heads), ", ".join(map(str, self.positions.get(role, ("all",)))))
             for role, heads in self.roles.items()
         }
         return pd.DataFrame.from_dict(rows, orient="index", columns=["heads", "at"]).rename_axis("role")
 
 
-def _names(heads: Iterable[Head]) -> str:
+def head_names(heads: Iterable[Head]) -> str:
+    """Heads as people write them: "L9H6, L9H9"."""
     return ", ".join(f"L{layer}H{head}" for layer, head in sorted(heads))
 
 
@@ -177,7 +178,7 @@ def completeness(
         values.append(found[best])
     table = pd.DataFrame(
         [
-            (name, _names(heads), of_circuit, of_model, abs(of_circuit - of_model))
+            (name, head_names(heads), of_circuit, of_model, abs(of_circuit - of_model))
             for (name, heads), (of_circuit, of_model) in zip(named, values, strict=True)
         ],
         columns=["kind", "heads", "circuit", "model", "incompleteness"],
@@ -220,7 +221,7 @@ def minimality(
     for role, head, name, gone in tried:
         with_head, without_head = known[gone], known[gone | {head}]
         change = without_head - with_head
-        rows.append((role, _names([head]), name, with_head, without_head, change, abs(change / whole)))
+        rows.append((role, head_names([head]), name, with_head, without_head, change, abs(change / whole)))
     columns = ["role", "head", "K", "with_head", "without_head", "change", "share"]
     table = pd.DataFrame(rows, columns=columns).sort_values("share", ascending=False)
     table = table.drop_duplicates(["role", "head"]).reset_index(drop=True)

@@ -12,7 +12,7 @@ import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib.ablation import Head
-from patchlib.circuit import Circuit
+from patchlib.circuit import Circuit, head_names
 from patchlib.errors import SweepError
 from patchlib.heads import attention_between, copying_scores
 from patchlib.path_runs import Receiver
@@ -31,17 +31,20 @@ class Discovery:
 
     Attributes:
         circuit: The heads by role, each at its position.
-        steps: A row for each head and path by which it was found: ``depth``, ``receivers``, ``layer``, ``head``,
-            ``at``, ``effect`` with its interval, ``n``.
+        steps: A row for each head and path by which it was found: ``depth``, ``to`` (the heads that receive, or
+            "logits"), ``site`` (their input; "logits" for these), ``layer``, ``head``, ``at`` (of the sender's output),
+            ``effect`` with its interval, ``n``.
         inputs: A row for each input of found heads that was looked at: ``site``, ``at``, ``effect`` (sum over the
             heads' own effects of noising that input) and whether it was ``followed``.
         roles: ``roles``' table: a row for each head and position.
+        positions: The task's named positions, in the order of the sentence.
     """
 
     circuit: Circuit
     steps: pd.DataFrame
     inputs: pd.DataFrame
     roles: pd.DataFrame
+    positions: tuple[str, ...]
 
 
 def discover(
@@ -89,19 +92,13 @@ def discover(
     steps: list[dict[str, Any]] = []
     inputs: list[dict[str, Any]] = []
 
-    def take(result: xr.Dataset, at: str, level: int) -> list[Found]:
+    def take(result: xr.Dataset, at: str, level: int, to: str = "logits", site: str = "logits") -> list[Found]:
         """The senders of one step that count; those that push towards the answer are followed further."""
         table = summary_table(result, top_k=max_heads)
         least = max(min_effect, min_share * table.effect.abs().max())
         table = table[(table.effect.abs() >= least) & ~((table.ci_low <= 0) & (table.ci_high >= 0))]
         for row in table.itertuples():
-            about = {
-                "depth": level,
-                "receivers": result.attrs["receivers"],
-                "layer": row.layer,
-                "head": row.head,
-                "at": at,
-            }
+            about = {"depth": level, "to": to, "site": site, "layer": row.layer, "head": row.head, "at": at}
             steps.append({**about, "effect": row.effect, "ci_low": row.ci_low, "ci_high": row.ci_high, "n": row.n})
         return [(int(row.layer), int(row.head), at) for row in table.itertuples() if row.effect > 0]
 
@@ -111,20 +108,20 @@ def discover(
         found: list[Found] = []
         for position in sorted({at for *_, at in frontier}):
             heads = [(layer, head) for layer, head, at in frontier if at == position]
-            for at, receivers in _inputs_that_matter(model, pairs, heads, position, min_input, inputs, how):
+            for site, at, receivers in _inputs_that_matter(model, pairs, heads, position, min_input, inputs, how):
                 below = range(max(one.layer for one in receivers))
                 if below:
                     result = path_patch(model, pairs, receivers, layers=list(below), positions=at, **how)
-                    found += take(result, at, level)
+                    found += take(result, at, level, head_names(heads), site)
         frontier = sorted(set(found) - known)
         known |= set(frontier)
     table = pd.DataFrame(
-        steps, columns=["depth", "receivers", "layer", "head", "at", "effect", "ci_low", "ci_high", "n"]
+        steps, columns=["depth", "to", "site", "layer", "head", "at", "effect", "ci_low", "ci_high", "n"]
     )
     named = roles(model, pairs, table)
-    return Discovery(
-        _circuit(named), table, pd.DataFrame(inputs, columns=["heads", "site", "at", "effect", "followed"]), named
-    )
+    looked_at = pd.DataFrame(inputs, columns=["heads", "site", "at", "effect", "followed"])
+    in_order = sorted(pairs.roles, key=lambda role: float(pairs.roles[role].float().mean()))
+    return Discovery(_circuit(named), table, looked_at, named, tuple(in_order))
 
 
 def _inputs_that_matter(
@@ -135,8 +132,8 @@ def _inputs_that_matter(
     min_input: float,
     inputs: list[dict[str, Any]],
     how: dict[str, Any],
-) -> list[tuple[str, list[Receiver]]]:
-    """(position, receivers) of the queries at the heads' own position, and of keys and values at all roles."""
+) -> list[tuple[str, str, list[Receiver]]]:
+    """(site, position, receivers) of the queries at the heads' own position, and of keys and values at all roles."""
     followed = []
     for site in ("q", "k", "v"):
         receivers = inputs_of(model, heads, site)
@@ -154,11 +151,11 @@ def _inputs_that_matter(
             ]
             effect = float(np.nansum(own))
             inputs.append({
-                "heads": ", ".join(f"L{layer}H{head}" for layer, head in heads), "site": site, "at": role,
+                "heads": head_names(heads), "site": site, "at": role,
                 "effect": effect, "followed": abs(effect) >= min_input,
             })  # fmt: skip
             if abs(effect) >= min_input:
-                followed.append((role, inputs_of(model, heads, site, role)))
+                followed.append((site, role, inputs_of(model, heads, site, role)))
     return followed
 
 
@@ -199,7 +196,7 @@ def roles(
     for (layer, head, at), found in seen:
         looks = attention[at].sel(layer=layer, head=head)
         looks_at = str(looks.role.values[looks.values.argmax()])
-        to_logits = found[found.receivers == "logits"]
+        to_logits = found[found.to == "logits"]
         row = {
             "layer": layer, "head": head, "at": at,
             "direct": to_logits.effect.iloc[0] if len(to_logits) else np.nan,

@@ -42,6 +42,8 @@ def about(results: Mapping[str, xr.Dataset]) -> str:
         n = one.sizes["example"]
         pairs = "1 prompt pair" if n == 1 else f"{n} prompt pairs"
         patched = [HOW[one.attrs["direction"]], where] if "patched" in one else ["", ""]
+        if "receivers" in one.attrs:
+            patched = [f"path patching, {patched[0]}", f"{where} to {one.attrs['receivers']}"]
         facts.append([*patched, metric_name(one), pairs, one.attrs.get("model", "")])
     together = [" / ".join(dict.fromkeys(filter(None, values))) for values in zip(*facts, strict=True)]
     return ", ".join(filter(None, together))

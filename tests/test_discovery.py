@@ -22,7 +22,7 @@ def found():
 def test_the_first_step_is_path_patching_to_the_logits(found):
     model, pairs, discovery = found
     first = discovery.steps[discovery.steps.depth == 1]
-    assert len(first) and set(first.receivers) == {"logits"} and set(first["at"]) == {"END"}
+    assert len(first) and set(first.to) == set(first.site) == {"logits"} and set(first["at"]) == {"END"}
     direct = path_patch(model, pairs, positions="END", progress=False)
     for row in first.itertuples():
         assert row.effect == pytest.approx(float(direct.effect.sel(layer=row.layer, head=row.head).squeeze()), abs=1e-4)
@@ -37,7 +37,9 @@ def test_further_steps_follow_the_inputs_that_matter(found):
         discovery.inputs[~discovery.inputs.followed].effect.abs() < 0.05
     ).all()
     later = discovery.steps[discovery.steps.depth == 2]
-    assert {name.split(" of ")[0] for name in later.receivers} <= set(followed.site)
+    assert {(row.to, row.site, row.at) for row in later.itertuples()} <= set(
+        followed[["heads", "site", "at"]].itertuples(index=False, name=None)
+    )
 
 
 def test_every_head_that_was_found_is_in_the_circuit_at_its_position(found):

@@ -1,0 +1,113 @@
+"""Figures of circuits: who writes the answer and where it looks; the heads and paths that a search found."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+
+from patchlib.discovery import Discovery
+from patchlib.errors import SweepError
+from patchlib.plots import GREY, LINES, PALE, RED, style
+
+BLUE = LINES[0]
+MARKS = ("circle", "square", "diamond", "triangle-up", "pentagon", "hexagon", "star", "cross")
+
+
+def writers(
+    attribution: xr.DataArray, attention: xr.DataArray, roles: tuple[str, str] = ("IO", "S2"), top_k: int = 10,
+    title: str = "Who writes the answer, and where it looks",
+) -> go.Figure:  # fmt: skip
+    """Each head's direct logit attribution against its attention to two positions (Wang et al. 2022, figure 3c).
+
+    Right of 0 it attends more to the first of ``roles``, left of 0 more to the second.
+
+    Args:
+        attribution: From ``direct_logit_attribution``.
+        attention: From ``attention_between``, of the same task.
+        roles: The two positions that are compared.
+        top_k: How many heads are labelled, those that write most in either direction.
+        title: Of the figure.
+
+    Raises:
+        SweepError: A role that the attention does not have.
+    """
+    unknown = [role for role in roles if role not in attention.role.values]
+    if unknown:
+        raise SweepError(f"Unknown role {unknown[0]!r}: the attention has {', '.join(attention.role.values)}.")
+    first, second = (attention.sel(role=role).mean("example") for role in roles)
+    x, y = (first - second).values.ravel(), attribution.mean("example").values.ravel()
+    names = [f"L{layer}H{head}" for layer in attribution.layer.values for head in attribution["head"].values]
+    top = set(np.argsort(-abs(y))[:top_k].tolist())
+    figure = go.Figure(
+        go.Scatter(
+            x=x.round(4), y=y.round(4), mode="markers+text", text=[n if i in top else "" for i, n in enumerate(names)],
+            textposition="top center", textfont={"size": 11}, customdata=names,
+            marker={"size": [9 if i in top else 5 for i in range(len(y))], "color": np.where(y > 0, BLUE, RED)},
+            hovertemplate="%{customdata}<br>attention %{x:.2f}<br>logits %{y:.2f}<extra></extra>",
+        )
+    )  # fmt: skip
+    query, n = attention.attrs["query"], attribution.sizes["example"]
+    figure.update_xaxes(title=f"attention from {query}: to {roles[0]} minus to {roles[1]}", range=[-1.05, 1.05])
+    figure.update_yaxes(title="direct logit attribution, right minus wrong answer")
+    figure.update_xaxes(gridcolor=PALE, zerolinecolor=GREY).update_yaxes(gridcolor=PALE, zerolinecolor=GREY)
+    return style(figure, title, f"each head's mean over {n} clean prompts; labelled: the {top_k} that write most", 480)
+
+
+def circuit_graph(discovery: Discovery, title: str = "The circuit that was found") -> go.Figure:
+    """The heads and paths of a search: positions of the sentence across, layers up, the logits on top.
+
+    A line leads from a head to those that hear it: blue where losing it hurts the answer, red where it helps, the
+    thicker the larger a share of its step's largest effect.
+    """
+    nodes = {(row.layer, row.head, row.at): row for row in discovery.roles.itertuples()}
+    columns = [at for at in discovery.positions if any(node[2] == at for node in nodes)]
+    beside: dict[tuple[int, str], list] = defaultdict(list)
+    for node in sorted(nodes):
+        beside[node[0], node[2]].append(node)
+    place = {
+        node: (columns.index(at) + 0.19 * (i - (len(group) - 1) / 2), layer)
+        for (layer, at), group in beside.items()
+        for i, node in enumerate(group)
+    }
+    top = max((layer for layer, *_ in nodes), default=0) + 3
+    figure = go.Figure()
+    largest = discovery.steps.groupby(["depth", "to", "site"]).effect.transform(lambda effects: effects.abs().max())
+    for row, most in zip(discovery.steps.itertuples(), largest, strict=True):
+        x, y = place[row.layer, row.head, row.at]
+        hears = [
+            place[node]
+            for node in nodes
+            if f"L{node[0]}H{node[1]}" in row.to.split(", ") and columns.index(node[2]) >= columns.index(row.at)
+        ]  # attention does not look ahead
+        for x_to, y_to in [(columns.index("END"), top)] if row.to == "logits" else [one for one in hears if one[1] > y]:
+            figure.add_scatter(
+                x=[x, x_to], y=[y, y_to], mode="lines", hoverinfo="skip", showlegend=False, opacity=0.45,
+                line={"color": BLUE if row.effect > 0 else RED, "width": 1 + 4 * abs(row.effect) / most},
+            )  # fmt: skip
+    for i, (role, found) in enumerate(discovery.roles.groupby("role", sort=False)):
+        at = [place[row.layer, row.head, row.at] for row in found.itertuples()]
+        figure.add_scatter(
+            x=[x for x, _ in at], y=[y for _, y in at], mode="markers+text", name=str(role),
+            text=[f"{row.layer}.{row.head}" for row in found.itertuples()], textposition="top center",
+            textfont={"size": 11},
+            marker={"size": 12, "symbol": MARKS[i % len(MARKS)], "line": {"width": 1, "color": "white"},
+                    "color": GREY if role == "unnamed" else LINES[i % len(LINES)]},
+            customdata=[(f"L{row.layer}H{row.head} at {row.at}", row.effect, row.looks_at, row.attention)
+                        for row in found.itertuples()],
+            hovertemplate="%{customdata[0]}<br>largest effect %{customdata[1]:.3f}"
+                          "<br>attends to %{customdata[2]} (%{customdata[3]:.2f})<extra>" + str(role) + "</extra>",
+        )  # fmt: skip
+    if nodes:
+        figure.add_annotation(x=columns.index("END"), y=top, text="<b>logits</b>", showarrow=False, yshift=10)
+    figure.update_xaxes(
+        tickvals=list(range(len(columns))), ticktext=columns, range=[-0.6, len(columns) - 0.3], showgrid=False,
+        zeroline=False, title="position in the sentence",
+    )  # fmt: skip
+    figure.update_yaxes(title="layer", gridcolor=PALE, zeroline=False, range=[-1, top + 1.5])
+    n = int(discovery.steps.n.iloc[0]) if len(discovery.steps) else 0
+    said = f"path patching backward from the logits, {n} prompt pairs; 9.6: layer 9, head 6; blue paths help, red hurt"
+    figure = style(figure, title, said, 760, above=50)
+    return figure.update_layout(legend={"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0})
