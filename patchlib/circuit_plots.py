@@ -91,8 +91,9 @@ def circuit_graph(discovery: Discovery, title: str = "The circuit that was found
         at = [place[row.layer, row.head, row.at] for row in found.itertuples()]
         figure.add_scatter(
             x=[x for x, _ in at], y=[y for _, y in at], mode="markers+text", name=str(role),
-            text=[f"{row.layer}.{row.head}" for row in found.itertuples()], textposition="top center",
-            textfont={"size": 11},
+            text=[f"{row.layer}.{row.head}" for row in found.itertuples()], textfont={"size": 11},
+            textposition=["top center" if len(beside[row.layer, row.at]) > 1 else "middle right"
+                          for row in found.itertuples()],
             marker={"size": 12, "symbol": MARKS[i % len(MARKS)], "line": {"width": 1, "color": "white"},
                     "color": GREY if role == "unnamed" else LINES[i % len(LINES)]},
             customdata=[(f"L{row.layer}H{row.head} at {row.at}", row.effect, row.looks_at, row.attention)
