@@ -22,15 +22,15 @@ from patchlib.engine import Hooks
 from patchlib.errors import SweepError
 from patchlib.metrics import METRICS, Readout
 from patchlib.sites import get_site
+from patchlib.sources import ABLATIONS
 from patchlib.stats import mean_interval
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
-from patchlib.unpatched import check_model
+from patchlib.unpatched import check_model, length_batches
 
 Head = tuple[int, int]
 """(layer, head), both counted from 0."""
 Places = Mapping[Head, Iterable[str | int | None]]
 """Heads, each with the positions meant: roles or token indices, None for all."""
-SOURCES = ("mean", "resample", "zero")
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ class Ablation:
         batch_tokens: int | None = None,
     ) -> None:
         check_model(model)
-        if source not in SOURCES:
-            raise SweepError(f"Unknown source {source!r}: choose {', '.join(map(repr, SOURCES))}.")
+        if source not in ABLATIONS:
+            raise SweepError(f"Unknown source {source!r}: choose {', '.join(map(repr, ABLATIONS))}.")
         if metric not in METRICS:
             raise SweepError(f"Unknown metric {metric!r}: choose {', '.join(map(repr, METRICS))}.")
         self.model, self.metric, self.pairs = model, metric, as_pairs(model, task)
@@ -152,16 +152,14 @@ class Ablation:
         for one in sets:
             self._check(one.places)
         found = np.full((len(sets), len(self.pairs)), np.nan, dtype=np.float32)
-        for bucket in self.pairs.buckets():
-            n_pos = len(self.pairs.clean_tokens[int(bucket[0])])
-            for examples in bucket.split(max(1, self._batch_tokens // n_pos)):
-                part = self.pairs.select(examples)
-                replacement = torch.stack([self._replacement(int(i)) for i in examples]).to(self.model.cfg.device)
-                at_once = max(1, self._batch_tokens // (n_pos * len(examples)))
-                for first in range(0, len(sets), at_once):
-                    chosen = sets[first : first + at_once]
-                    kept = torch.stack([one.kept(part, self.n_layers, self.n_heads) for one in chosen])
-                    found[first : first + at_once, examples] = self._forward(part, kept, replacement)
+        for examples in length_batches(self.pairs, self._batch_tokens):
+            part = self.pairs.select(examples)
+            replacement = torch.stack([self._replacement(i) for i in examples]).to(self.model.cfg.device)
+            at_once = max(1, self._batch_tokens // part.clean_batch().numel())
+            for first in range(0, len(sets), at_once):
+                chosen = sets[first : first + at_once]
+                kept = torch.stack([one.kept(part, self.n_layers, self.n_heads) for one in chosen])
+                found[first : first + at_once, examples] = self._forward(part, kept, replacement)
         return found
 
     @torch.no_grad()

@@ -126,7 +126,7 @@ def completeness(
     *,
     n_random: int = 10,
     n_greedy: int = 5,
-    greedy_seed: int = 0,
+    random_seed: int = 0,
     **how: Any,
 ) -> pd.DataFrame:
     """Does the circuit lack anything? Without some of its heads K, circuit and model should fall alike.
@@ -139,7 +139,7 @@ def completeness(
         model, task, circuit: As for ``faithfulness``.
         n_random: How many random sets.
         n_greedy: How many heads the greedy search adds.
-        greedy_seed: Of the random sets.
+        random_seed: Of the random sets.
         **how: As for ``faithfulness``.
 
     Returns:
@@ -149,7 +149,7 @@ def completeness(
     Raises:
         SweepError, TaskError: As ``Ablation``.
     """
-    ablation, draw = Ablation(model, task, **how), random.Random(greedy_seed)
+    ablation, draw = Ablation(model, task, **how), random.Random(random_seed)
 
     def scores(sets: Sequence[Sequence[Head]]) -> Float[np.ndarray, "set 2"]:
         both = [

@@ -82,6 +82,7 @@ class PatchedRuns:
             self.start = min(int(differs[0]) if len(differs) else self.n_pos, self.n_pos - 1)
         vocab = self.reads.vocab
         self._unembedding = unembedding_of(model, vocab) if fast and vocab is not None else {}
+        self._activations = fused_activations(model) if fast else {}
         self._n_block_outputs: int | None = None  # None: no tuple
         with torch.no_grad():
             prefix, shared_logits = self._shared_prefix()
@@ -253,7 +254,7 @@ class PatchedRuns:
         stream = self._base[f"blocks.{layer}.hook_resid_pre"][:, start - self.start :]
         stream = stream[:, : None if end is None else end - start].repeat(n_cells, 1, 1)
         replaced = {
-            **fused_activations(self.model),
+            **self._activations,
             **dict.fromkeys(self.model.blocks[:layer], hand_on(self._n_block_outputs)),
             **(instead or {}),
         }

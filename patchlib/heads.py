@@ -15,7 +15,7 @@ from patchlib.budget import default_batch_tokens
 from patchlib.errors import SweepError
 from patchlib.sites import get_site
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
-from patchlib.unpatched import check_model
+from patchlib.unpatched import check_model, length_batches
 
 Stripe = Callable[[Float[Tensor, "example head dest src"]], Float[Tensor, "example head"]]
 
@@ -87,7 +87,7 @@ def attention_between(model: TransformerBridge, task: PatchingDataset | PromptPa
         raise SweepError(f"Unknown role {query!r}: this task names {', '.join(pairs.roles) or 'no positions'}.")
     shape = (int(model.cfg.n_layers), int(model.cfg.n_heads), len(pairs.roles), len(pairs))
     found = np.zeros(shape, dtype=np.float32)
-    for examples in _bucketed(model, pairs):
+    for examples in length_batches(pairs, default_batch_tokens(model)):
         part = pairs.select(examples)
         each = torch.arange(len(part))
         sources = torch.stack([part.roles[role] for role in part.roles])  # [role example]
@@ -131,7 +131,7 @@ def direct_logit_attribution(model: TransformerBridge, task: PatchingDataset | P
     found = np.zeros((*shape, len(pairs)), dtype=np.float32)
     weight = model.ln_final.weight + (1 if getattr(model.cfg, "rmsnorm_uses_offset", False) else 0)
     names = {get_site(model, "z").hook_name(layer) for layer in range(shape[0])} | {"ln_final.hook_scale"}
-    for examples in _bucketed(model, pairs):
+    for examples in length_batches(pairs, default_batch_tokens(model)):
         part = pairs.select(examples)
         right, wrong = part.answers.to(model.W_U.device).unbind(1)
         direction = (model.W_U[:, right] - model.W_U[:, wrong]).T * weight  # [example d_model]
@@ -197,16 +197,6 @@ def copying_scores(
         coords={"layer": range(n_layers), "head": range(n_heads)},
         attrs={"top_k": top_k, "n_tokens": len(ids)},
     )
-
-
-def _bucketed(model: TransformerBridge, pairs: PromptPairs) -> list[list[int]]:
-    """Examples of one length that fit into one forward."""
-    most = default_batch_tokens(model)
-    return [
-        part.tolist()
-        for bucket in pairs.buckets()
-        for part in bucket.split(max(1, most // len(pairs.clean_tokens[int(bucket[0])])))
-    ]
 
 
 def _of_patterns(

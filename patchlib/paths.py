@@ -96,8 +96,8 @@ def path_patch(
     checked = _check(model, pairs, receivers)
     return patch_grid(
         model, pairs, "z", over, direction, metric, layers=layers, heads=heads, positions=positions, source=source,
-        reference=pairs if reference is None and source in ("mean", "resample") else reference,
-        source_seed=source_seed, engine=engine, batch_tokens=batch_tokens, checkpoint=checkpoint, progress=progress,
+        reference=reference, source_seed=source_seed, engine=engine, batch_tokens=batch_tokens,
+        checkpoint=checkpoint, progress=progress,
         kind=lambda part: partial(PathRuns, receivers=checked, pairs=part),
         about={"receivers": ", ".join(map(str, checked)) or "logits"},
     )  # fmt: skip

@@ -121,6 +121,6 @@ def branches(cache: Cache, n_pos: int, n_examples: int | None = None, *, keep: b
         n_examples: How many of the examples to take; all when None.
         keep: Keep what the forward adds. Without, a layer's memory is free once the layer is computed.
     """
-    branches = copy.copy(cache)
-    branches.layers = [_Branches(layer, n_examples, n_pos, keep=keep) for layer in cache.layers]
-    return branches
+    ahead = copy.copy(cache)
+    ahead.layers = [_Branches(layer, n_examples, n_pos, keep=keep) for layer in cache.layers]
+    return ahead

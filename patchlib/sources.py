@@ -14,7 +14,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from patchlib.errors import SweepError
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
 
-SOURCES = ("other", "zero", "mean", "resample")
+ABLATIONS = ("zero", "mean", "resample")
+SOURCES = ("other", *ABLATIONS)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,6 +108,17 @@ def _ratio_of_means(moved: np.ndarray, possible: np.ndarray, axis: int) -> np.nd
     return moved.mean(axis) / possible.mean(axis)
 
 
+def _bootstrap(
+    parts: Sequence[np.ndarray], statistic: Callable, confidence: float, seed: int, n_resamples: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile interval of a statistic over the last axis, prompts, resampled alike in all parts."""
+    found = bootstrap(
+        parts, statistic, axis=-1, paired=len(parts) > 1, confidence_level=confidence, n_resamples=n_resamples,
+        batch=100, method="percentile", rng=np.random.default_rng(seed),
+    ).confidence_interval  # fmt: skip
+    return found.low, found.high
+
+
 def effect_interval(
     result: xr.Dataset, metric: str | None = None, confidence: float = 0.95, seed: int = 0, n_resamples: int = 1000
 ) -> xr.Dataset:
@@ -143,18 +154,8 @@ def effect_interval(
         cells = known & (here == some).all(-1)
         if some.sum() < 2:
             continue
-        found = bootstrap(
-            [part.values[cells][:, some].astype("float64") for part in (moved, possible)],
-            _ratio_of_means,
-            axis=-1,
-            paired=True,
-            confidence_level=confidence,
-            n_resamples=n_resamples,
-            batch=100,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-        low.values[cells], high.values[cells] = found.low, found.high
+        parts = [part.values[cells][:, some].astype("float64") for part in (moved, possible)]
+        low.values[cells], high.values[cells] = _bootstrap(parts, _ratio_of_means, confidence, seed, n_resamples)
     return xr.Dataset({"low": low, "high": high}, attrs={"confidence": confidence, "seed": seed})
 
 
@@ -164,11 +165,7 @@ def mean_interval(
     """Percentile bootstrap interval of each row's mean over prompts; NaN for a single prompt."""
     if values.shape[1] < 2:
         return np.full(len(values), np.nan), np.full(len(values), np.nan)
-    found = bootstrap(
-        (values,), np.mean, axis=-1, confidence_level=confidence, n_resamples=n_resamples, batch=100,
-        method="percentile", rng=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
-    return found.low, found.high
+    return _bootstrap([values], np.mean, confidence, seed, n_resamples)
 
 
 def ratio_interval(
@@ -181,11 +178,8 @@ def ratio_interval(
     """Percentile bootstrap interval of a ratio of means over the same prompts; NaN for a single prompt."""
     if len(above) < 2:
         return np.nan, np.nan
-    found = bootstrap(
-        (above, below), _ratio_of_means, axis=-1, paired=True, confidence_level=confidence,
-        n_resamples=n_resamples, batch=100, method="percentile", rng=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
-    return float(found.low), float(found.high)
+    low, high = _bootstrap([above, below], _ratio_of_means, confidence, seed, n_resamples)
+    return float(low), float(high)
 
 
 def p_values(result: xr.Dataset, metric: str | None = None, seed: int = 0) -> xr.DataArray:

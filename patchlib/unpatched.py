@@ -111,6 +111,12 @@ def example_batches(pairs: PromptPairs, batch_tokens: int) -> Iterator[list[int]
         yield from _split(together, size)
 
 
+def length_batches(pairs: PromptPairs, batch_tokens: int) -> Iterator[list[int]]:
+    """Pairs of one length, as many at a time as fit into one forward, wherever they part."""
+    for bucket in pairs.buckets():
+        yield from _split(bucket.tolist(), max(1, batch_tokens // len(pairs.clean_tokens[int(bucket[0])])))
+
+
 def _split(examples: list[int], size: int) -> Iterator[list[int]]:
     for first in range(0, len(examples), size):
         yield examples[first : first + size]
