@@ -49,7 +49,8 @@ class Grid:
             at = {axis: values[i] for (axis, values), i in zip(self.values.items(), index, strict=True)}
             where = masks.get(at.get("pos", at.get("role")), fixed)
             if where.any():
-                cells.append(Cell(index, at["layer"], at.get("head", at.get("kv_head")), where))
+                layers = (at["layer"],) if "layer" in at else tuple(sorted(self.layers))
+                cells.append(Cell(index, layers, at.get("head", at.get("kv_head")), where))
         return cells
 
 
@@ -81,8 +82,10 @@ def resolve_grid(
         if axis not in possible:
             why = "this task names no positions" if axis == "role" else f"site {site.name!r} has no such axis"
             raise SweepError(f"Cannot sweep over {axis!r}: {why}. Possible here: {', '.join(possible)}.")
-    if "layer" not in over or len(set(over)) < len(over) or {"pos", "role"} <= set(over):
-        raise SweepError(f"over={tuple(over)} must name 'layer', each axis once, and only one of 'pos' and 'role'.")
+    if not over or len(set(over)) < len(over) or {"pos", "role"} <= set(over):
+        raise SweepError(
+            f"over={tuple(over)} must name at least one axis, each once, and only one of 'pos' and 'role'."
+        )
 
     chosen_layers = _in_range("layer", layers, model.cfg.n_layers)
     values: dict[str, list[Any]] = {"layer": chosen_layers}

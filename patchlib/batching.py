@@ -62,14 +62,14 @@ def _batches(runs: PatchedRuns, cells: Sequence[Cell], batch_tokens: int) -> Ite
     """
     n_layers = int(runs.model.cfg.n_layers)
     most = default_logit_bytes(runs.model) // (4 * runs.n_logits)
-    for start, group in groupby(sorted(cells, key=lambda cell: (runs.first(cell), cell.layer)), key=runs.first):
+    for start, group in groupby(sorted(cells, key=lambda cell: (runs.first(cell), cell.layers)), key=runs.first):
         n_tokens = runs.n_examples * (runs.n_pos - start)
         size = max(1, min(batch_tokens // n_tokens, most))
         batch: list[Cell] = []
         idle = 0
         for cell in group:
-            low = batch[0].layer if batch else cell.layer
-            idle += n_tokens * (cell.layer - low) if runs.fast else 0
+            low = (batch or [cell])[0].layers[0]
+            idle += n_tokens * (cell.layers[0] - low) if runs.fast else 0
             if len(batch) == size or idle > IDLE_TOKENS * (n_layers - low):
                 yield batch
                 batch, idle = [], 0

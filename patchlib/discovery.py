@@ -35,7 +35,9 @@ class Discovery:
             "logits"), ``site`` (their input; "logits" for these), ``layer``, ``head``, ``at`` (of the sender's output),
             ``effect`` with its interval, ``n``.
         inputs: A row for each input of found heads that was looked at: ``site``, ``at``, ``effect`` (sum over the
-            heads' own effects of noising that input) and whether it was ``followed``.
+            heads' own effects of noising that input), ``through_heads`` (the part of it that other heads write: path
+            patching from all of them at once; NaN where the effect is too small to ask) and whether it was
+            ``followed``.
         roles: ``roles``' table: a row for each head and position.
         positions: The task's named positions, in the order of the sentence.
     """
@@ -55,13 +57,15 @@ def discover(
     min_share: float = 0.2,
     min_effect: float = 0.01,
     min_input: float = 0.05,
+    max_inputs: int = 2,
     max_heads: int = 6,
     **how: Any,
 ) -> Discovery:
     """Build a circuit backward from the logits, by the procedure of Wang et al. 2022, section 3.
 
     Which heads write the answer (path patching to the logits)? Which of their inputs, at which position, matter
-    (noising q, k and v there)? Which heads write those (path patching to them)? And so on, ``depth`` times.
+    (noising q, k and v there), and because of other heads? Which heads are these (path patching to the inputs)? And
+    so on, ``depth`` times. Heads that work against the answer are kept, and not followed further.
 
     Args:
         model: In eval mode.
@@ -70,7 +74,8 @@ def discover(
         min_share: A head is taken if its effect is at least this share of the step's largest (effects shrink with
             every step back, so that no absolute bound suits them all) and its interval leaves out 0.
         min_effect: And at least this large.
-        min_input: An input is followed if its heads lose at least this much of the contrast by it.
+        min_input: An input is followed if what other heads write there carries at least this much of the contrast.
+        max_inputs: And at most so many inputs of the heads at one position, the largest first.
         max_heads: And at most so many heads a step, the largest first.
         **how: ``engine``, ``batch_tokens``, ``progress``, as for ``sweep``.
 
@@ -90,7 +95,7 @@ def discover(
         raise SweepError(f"depth={depth}, max_heads={max_heads}, min_share={min_share}: 1, 1 and 0 to 1 are the least.")
 
     steps: list[dict[str, Any]] = []
-    inputs: list[dict[str, Any]] = []
+    inputs: list[pd.DataFrame] = []
 
     def take(result: xr.Dataset, at: str, level: int, to: str = "logits", site: str = "logits") -> list[Found]:
         """The senders of one step that count; those that push towards the answer are followed further."""
@@ -108,33 +113,33 @@ def discover(
         found: list[Found] = []
         for position in sorted({at for *_, at in frontier}):
             heads = [(layer, head) for layer, head, at in frontier if at == position]
-            for site, at, receivers in _inputs_that_matter(model, pairs, heads, position, min_input, inputs, how):
-                below = range(max(one.layer for one in receivers))
-                if below:
-                    result = path_patch(model, pairs, receivers, layers=list(below), positions=at, **how)
-                    found += take(result, at, level, head_names(heads), site)
+            looked_at = _inputs(model, pairs, heads, position, min_input, how)
+            followed = looked_at[looked_at.through_heads >= min_input].nlargest(max_inputs, "through_heads")
+            inputs.append(looked_at.assign(followed=looked_at.index.isin(followed.index)))
+            for row in followed.itertuples():
+                receivers = inputs_of(model, heads, row.site, row.at)
+                result = path_patch(model, pairs, receivers, positions=row.at, layers=_below(receivers), **how)
+                found += take(result, row.at, level, head_names(heads), row.site)
         frontier = sorted(set(found) - known)
         known |= set(frontier)
     table = pd.DataFrame(
         steps, columns=["depth", "to", "site", "layer", "head", "at", "effect", "ci_low", "ci_high", "n"]
     )
     named = roles(model, pairs, table)
-    looked_at = pd.DataFrame(inputs, columns=["heads", "site", "at", "effect", "followed"])
     in_order = sorted(pairs.roles, key=lambda role: float(pairs.roles[role].float().mean()))
-    return Discovery(_circuit(named), table, looked_at, named, tuple(in_order))
+    return Discovery(_circuit(named), table, pd.concat(inputs) if inputs else None, named, tuple(in_order))
 
 
-def _inputs_that_matter(
+def _inputs(
     model: TransformerBridge,
     pairs: PromptPairs,
     heads: Sequence[Head],
     position: str,
     min_input: float,
-    inputs: list[dict[str, Any]],
     how: dict[str, Any],
-) -> list[tuple[str, str, list[Receiver]]]:
-    """(site, position, receivers) of the queries at the heads' own position, and of keys and values at all roles."""
-    followed = []
+) -> pd.DataFrame:
+    """The heads' queries at their own position, their keys and values at all roles: a row each, as ``Discovery``."""
+    rows = []
     for site in ("q", "k", "v"):
         receivers = inputs_of(model, heads, site)
         layers, columns = ({getattr(one, axis) for one in receivers} for axis in ("layer", "head"))
@@ -149,14 +154,18 @@ def _inputs_that_matter(
                 result.effect.isel(metric=0).sel({"layer": one.layer, head_axis: one.head, "role": role})
                 for one in receivers
             ]
-            effect = float(np.nansum(own))
-            inputs.append({
-                "heads": head_names(heads), "site": site, "at": role,
-                "effect": effect, "followed": abs(effect) >= min_input,
-            })  # fmt: skip
-            if abs(effect) >= min_input:
-                followed.append((site, role, inputs_of(model, heads, site, role)))
-    return followed
+            effect, through = float(np.nansum(own)), np.nan
+            here = inputs_of(model, heads, site, role)
+            if effect >= min_input and _below(here):
+                paths = path_patch(model, pairs, here, ("role",), positions=role, layers=_below(here), **how)
+                through = paths.effect.item()
+            rows.append((head_names(heads), site, role, effect, through))
+    return pd.DataFrame(rows, columns=["heads", "site", "at", "effect", "through_heads"])
+
+
+def _below(receivers: Sequence[Receiver]) -> list[int]:
+    """The layers from which something can reach these."""
+    return list(range(max(one.layer for one in receivers)))
 
 
 def roles(

@@ -30,10 +30,10 @@ Hooks = list[tuple[str, Callable]]
 
 @dataclass(frozen=True)
 class Cell:
-    """One patch: the activation at ``layer`` (and ``head``, or all heads) wherever ``where`` is True."""
+    """One patch: the activation in ``layers``, of ``head`` or of all heads, wherever ``where`` is True."""
 
     index: tuple[int, ...]
-    layer: int
+    layers: tuple[int, ...]
     head: int | None
     where: Bool[Tensor, "example pos"]
 
@@ -194,7 +194,7 @@ class PatchedRuns:
         self, cells: Sequence[Cell], layer: int, start: int, end: int | None = None
     ) -> Bool[Tensor, "cell example *site 1"]:
         """True where a cell's patch goes in this layer, in the site's own layout, from ``start`` to before ``end``."""
-        where = torch.stack([cell.where[:, start:end] & (cell.layer == layer) for cell in cells])
+        where = torch.stack([cell.where[:, start:end] & (layer in cell.layers) for cell in cells])
         where = where.to(self.model.cfg.device)
         if not self.site.has_heads:
             return where[..., None]  # [cell example pos 1]
@@ -208,13 +208,16 @@ class PatchedRuns:
 
     def matters(self, cell: Cell) -> bool:
         """False where the patch is, to the bit, what the base run has there already."""
-        name = self.site.hook_name(cell.layer)
-        return bool((self._mask([cell], cell.layer, self.start)[0] & (self._source[name] != self._base[name])).any())
+        for layer in cell.layers:
+            name = self.site.hook_name(layer)
+            if (self._mask([cell], layer, self.start)[0] & (self._source[name] != self._base[name])).any():
+                return True
+        return False
 
     @torch.no_grad()
     def batch(self, cells: Sequence[Cell]) -> Float[Tensor, "cell example read read_vocab"]:
         """The logits of several patched runs in one forward, even of those in which nothing changes."""
-        layers, start = sorted({cell.layer for cell in cells}), min(map(self.first, cells))
+        layers, start = sorted({layer for cell in cells for layer in cell.layers}), min(map(self.first, cells))
 
         def put(activation: Tensor, hook, layer: int) -> Tensor:
             source = self._window(self._source[self.site.hook_name(layer)], start)

@@ -70,7 +70,6 @@ class PathRuns(PatchedRuns):
             none = torch.zeros(self.n_examples, self.n_pos, of.n_heads(model), dtype=torch.bool)
             where = position_mask(one.position, pairs)
             self._hears.setdefault((of, one.layer), none)[:, :, one.head] |= where
-        self._lowest = min((layer for _, layer in self._hears), default=n_layers)
         self._highest = max((layer for _, layer in self._hears), default=n_layers)
         # MLPs and norms do not mix positions: what arrives at one comes from the sender's output at that one.
         if self._hears:
@@ -115,12 +114,13 @@ class PathRuns(PatchedRuns):
 
     def matters(self, cell: Cell) -> bool:
         """False where nothing of the sender's patch can arrive."""
-        return cell.layer < self._highest and super().matters(replace(cell, where=cell.where & self._to))
+        below = tuple(layer for layer in cell.layers if layer < self._highest)
+        return super().matters(replace(cell, layers=below, where=cell.where & self._to))
 
     @torch.no_grad()
     def batch(self, cells: Sequence[Cell]) -> Tensor:
         """The logits of several senders' paths, ``[cell example read read_vocab]``."""
-        n_cells, lowest, start = len(cells), min(cell.layer for cell in cells), min(map(self.first, cells))
+        n_cells, lowest, start = len(cells), min(cell.layers[0] for cell in cells), min(map(self.first, cells))
 
         def freeze(activation: Tensor, hook, layer: int) -> Tensor:
             name = self.site.hook_name(layer)
@@ -131,7 +131,7 @@ class PathRuns(PatchedRuns):
         end = int(self._to.any(0).nonzero()[-1]) + 1 if self.fast else self.n_pos
         layers = range(lowest, min(self._highest + 1, n_layers))
         hooks: Hooks = [(self.site.hook_name(layer), partial(freeze, layer=layer)) for layer in layers]
-        awake = {cell.layer for cell in cells} | {layer for _, layer in self._hears}
+        awake = {layer for cell in cells for layer in cell.layers} | {layer for _, layer in self._hears}
         frozen = self._frozen(set(layers) - awake, n_cells, start, end)
         if not self._hears:
             logits = self._resume(hooks, [self.site], n_cells, lowest, start, instead=frozen)
@@ -148,10 +148,10 @@ class PathRuns(PatchedRuns):
             heard.copy_(torch.where(mask, arrived[key], heard))
             return activation
 
-        reached = [key for key in self._hears if key[1] >= lowest]
+        reached = [key for key in self._hears if key[1] > lowest]  # a head's inputs are there before its output
         hooks += [(of.hook_name(layer), partial(listen, key=(of, layer))) for of, layer in reached]
         stop = {} if self._highest == n_layers - 1 else {"stop_at_layer": self._highest + 1}
         self._resume(hooks, [self.site], n_cells, lowest, start, end, frozen, **stop)
         hooks = [(of.hook_name(layer), partial(hear, key=(of, layer))) for of, layer in reached]
-        first = max(self._lowest, lowest)
+        first = min(layer for _, layer in reached)
         return self._logits(self._resume(hooks, [of for of, _ in reached], n_cells, first, start), n_cells, start)

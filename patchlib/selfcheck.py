@@ -83,7 +83,7 @@ def _failure(model: TransformerBridge) -> str | None:
     other[0, 3:] = (other[0, 3:] + 7) % int(model.cfg.d_vocab)
     layers = sorted({0, int(model.cfg.n_layers) // 2, int(model.cfg.n_layers) - 1})
     where = torch.arange(6)[None] == 4
-    cells = [Cell((layer,), layer, None, where) for layer in layers]
+    cells = [Cell((layer,), (layer,), None, where) for layer in layers]
     try:
         fast, whole = (
             PatchedRuns(model, SITES["resid_pre"], base, other, layers, fast=fast).batch(cells)
@@ -138,9 +138,10 @@ class SelfCheck:
             usual = tolerance(plain.model.cfg.dtype) * max(1.0, whole.abs().max().item())
             if not gap <= usual and not gap <= (noise := float_noise(plain.model, plain.base_tokens)):
                 head = "all heads" if cell.head is None else f"head {cell.head}"
+                layers = ", ".join(map(str, cell.layers))
                 worst = (fast - whole).abs().argmax()
                 raise ExactnessError(
-                    f"At layer {cell.layer}, {head}, a logit of the fast engine is {fast.flatten()[worst]:.6g} and of "
+                    f"At layer {layers}, {head}, a logit of the fast engine is {fast.flatten()[worst]:.6g} and of "
                     f"a plain run {whole.flatten()[worst]:.6g}: off by {gap:.3g}, where float noise is below "
                     f"{noise:.1g}. Use engine='plain', and please report the model."
                 )

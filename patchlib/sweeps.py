@@ -64,10 +64,10 @@ def sweep(
         model: From ``load_model``; any TransformerLens bridge in eval mode.
         task: A ``PatchingDataset`` or ``PromptPairs``.
         site: What is patched, a name in ``patchlib.SITES``.
-        over: The axes of the grid: ``"layer"``, with any of ``"head"`` (for k and v of a grouped-query model:
+        over: The axes of the grid: any of ``"layer"``, ``"head"`` (for k and v of a grouped-query model:
             ``"kv_head"``) and one of ``"pos"`` (token index) or ``"role"`` (the task's named positions). An
-            axis left out is patched whole: ``("layer", "head")`` patches a head at all positions.
-            For ``pattern`` the position is that of the query.
+            axis left out is patched whole: ``("layer", "head")`` patches a head at all positions, and ``("role",)``
+            a position in all ``layers`` together. For ``pattern`` the position is that of the query.
         direction: ``"denoise"`` or ``"noise"``.
         metric: ``"logit_diff"``, ``"prob"``, ``"kl"``, ``"accuracy"``, ``"task_metric"`` or a function
             ``(logits[example pos d_vocab], pairs) -> [example]``; several at once cost one run. None: the
@@ -156,6 +156,7 @@ def patch_grid(
             "direction": direction,
             **donors.attributes(direction),
             "positions": "all" if grid.fixed is None else ", ".join(map(str, grid.fixed)),
+            **({} if "layer" in grid.values else {"layers": ", ".join(map(str, grid.layers))}),
             "engine": "fast" if obstacle is None else f"plain ({obstacle})",
             **(about or {}),
         },
@@ -185,7 +186,7 @@ def patch_grid(
             check = SelfCheck(start, examples, runs, cells) if number == checked else None
             done = 0
             for batch, logits in run_cells(runs, cells, batch_tokens):
-                values = read(logits, f"a {direction} run of {site} from layer {batch[0].layer} on").numpy()
+                values = read(logits, f"a {direction} run of {site} from layer {batch[0].layers[0]} on").numpy()
                 for i, cell in enumerate(batch):
                     patched[_at(cell, examples)] = values[:, i]
                     if check:

@@ -30,16 +30,34 @@ def test_the_first_step_is_path_patching_to_the_logits(found):
     assert first.effect.abs().min() >= 0.1 * float(abs(direct.effect).max()) - 1e-6
 
 
-def test_further_steps_follow_the_inputs_that_matter(found):
+def test_further_steps_follow_the_inputs_that_other_heads_write(found):
     _, _, discovery = found
-    followed = discovery.inputs[discovery.inputs.followed]
-    assert (followed.effect.abs() >= 0.05).all() and (
-        discovery.inputs[~discovery.inputs.followed].effect.abs() < 0.05
-    ).all()
+    inputs = discovery.inputs
+    assert (inputs.through_heads.isna() == (inputs.effect < 0.05)).all()
+    followed, left = inputs[inputs.followed], inputs[~inputs.followed]
+    assert len(followed) == 2 and (followed.through_heads >= 0.05).all()
+    assert followed.through_heads.min() >= left.through_heads.max()
     later = discovery.steps[discovery.steps.depth == 2]
     assert {(row.to, row.site, row.at) for row in later.itertuples()} <= set(
         followed[["heads", "site", "at"]].itertuples(index=False, name=None)
     )
+
+
+def test_an_input_s_evidence_is_what_it_says(found):
+    """The sum of the heads' own effects of noising it, and the paths from all heads below it at once."""
+    model, pairs, discovery = found
+    row = discovery.inputs[discovery.inputs.followed].iloc[0]
+    heads = [tuple(map(int, name[1:].split("H"))) for name in row.heads.split(", ")]
+    receivers = patchlib.inputs_of(model, heads, row.site, row["at"])
+    noised = patchlib.sweep(
+        model, pairs, row.site, ("layer", "kv_head" if row.site in "kv" else "head"), "noise", positions=row["at"],
+        progress=False,
+    )  # fmt: skip
+    own = [float(noised.effect.values[0, one.layer, one.head]) for one in receivers]
+    assert row.effect == pytest.approx(sum(own), abs=1e-4)
+    below = range(max(one.layer for one in receivers))
+    paths = path_patch(model, pairs, receivers, ("role",), positions=row["at"], layers=below, progress=False)
+    assert row.through_heads == pytest.approx(paths.effect.item(), abs=1e-4)
 
 
 def test_every_head_that_was_found_is_in_the_circuit_at_its_position(found):

@@ -46,7 +46,7 @@ def runs(kind, name, base, other, fast=True, reads=None) -> PatchedRuns:
 @given(KINDS, NAMES, two_runs(differ=False), st.integers(0, 2), READS)
 def test_a_run_patched_into_itself_is_itself(kind, name, tokens, layer, reads):
     run = runs(kind, name, *tokens, reads=reads)
-    cell = Cell((0,), layer, None, torch.ones_like(tokens[0], dtype=torch.bool))
+    cell = Cell((0,), (layer,), None, torch.ones_like(tokens[0], dtype=torch.bool))
     assert not run.matters(cell)
     torch.testing.assert_close(run.batch([cell])[0], run.base_logits, atol=ATOL, rtol=0)
 
@@ -55,7 +55,7 @@ def test_a_run_patched_into_itself_is_itself(kind, name, tokens, layer, reads):
 @given(KINDS, two_runs(), st.booleans(), READS)
 def test_patching_all_of_the_first_stream_gives_the_other_run(kind, tokens, fast, reads):
     run = runs(kind, "resid_pre", *tokens, fast=fast, reads=reads)
-    cell = Cell((0,), 0, None, torch.ones_like(tokens[0], dtype=torch.bool))
+    cell = Cell((0,), (0,), None, torch.ones_like(tokens[0], dtype=torch.bool))
     torch.testing.assert_close(run.batch([cell])[0], run.other_logits, atol=ATOL, rtol=0)
 
 
@@ -65,7 +65,7 @@ def test_fast_is_plain_for_any_set_of_positions_and_cells_in_any_company(kind, n
     fast, plain = (runs(kind, name, *tokens, fast=way, reads=reads) for way in (True, False))
     shape = tokens[0].shape
     cells = [
-        Cell((i,), data.draw(st.integers(0, 2)), data.draw(heads), torch.tensor(data.draw(masks)).reshape(shape))
+        Cell((i,), (data.draw(st.integers(0, 2)),), data.draw(heads), torch.tensor(data.draw(masks)).reshape(shape))
         for i, (heads, masks) in enumerate(
             [(st.just(None) if not SITES[name].has_heads else st.sampled_from([None, 0, 1]),
               st.lists(st.booleans(), min_size=shape.numel(), max_size=shape.numel()).filter(any))] * 3)

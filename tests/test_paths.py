@@ -28,7 +28,7 @@ def z_name(layer: int) -> str:
 
 
 def by_hand(model, pairs, receivers, layer, head, where=None) -> list[float]:
-    """Noising the paths of one sender: appendix B of Wang et al. 2022, with nothing shared or left out."""
+    """Noising one sender's paths, or those of all heads: Wang et al. 2022, appendix B, nothing shared or left out."""
     found = []
     for i, (clean, corrupted) in enumerate(zip(pairs.clean_tokens, pairs.corrupted_tokens, strict=True)):
         with torch.no_grad():
@@ -38,7 +38,9 @@ def by_hand(model, pairs, receivers, layer, head, where=None) -> list[float]:
 
         def freeze(z, hook, base=base, other=other, at=at):
             frozen = base[hook.name].clone()
-            if hook.name == z_name(layer):
+            if layer is None:
+                frozen[:, at[where]] = other[hook.name][:, at[where]]
+            elif hook.name == z_name(layer):
                 frozen[:, at[where], head] = other[hook.name][:, at[where], head]
             return frozen
 
@@ -90,6 +92,19 @@ def test_senders_at_one_position(receivers):
     for role in pairs.roles:
         values = result.patched.sel(metric="logit_diff", layer=0, head=2, role=role)
         np.testing.assert_allclose(values, by_hand(model, pairs, receivers, 0, 2, role), atol=ATOL)
+
+
+@pytest.mark.parametrize("engine", ["auto", "plain"])
+@pytest.mark.parametrize("receivers", INPUTS, ids=["logits", "one", "several"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma2"])
+def test_all_senders_at_once(kind, receivers, engine):
+    model = load_tiny(kind)
+    pairs = make_pairs(model)
+    result = path_patch(model, pairs, receivers or "logits", ("role",), engine=engine, progress=False)
+    assert result.attrs["layers"] == "0, 1, 2"
+    for role in pairs.roles:
+        values = result.patched.sel(metric="logit_diff", role=role)
+        np.testing.assert_allclose(values, by_hand(model, pairs, receivers, None, None, role), atol=ATOL)
 
 
 @pytest.mark.parametrize("kind", KINDS)
