@@ -7,10 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -23,7 +21,6 @@ from patchlib.errors import SweepError
 from patchlib.metrics import METRICS, Readout
 from patchlib.sites import get_site
 from patchlib.sources import ABLATIONS
-from patchlib.stats import mean_interval
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
 from patchlib.unpatched import check_model, length_batches
 
@@ -149,108 +146,47 @@ class Ablation:
         Raises:
             SweepError: A head, role or position that there is not, or logits that are not finite.
         """
-        for one in sets:
-            self._check(one.places)
+        self.check(sets)
         found = np.full((len(sets), len(self.pairs)), np.nan, dtype=np.float32)
         for examples in length_batches(self.pairs, self._batch_tokens):
             part = self.pairs.select(examples)
-            replacement = torch.stack([self._replacement(i) for i in examples]).to(self.model.cfg.device)
             at_once = max(1, self._batch_tokens // part.clean_batch().numel())
             for first in range(0, len(sets), at_once):
                 chosen = sets[first : first + at_once]
-                kept = torch.stack([one.kept(part, self.n_layers, self.n_heads) for one in chosen])
-                found[first : first + at_once, examples] = self._forward(part, kept, replacement)
+                found[first : first + at_once, examples] = self._forward(
+                    part, len(chosen), self.hooks(chosen, examples)
+                )
         return found
 
-    @torch.no_grad()
-    def _forward(
-        self,
-        part: PromptPairs,
-        kept: Bool[Tensor, "set example pos layer head"],
-        replacement: Float[Tensor, "example pos layer head d_head"],
-    ) -> Float[np.ndarray, "set example"]:
-        kept = kept.to(self.model.cfg.device)
+    def hooks(self, sets: Sequence[HeadSet], examples: Sequence[int]) -> Hooks:
+        """Forward hooks that ablate, for the clean tokens of some examples of one length, once for each set."""
+        part, device = self.pairs.select(examples), self.model.cfg.device
+        replacement = torch.stack([self._replacement(i) for i in examples]).to(device)
+        kept = torch.stack([one.kept(part, self.n_layers, self.n_heads) for one in sets]).to(device)
 
         def replace(z: Float[Tensor, "set*example pos head d_head"], hook, layer: int) -> Tensor:
-            by_set = z.unflatten(0, (len(kept), len(part)))
+            by_set = z.unflatten(0, kept.shape[:2])
             return torch.where(kept[:, :, :, layer, :, None], by_set, replacement[:, :, layer]).flatten(0, 1)
 
-        hooks: Hooks = [(self._site.hook_name(layer), partial(replace, layer=layer)) for layer in range(self.n_layers)]
+        # Layers in which every head is kept stay as they are.
+        changed = (~kept).flatten(0, 2).any(-1).any(0).nonzero().flatten().tolist()
+        return [(self._site.hook_name(layer), partial(replace, layer=layer)) for layer in changed]
+
+    @torch.no_grad()
+    def _forward(self, part: PromptPairs, n_sets: int, hooks: Hooks) -> Float[np.ndarray, "set example"]:
         # Where only the last position is read, logits of all would take more memory than all else.
-        hooks.append(("unembed.hook_in", lambda stream, hook: stream[:, -1:].contiguous()))
+        hooks = [*hooks, ("unembed.hook_in", lambda stream, hook: stream[:, -1:].contiguous())]
         tokens = part.clean_batch().to(self.model.cfg.device)
-        logits = self.model.run_with_hooks(tokens.repeat(len(kept), 1), fwd_hooks=hooks)
-        logits = logits.float().unflatten(0, (len(kept), len(part)))  # [set example 1 d_vocab]
+        logits = self.model.run_with_hooks(tokens.repeat(n_sets, 1), fwd_hooks=hooks)
+        logits = logits.float().unflatten(0, (n_sets, len(part)))  # [set example 1 d_vocab]
         clean = self.model(tokens)[:, -1:].float() if self.metric == "kl" else logits[0]
         return Readout({self.metric: METRICS[self.metric]}, part, clean)(logits, "an ablation")[0].numpy()
 
-    def _check(self, places: Places) -> None:
-        for (layer, head), positions in places.items():
+    def check(self, sets: Sequence[HeadSet]) -> None:
+        """SweepError for a head or a position that there is not."""
+        for (layer, head), positions in (place for one in sets for place in one.places.items()):
             if not 0 <= layer < self.n_layers or not 0 <= head < self.n_heads:
                 raise SweepError(f"There is no head L{layer}H{head}: {self.n_layers} layers of {self.n_heads} heads.")
             unknown = [at for at in positions if isinstance(at, str) and at not in self.pairs.roles]
             if unknown:
                 raise SweepError(f"Unknown position {unknown[0]!r}: this task names {', '.join(self.pairs.roles)}.")
-
-
-def everywhere(heads: Iterable[Head]) -> dict[Head, tuple[None]]:
-    """Heads at all positions."""
-    return {(int(layer), int(head)): (None,) for layer, head in heads}
-
-
-def knock_out(
-    model: TransformerBridge,
-    task: PatchingDataset | PromptPairs,
-    sets: Mapping[str, Iterable[Head]],
-    **how: Any,
-) -> pd.DataFrame:
-    """The clean runs without some heads, a row for each named set.
-
-    Args:
-        model, task: As for ``Ablation``.
-        sets: Name -> heads, at all positions.
-        **how: ``source``, ``reference``, ``seed``, ``metric``, ``batch_tokens``, as for ``Ablation``.
-
-    Returns:
-        Index: the names, after ``"none"``. Columns ``mean`` of the metric over prompts, ``change`` from none, its 95%
-        bootstrap interval ``ci_low`` and ``ci_high``, ``heads`` and ``n``. ``attrs["protocol"]`` says how.
-
-    Raises:
-        SweepError, TaskError: As ``Ablation``.
-    """
-    ablation = Ablation(model, task, **how)
-    named: dict[str, list[Head]] = {"none": [], **{name: list(heads) for name, heads in sets.items()}}
-    values = ablation.run([HeadSet(everywhere(heads), keep=False) for heads in named.values()]).astype(np.float64)
-    change = values - values[0]
-    low, high = mean_interval(change)
-    table = pd.DataFrame(
-        {
-            "mean": values.mean(1), "change": change.mean(1), "ci_low": low, "ci_high": high,
-            "heads": [", ".join(f"L{i}H{h}" for i, h in heads) for heads in named.values()], "n": values.shape[1],
-        },
-        index=pd.Index(named, name="knocked out"),
-    )  # fmt: skip
-    table.attrs["protocol"] = ablation.protocol
-    return table
-
-
-def random_like(
-    model: TransformerBridge, heads: Sequence[Head], n_sets: int, seed: int = 0, exclude: Iterable[Head] = ()
-) -> dict[str, list[Head]]:
-    """Random sets with as many heads in each layer as ``heads`` has, none of them in it or in ``exclude``.
-
-    Raises:
-        SweepError: A layer has too few other heads.
-    """
-    draw, taken = random.Random(seed), {*heads, *exclude}
-    per_layer: dict[int, int] = defaultdict(int)
-    for layer, _ in heads:
-        per_layer[layer] += 1
-    free = {i: [(i, h) for h in range(int(model.cfg.n_heads)) if (i, h) not in taken] for i in per_layer}
-    for layer, count in per_layer.items():
-        if len(free[layer]) < count:
-            raise SweepError(f"Layer {layer} has {len(free[layer])} other heads, and a random set takes {count}.")
-    return {
-        f"random {k}": [one for layer, count in per_layer.items() for one in sorted(draw.sample(free[layer], count))]
-        for k in range(n_sets)
-    }

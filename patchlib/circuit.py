@@ -14,6 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib.ablation import Ablation, Head, HeadSet
 from patchlib.errors import SweepError
+from patchlib.labels import head_names
 from patchlib.stats import ratio_interval
 from patchlib.tasks.base import PatchingDataset, PromptPairs
 
@@ -73,11 +74,6 @@ class Circuit:
             for role, heads in self.roles.items()
         }
         return pd.DataFrame.from_dict(rows, orient="index", columns=["heads", "at"]).rename_axis("role")
-
-
-def head_names(heads: Iterable[Head]) -> str:
-    """Heads as people write them: "L9H6, L9H9"."""
-    return ", ".join(f"L{layer}H{head}" for layer, head in sorted(heads))
 
 
 def faithfulness(

@@ -12,15 +12,17 @@ import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib.ablation import Head
-from patchlib.circuit import Circuit, head_names
+from patchlib.circuit import Circuit
 from patchlib.errors import SweepError
 from patchlib.heads import attention_between, copying_scores
+from patchlib.labels import head_names
 from patchlib.path_runs import Receiver
 from patchlib.paths import inputs_of, path_patch
 from patchlib.stats import cell_dims, summary_table
 from patchlib.sweeps import sweep
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
 
+NO_INPUTS = pd.DataFrame(columns=["heads", "site", "at", "effect", "through_heads", "followed"])
 Found = tuple[int, int, str]
 """(layer, head, the position at which its output matters)."""
 
@@ -127,7 +129,9 @@ def discover(
     )
     named = roles(model, pairs, table)
     in_order = sorted(pairs.roles, key=lambda role: float(pairs.roles[role].float().mean()))
-    return Discovery(_circuit(named), table, pd.concat(inputs) if inputs else None, named, tuple(in_order))
+    return Discovery(
+        _circuit(named), table, pd.concat(inputs, ignore_index=True) if inputs else NO_INPUTS, named, tuple(in_order)
+    )
 
 
 def _inputs(
@@ -160,7 +164,7 @@ def _inputs(
                 paths = path_patch(model, pairs, here, ("role",), positions=role, layers=_below(here), **how)
                 through = paths.effect.item()
             rows.append((head_names(heads), site, role, effect, through))
-    return pd.DataFrame(rows, columns=["heads", "site", "at", "effect", "through_heads"])
+    return pd.DataFrame(rows, columns=NO_INPUTS.columns[:-1])
 
 
 def _below(receivers: Sequence[Receiver]) -> list[int]:

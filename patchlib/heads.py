@@ -12,6 +12,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib.budget import default_batch_tokens
+from patchlib.engine import Hooks
 from patchlib.errors import SweepError
 from patchlib.sites import get_site
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
@@ -107,7 +108,11 @@ def attention_between(model: TransformerBridge, task: PatchingDataset | PromptPa
     return xr.DataArray(found, coords, list(coords), name="attention", attrs={"query": query, "task": pairs.name})
 
 
-def direct_logit_attribution(model: TransformerBridge, task: PatchingDataset | PromptPairs) -> xr.DataArray:
+def direct_logit_attribution(
+    model: TransformerBridge,
+    task: PatchingDataset | PromptPairs,
+    hooks: Callable[[list[int]], Hooks] | None = None,
+) -> xr.DataArray:
     """What each head writes at the last position along the right minus the wrong answer's direction, in logits.
 
     The head's output (``z @ W_O``) is divided by the final norm's scale of the clean run and weighted by the norm,
@@ -117,6 +122,7 @@ def direct_logit_attribution(model: TransformerBridge, task: PatchingDataset | P
     Args:
         model: In eval mode.
         task: Any.
+        hooks: Forward hooks for the run of some examples, such as ``Ablation.hooks``; none when None.
 
     Returns:
         Over layer, head and example. With what embedding, MLPs and biases write it adds up to the logit difference.
@@ -135,7 +141,7 @@ def direct_logit_attribution(model: TransformerBridge, task: PatchingDataset | P
         part = pairs.select(examples)
         right, wrong = part.answers.to(model.W_U.device).unbind(1)
         direction = (model.W_U[:, right] - model.W_U[:, wrong]).T * weight  # [example d_model]
-        with torch.no_grad():
+        with torch.no_grad(), model.hooks(fwd_hooks=[] if hooks is None else hooks(examples)):
             _, cache = model.run_with_cache(part.clean_batch(), names_filter=lambda name: name in names)
             written = cache.stack_head_results(pos_slice=-1)  # [layer*head example d_model]
             written = cache.apply_ln_to_stack(written, pos_slice=-1)

@@ -1,8 +1,8 @@
-"""What a result says about itself: token and role labels on its axes, and where its numbers came from."""
+"""What a result says about itself: labels on its axes, names of its heads, and where its numbers came from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,3 +54,8 @@ def provenance(model: TransformerBridge, pairs: PromptPairs) -> dict[str, str | 
         **{f"task_{key}": str(value) if isinstance(value, bool) else value for key, value in pairs.metadata.items()},
         **{f"version_{name.replace('-', '_')}": version for name, version in versions().items()},
     }
+
+
+def head_names(heads: Iterable[tuple[int, int]]) -> str:
+    """Heads as people write them: "L9H6, L9H9"."""
+    return ", ".join(f"L{layer}H{head}" for layer, head in sorted(heads))

@@ -10,7 +10,8 @@ import torch
 
 import patchlib
 from patchlib import Circuit, SweepError, completeness, faithfulness, knock_out, minimality, random_like
-from patchlib.ablation import Ablation, HeadSet, everywhere
+from patchlib.ablation import Ablation, HeadSet
+from patchlib.knockouts import backup_heads, everywhere
 from tests.helpers import make_pairs
 from tests.tiny import load_tiny
 
@@ -171,3 +172,31 @@ def test_bad_questions_have_one_clear_answer(make, said):
     model = load_tiny("gpt2")
     with pytest.raises(SweepError, match=said):
         make(model, make_pairs(model))
+
+
+def test_backup_heads_are_those_that_write_more_without_the_others():
+    """Against direct logit attribution with the heads' outputs set by hand."""
+    model = load_tiny("llama")
+    pairs = make_pairs(model)
+    gone = [(0, 1), (1, 2)]
+    table = backup_heads(model, pairs, gone, source="zero")
+    assert len(table) == model.cfg.n_layers * model.cfg.n_heads - 2 and table.attrs["knocked_out"] == "L0H1, L1H2"
+    assert table.change.is_monotonic_decreasing and (table.n == len(pairs)).all()
+
+    def hooks(examples):
+        def zero(z, hook):
+            z[:, :, dict(gone)[hook.layer()]] = 0
+            return z
+
+        return [(f"blocks.{layer}.attn.hook_z", zero) for layer, _ in gone]
+
+    before, after = (patchlib.direct_logit_attribution(model, pairs, one).mean("example") for one in (None, hooks))
+    for row in table.itertuples():
+        cell = {"layer": row.layer, "head": row.head}
+        assert row.before == pytest.approx(float(before.sel(cell)), abs=1e-5)
+        assert row.after == pytest.approx(float(after.sel(cell)), abs=1e-5)
+        assert row.ci_low <= row.change <= row.ci_high
+    below = table[table.layer == 0]
+    assert (below.before - below.after).abs().max() > 0  # by the final norm's scale alone
+    with pytest.raises(SweepError, match="no head L9H0"):
+        backup_heads(model, pairs, [(9, 0)])
