@@ -25,8 +25,9 @@ _HOMES = {
     "circuit": ("Circuit", "completeness", "faithfulness", "minimality"),
     "discovery": ("Discovery", "discover", "roles"),
     "heads": ("attention_between", "copying_scores", "detector_scores", "direct_logit_attribution"),
+    "published": ("beside_published",),
     "unpatched": ("baseline",),
-    "runs": ("RunRecord", "run", "save_run"),
+    "runs": ("RunRecord", "SavedRun", "run", "save_run", "saved_run"),
     "stats": ("contrast", "effect_interval", "summary_table"),
     "errors": (
         "AlignmentError",
@@ -62,7 +63,7 @@ __all__ = sorted(_HOME_OF)
 def __getattr__(name: str) -> Any:
     if name in _HOME_OF:
         return getattr(import_module(f"patchlib.{_HOME_OF[name]}"), name)
-    if name in ("circuit_plots", "plots", "stats", "takeaways"):
+    if name in ("circuit_plots", "circuit_takeaways", "plots", "stats", "takeaways"):
         return import_module(f"patchlib.{name}")
     raise AttributeError(f"module 'patchlib' has no attribute {name!r}; it offers {', '.join(__all__)}")
 

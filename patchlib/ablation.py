@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from patchlib.budget import default_batch_tokens
 from patchlib.engine import Hooks
 from patchlib.errors import SweepError
 from patchlib.metrics import METRICS, Readout
+from patchlib.selfcheck import fast_obstacle
+from patchlib.shortcuts import forwards, hand_on, n_block_outputs
 from patchlib.sites import get_site
 from patchlib.sources import ABLATIONS
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
@@ -26,6 +29,8 @@ from patchlib.unpatched import check_model, length_batches
 
 Head = tuple[int, int]
 """(layer, head), both counted from 0."""
+HELD = 32
+"""Forwards' worth of streams that are held at once."""
 Places = Mapping[Head, Iterable[str | int | None]]
 """Heads, each with the positions meant: roles or token indices, None for all."""
 
@@ -92,6 +97,7 @@ class Ablation:
         self.model, self.metric, self.pairs = model, metric, as_pairs(model, task)
         self.n_layers, self.n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
         self._site = get_site(model, "z")
+        self._fast = fast_obstacle(model) is None
         self._batch_tokens = default_batch_tokens(model) if batch_tokens is None else batch_tokens
         donors = self.pairs.reversed() if reference is None else as_pairs(model, reference)
         self._replacement = self._replacements(donors, source, random.Random(seed))
@@ -149,38 +155,81 @@ class Ablation:
         self.check(sets)
         found = np.full((len(sets), len(self.pairs)), np.nan, dtype=np.float32)
         for examples in length_batches(self.pairs, self._batch_tokens):
-            part = self.pairs.select(examples)
-            at_once = max(1, self._batch_tokens // part.clean_batch().numel())
+            at_once = max(1, HELD * self._batch_tokens // self.pairs.select(examples).clean_batch().numel())
             for first in range(0, len(sets), at_once):
-                chosen = sets[first : first + at_once]
-                found[first : first + at_once, examples] = self._forward(
-                    part, len(chosen), self.hooks(chosen, examples)
-                )
+                found[first : first + at_once, examples] = self._values(sets[first : first + at_once], examples)
         return found
 
     def hooks(self, sets: Sequence[HeadSet], examples: Sequence[int]) -> Hooks:
         """Forward hooks that ablate, for the clean tokens of some examples of one length, once for each set."""
-        part, device = self.pairs.select(examples), self.model.cfg.device
-        replacement = torch.stack([self._replacement(i) for i in examples]).to(device)
-        kept = torch.stack([one.kept(part, self.n_layers, self.n_heads) for one in sets]).to(device)
+        return self._hooks(*self._masks(sets, examples), range(self.n_layers))
 
+    def _masks(
+        self, sets: Sequence[HeadSet], examples: Sequence[int]
+    ) -> tuple[Bool[Tensor, "set example pos layer head"], Float[Tensor, "example pos layer head d_head"]]:
+        """Where each set keeps what it has, and what stands elsewhere."""
+        part, device = self.pairs.select(examples), self.model.cfg.device
+        kept = torch.stack([one.kept(part, self.n_layers, self.n_heads) for one in sets])
+        return kept.to(device), torch.stack([self._replacement(i) for i in examples]).to(device)
+
+    def _hooks(
+        self,
+        kept: Bool[Tensor, "set example pos layer head"],
+        replacement: Float[Tensor, "example pos layer head d_head"],
+        layers: Iterable[int],
+    ) -> Hooks:
         def replace(z: Float[Tensor, "set*example pos head d_head"], hook, layer: int) -> Tensor:
             by_set = z.unflatten(0, kept.shape[:2])
             return torch.where(kept[:, :, :, layer, :, None], by_set, replacement[:, :, layer]).flatten(0, 1)
 
-        # Layers in which every head is kept stay as they are.
-        changed = (~kept).flatten(0, 2).any(-1).any(0).nonzero().flatten().tolist()
+        changed = [layer for layer in layers if not kept[:, :, :, layer].all()]
         return [(self._site.hook_name(layer), partial(replace, layer=layer)) for layer in changed]
 
     @torch.no_grad()
-    def _forward(self, part: PromptPairs, n_sets: int, hooks: Hooks) -> Float[np.ndarray, "set example"]:
-        # Where only the last position is read, logits of all would take more memory than all else.
-        hooks = [*hooks, ("unembed.hook_in", lambda stream, hook: stream[:, -1:].contiguous())]
+    def _values(self, sets: Sequence[HeadSet], examples: Sequence[int]) -> Float[np.ndarray, "set example"]:
+        """The metric under each set. Sets that are alike up to some layer share one stream until then."""
+        kept, replacement = self._masks(sets, examples)
+        part = self.pairs.select(examples)
         tokens = part.clean_batch().to(self.model.cfg.device)
-        logits = self.model.run_with_hooks(tokens.repeat(n_sets, 1), fwd_hooks=hooks)
-        logits = logits.float().unflatten(0, (n_sets, len(part)))  # [set example 1 d_vocab]
-        clean = self.model(tokens)[:, -1:].float() if self.metric == "kl" else logits[0]
-        return Readout({self.metric: METRICS[self.metric]}, part, clean)(logits, "an ablation")[0].numpy()
+        needed = self.metric == "kl"
+        clean = self.model(tokens)[:, -1:].float() if needed else torch.empty(len(part), 1, 0, device=tokens.device)
+        read = Readout({self.metric: METRICS[self.metric]}, part, clean)
+        lanes = self._lanes(kept)
+        streams = tokens[None]  # [lane example pos], and after the first layers [lane example pos d_model]
+        at_once = max(1, self._batch_tokens // tokens.numel())
+        starts = [layer for layer in range(self.n_layers) if not layer or max(lanes[layer + 1]) > max(lanes[layer])]
+        for start, stop in pairwise([*starts, self.n_layers]):
+            # One set for each lane, and the lane that it comes from.
+            firsts = [lanes[start + 1].index(lane) for lane in range(max(lanes[start + 1]) + 1)]
+            given: list[Tensor] = []
+            for i in range(0, len(firsts), at_once):
+                chosen = firsts[i : i + at_once]
+                stream = streams[[lanes[start][one] if start else 0 for one in chosen]].flatten(0, 1)
+                hooks = self._hooks(kept[chosen], replacement, range(start, stop))
+                last = self._forward(stream, hooks, start, stop).unflatten(0, (len(chosen), len(part)))
+                given.append(last if stop < self.n_layers else read(last.float(), "an ablation")[0])
+            streams = torch.cat(given)
+        return streams[lanes[-1]].cpu().numpy()
+
+    def _lanes(self, kept: Bool[Tensor, "set example pos layer head"]) -> list[list[int]]:
+        """For each layer, and after the last: which sets have been alike below it, as a number for each set."""
+        lanes = [[0] * len(kept)] if self._fast else [list(range(len(kept)))]
+        for layer in range(self.n_layers):
+            known: dict[tuple[int, bytes], int] = {}
+            masks = [kept[i, :, :, layer].cpu().numpy().tobytes() for i in range(len(kept))]
+            lanes.append([known.setdefault(key, len(known)) for key in zip(lanes[-1], masks, strict=True)])
+        return lanes
+
+    def _forward(self, given: Tensor, hooks: Hooks, start: int, stop: int) -> Tensor:
+        """From tokens, or the stream that enters layer ``start``, to the stream that enters ``stop``, or the logits."""
+        kwargs = {"start_at_layer": start} if start else {}
+        if stop < self.n_layers:
+            kwargs["stop_at_layer"] = stop
+        else:  # Where only the last position is read, logits of all would take more memory than all else.
+            hooks = [*hooks, ("unembed.hook_in", lambda stream, hook: stream[:, -1:].contiguous())]
+        passed = dict.fromkeys(self.model.blocks[:start], hand_on(n_block_outputs(self.model))) if start else {}
+        with forwards(passed):
+            return self.model.run_with_hooks(given, fwd_hooks=hooks, **kwargs)
 
     def check(self, sets: Sequence[HeadSet]) -> None:
         """SweepError for a head or a position that there is not."""

@@ -5,18 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib.ablation import Ablation, Head, HeadSet
 from patchlib.errors import SweepError
 from patchlib.labels import head_names
 from patchlib.stats import ratio_interval
-from patchlib.tasks.base import PatchingDataset, PromptPairs
 
 
 @dataclass(frozen=True)
@@ -76,9 +73,7 @@ class Circuit:
         return pd.DataFrame.from_dict(rows, orient="index", columns=["heads", "at"]).rename_axis("role")
 
 
-def faithfulness(
-    model: TransformerBridge, task: PatchingDataset | PromptPairs, circuit: Circuit, **how: Any
-) -> pd.Series:
+def faithfulness(ablation: Ablation, circuit: Circuit) -> pd.Series:
     """How much of the behaviour the circuit alone has: every head outside it is knocked out.
 
     Wang et al. 2022, section 4.1, report ``F(circuit) / F(model)`` in prose (87%) and their difference in figures.
@@ -86,10 +81,8 @@ def faithfulness(
     faithfulness metrics are not robust"): read ``protocol`` with it, and ``floor``, the floor with no head at all.
 
     Args:
-        model: In eval mode.
-        task: Its clean prompts are run.
+        ablation: The prompts, and what stands in for the heads that are knocked out.
         circuit: What is kept.
-        **how: ``source``, ``reference``, ``seed``, ``metric``, ``batch_tokens``, as for ``Ablation``.
 
     Returns:
         ``circuit``, ``model`` and ``floor``: the metric, mean over prompts; ``faithfulness``: circuit / model, a ratio
@@ -97,9 +90,8 @@ def faithfulness(
         (circuit - floor) / (model - floor); ``n``; ``n_heads``; ``protocol``.
 
     Raises:
-        SweepError, TaskError: As ``Ablation``.
+        SweepError: As ``Ablation.run``.
     """
-    ablation = Ablation(model, task, **how)
     circuit_values, model_values, empty = ablation.run(
         [HeadSet(circuit.places(), True), HeadSet({}, False), HeadSet({}, True)]
     ).astype(np.float64)
@@ -116,14 +108,7 @@ def faithfulness(
 
 
 def completeness(
-    model: TransformerBridge,
-    task: PatchingDataset | PromptPairs,
-    circuit: Circuit,
-    *,
-    n_random: int = 10,
-    n_greedy: int = 5,
-    random_seed: int = 0,
-    **how: Any,
+    ablation: Ablation, circuit: Circuit, *, n_random: int = 10, n_greedy: int = 5, seed: int = 0
 ) -> pd.DataFrame:
     """Does the circuit lack anything? Without some of its heads K, circuit and model should fall alike.
 
@@ -132,20 +117,19 @@ def completeness(
     make the score large: the curve ``greedy 1``, ``greedy 2``, ...
 
     Args:
-        model, task, circuit: As for ``faithfulness``.
+        ablation, circuit: As for ``faithfulness``.
         n_random: How many random sets.
         n_greedy: How many heads the greedy search adds.
-        random_seed: Of the random sets.
-        **how: As for ``faithfulness``.
+        seed: Of the random sets.
 
     Returns:
         A row for each set (first the empty one): ``kind``, ``heads``, ``circuit`` (F of the circuit without K),
         ``model`` (F of the model without K), ``incompleteness``. ``attrs["protocol"]`` says how.
 
     Raises:
-        SweepError, TaskError: As ``Ablation``.
+        SweepError: As ``Ablation.run``.
     """
-    ablation, draw = Ablation(model, task, **how), random.Random(random_seed)
+    draw = random.Random(seed)
 
     def scores(sets: Sequence[Sequence[Head]]) -> Float[np.ndarray, "set 2"]:
         both = [
@@ -183,16 +167,15 @@ def completeness(
     return table
 
 
-def minimality(
-    model: TransformerBridge, task: PatchingDataset | PromptPairs, circuit: Circuit, **how: Any
-) -> pd.DataFrame:
+def minimality(ablation: Ablation, circuit: Circuit, *, other_roles: bool = True) -> pd.DataFrame:
     """Is every head needed? For each, a set K of other heads after whose loss its own loss shows.
 
     Wang et al. 2022, section 4.3: the score of head v is ``|F(circuit without K and v) - F(circuit without K)|`` for
     the K that shows it best. Tried as K are: nothing, the rest of v's role, and every other role.
 
     Args:
-        model, task, circuit, **how: As for ``faithfulness``.
+        ablation, circuit: As for ``faithfulness``.
+        other_roles: Try the other roles too. Without them it is several times faster.
 
     Returns:
         A row for each head of each role: ``role``, ``head``, ``K``, ``with_head`` (F without K), ``without_head`` (F
@@ -200,13 +183,13 @@ def minimality(
         ``attrs["protocol"]`` says how.
 
     Raises:
-        SweepError, TaskError: As ``Ablation``.
+        SweepError: As ``Ablation.run``.
     """
-    ablation = Ablation(model, task, **how)
     tried: list[tuple[str, Head, str, frozenset[Head]]] = []
     for role, heads in circuit.roles.items():
         for head in heads:
-            options = {"nothing": (), f"rest of {role}": heads, **circuit.roles} | {role: ()}
+            others = {name: of for name, of in circuit.roles.items() if other_roles and name != role}
+            options = {"nothing": (), f"rest of {role}": heads, **others}
             sets_k = {name: frozenset(of) - {head} for name, of in options.items()}
             tried += [(role, head, name, gone) for name, gone in sets_k.items() if gone or name == "nothing"]
     sets = sorted({gone for *_, gone in tried} | {gone | {head} for _, head, _, gone in tried}, key=sorted)

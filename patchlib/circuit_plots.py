@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
 from patchlib.discovery import Discovery
 from patchlib.errors import SweepError
-from patchlib.plots import GREY, LINES, PALE, RED, style
+from patchlib.plots import GREY, LEGEND, LINES, PALE, RED, style
+from patchlib.takeaways import METRIC_NAMES
 
 BLUE = LINES[0]
 MARKS = ("circle", "square", "diamond", "triangle-up", "pentagon", "hexagon", "star", "cross")
@@ -112,3 +114,106 @@ def circuit_graph(discovery: Discovery, title: str = "The circuit that was found
     said = f"path patching backward from the logits, {n} prompt pairs; 9.6: layer 9, head 6; blue paths help, red hurt"
     figure = style(figure, title, said, 760, above=50)
     return figure.update_layout(legend={"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0})
+
+
+def backup_scatter(table: pd.DataFrame, top_k: int = 6, title: str = "Who steps in") -> go.Figure:
+    """Each head's direct logit attribution before and after the knock-out, from ``backup_heads``.
+
+    On the dashed line nothing changed; above it a head writes more of the answer than before.
+    """
+    top = table.change.abs().nlargest(top_k).index
+    names = [f"L{row.layer}H{row.head}" for row in table.itertuples()]
+    figure = go.Figure(
+        go.Scatter(
+            x=table.before.round(4), y=table.after.round(4), mode="markers+text", customdata=names,
+            text=[name if i in top else "" for i, name in zip(table.index, names, strict=True)],
+            textposition="top center", textfont={"size": 11},
+            marker={"size": np.where(table.index.isin(top), 9, 5), "color": np.where(table.change > 0, BLUE, RED)},
+            hovertemplate="%{customdata}<br>before %{x:.2f}<br>after %{y:.2f}<extra></extra>",
+        )
+    )  # fmt: skip
+    _diagonal(figure, np.concatenate([table.before, table.after]))
+    figure.update_xaxes(title="direct logit attribution before").update_yaxes(title="after the knock-out")
+    said = (
+        f"knocked out: {table.attrs['knocked_out']}; mean over {table.n.iloc[0]} clean prompts; blue: more than before"
+    )
+    return style(figure, title, said, 480)
+
+
+def knock_out_strip(
+    table: pd.DataFrame, title: str = "Knocked out, against random heads of the same layers"
+) -> go.Figure:
+    """What the loss of each set changes, from ``knock_out``: a row for all ``random ...`` sets, one for each other."""
+    change = table.drop(index="none")
+    chance = change.index.str.startswith("random ")
+    figure = go.Figure()
+    if chance.any():
+        figure.add_scatter(
+            x=change.change[chance].round(4), y=[f"{chance.sum()} random sets"] * int(chance.sum()), mode="markers",
+            marker={"color": GREY, "size": 8, "opacity": 0.6}, customdata=change["heads"][chance],
+            hovertemplate="%{customdata}<br>%{x:.2f}<extra></extra>",
+        )  # fmt: skip
+    for name, row in change[~chance].iterrows():
+        figure.add_scatter(
+            x=[round(row.change, 4)], y=[str(name)], mode="markers", customdata=[row["heads"]],
+            error_x={"type": "data", "symmetric": False, "array": [row.ci_high - row.change],
+                     "arrayminus": [row.change - row.ci_low]},
+            marker={"color": RED if row.change < 0 else BLUE, "size": 11},
+            hovertemplate="%{customdata}<br>%{x:.2f}<extra></extra>",
+        )  # fmt: skip
+    figure.update_layout(showlegend=False)
+    metric = METRIC_NAMES.get(table.attrs["metric"], table.attrs["metric"])
+    figure.update_xaxes(title=f"change of the {metric}", gridcolor=PALE, zerolinecolor=GREY)
+    figure.update_yaxes(gridcolor=PALE, categoryorder="array", categoryarray=[])
+    n, whole = table.n.iloc[0], table["mean"]["none"]
+    said = f"mean over {n} clean prompts, bars: 95% bootstrap intervals; unablated: {whole:.2f}"
+    return style(figure, title, said, 190 + 36 * int((~chance).sum() + chance.any()))
+
+
+def completeness_scatter(
+    table: pd.DataFrame, title: str = "Complete? Circuit and model without the same heads"
+) -> go.Figure:
+    """F(circuit without K) against F(model without K) for each K of ``completeness`` (Wang et al. 2022, figure 6).
+
+    On the dashed line the two fall alike.
+    """
+    figure = go.Figure()
+    kinds = table.kind.str.replace(r" \d+$", "", regex=True).where(table.kind.str.contains(r" \d+$"), "a role")
+    kinds = kinds.where(table.kind != "none", "nothing")
+    for i, (kind, rows) in enumerate(table.groupby(kinds, sort=False)):
+        grown = kind == "greedy"
+        figure.add_scatter(
+            x=rows.model.round(4), y=rows.circuit.round(4), mode="lines+markers" if grown else "markers",
+            name=f"without {kind}" + (" sets, grown to be worst" if grown else " sets" if kind == "random" else ""),
+            marker={"size": 10, "symbol": MARKS[i], "color": LINES[i % len(LINES)]}, line={"width": 1},
+            customdata=rows.kind + ": " + rows["heads"].where(rows["heads"] != "", "none"),
+            hovertemplate="%{customdata}<br>model %{x:.2f}, circuit %{y:.2f}<extra></extra>",
+        )  # fmt: skip
+    _diagonal(figure, np.concatenate([table.model, table.circuit]))
+    figure.update_xaxes(title="model without the heads").update_yaxes(title="circuit without the heads")
+    figure = style(figure, title, table.attrs["protocol"], 480, above=30)
+    return figure.update_layout(legend=LEGEND)
+
+
+def minimality_bar(table: pd.DataFrame, title: str = "Minimal? What each head adds") -> go.Figure:
+    """Each head's largest effect on the circuit, from ``minimality`` (Wang et al. 2022, figure 7)."""
+    figure = go.Figure()
+    for i, (role, rows) in enumerate(table.groupby("role", sort=False)):
+        figure.add_bar(
+            x=rows["head"], y=rows.share.round(4), name=str(role), marker={"color": LINES[i % len(LINES)]},
+            customdata=rows.K, hovertemplate="%{x}<br>%{y:.1%} once the circuit lacks %{customdata}<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(categoryorder="array", categoryarray=list(table["head"].unique()), tickangle=-45)
+    figure.update_yaxes(title="change, as a share of the model's", tickformat=".0%", gridcolor=PALE)
+    figure = style(figure, title, table.attrs["protocol"], 460, above=50)
+    return figure.update_layout(legend=LEGEND)
+
+
+def _diagonal(figure: go.Figure, values: np.ndarray) -> None:
+    """Equal axes with a dashed line where both are the same."""
+    low, high = float(values.min()), float(values.max())
+    ends = [low - 0.08 * (high - low), high + 0.08 * (high - low)]
+    line = {"color": GREY, "dash": "dash", "width": 1}
+    figure.add_scatter(x=ends, y=ends, mode="lines", line=line, hoverinfo="skip", showlegend=False)
+    for axis in (figure.update_xaxes, figure.update_yaxes):
+        axis(range=ends, gridcolor=PALE, zerolinecolor=GREY)

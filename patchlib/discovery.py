@@ -40,6 +40,7 @@ class Discovery:
             heads' own effects of noising that input), ``through_heads`` (the part of it that other heads write: path
             patching from all of them at once; NaN where the effect is too small to ask) and whether it was
             ``followed``.
+        results: Each step's path patching of all senders: ``"logits"``, and such as ``"q of L9H6, L9H9 at END"``.
         roles: ``roles``' table: a row for each head and position.
         positions: The task's named positions, in the order of the sentence.
     """
@@ -47,6 +48,7 @@ class Discovery:
     circuit: Circuit
     steps: pd.DataFrame
     inputs: pd.DataFrame
+    results: dict[str, xr.Dataset]
     roles: pd.DataFrame
     positions: tuple[str, ...]
 
@@ -56,11 +58,11 @@ def discover(
     task: PatchingDataset | PromptPairs,
     *,
     depth: int = 3,
-    min_share: float = 0.2,
+    min_share: float = 0.1,
     min_effect: float = 0.01,
     min_input: float = 0.05,
     max_inputs: int = 2,
-    max_heads: int = 6,
+    max_heads: int = 8,
     **how: Any,
 ) -> Discovery:
     """Build a circuit backward from the logits, by the procedure of Wang et al. 2022, section 3.
@@ -98,6 +100,7 @@ def discover(
 
     steps: list[dict[str, Any]] = []
     inputs: list[pd.DataFrame] = []
+    results: dict[str, xr.Dataset] = {}
 
     def take(result: xr.Dataset, at: str, level: int, to: str = "logits", site: str = "logits") -> list[Found]:
         """The senders of one step that count; those that push towards the answer are followed further."""
@@ -109,7 +112,8 @@ def discover(
             steps.append({**about, "effect": row.effect, "ci_low": row.ci_low, "ci_high": row.ci_high, "n": row.n})
         return [(int(row.layer), int(row.head), at) for row in table.itertuples() if row.effect > 0]
 
-    frontier = take(path_patch(model, pairs, positions="END", **how), "END", 1)
+    results["logits"] = path_patch(model, pairs, positions="END", **how)
+    frontier = take(results["logits"], "END", 1)
     known = set(frontier)
     for level in range(2, depth + 1):
         found: list[Found] = []
@@ -121,6 +125,7 @@ def discover(
             for row in followed.itertuples():
                 receivers = inputs_of(model, heads, row.site, row.at)
                 result = path_patch(model, pairs, receivers, positions=row.at, layers=_below(receivers), **how)
+                results[f"{row.site} of {head_names(heads)} at {row.at}"] = result
                 found += take(result, row.at, level, head_names(heads), row.site)
         frontier = sorted(set(found) - known)
         known |= set(frontier)
@@ -129,9 +134,8 @@ def discover(
     )
     named = roles(model, pairs, table)
     in_order = sorted(pairs.roles, key=lambda role: float(pairs.roles[role].float().mean()))
-    return Discovery(
-        _circuit(named), table, pd.concat(inputs, ignore_index=True) if inputs else NO_INPUTS, named, tuple(in_order)
-    )
+    looked_at = pd.concat(inputs, ignore_index=True) if inputs else NO_INPUTS
+    return Discovery(_circuit(named), table, looked_at, results, named, tuple(in_order))
 
 
 def _inputs(

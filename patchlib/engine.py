@@ -10,7 +10,7 @@ at all for a cell whose patch equals what is there. A plain run is the same code
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,15 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from patchlib.budget import BATCH_TOKENS
 from patchlib.metrics import Reads
-from patchlib.shortcuts import at_the_end, branches, forwards, fused_activations, hand_on, unembedding_of
+from patchlib.shortcuts import (
+    at_the_end,
+    branches,
+    forwards,
+    fused_activations,
+    hand_on,
+    n_block_outputs,
+    unembedding_of,
+)
 from patchlib.sites import Site
 
 Hooks = list[tuple[str, Callable]]
@@ -76,14 +84,16 @@ class PatchedRuns:
         self.n_examples, self.n_pos = base_tokens.shape
         self.layers = sorted(set(layers))
         self.base_tokens, other_tokens = (tokens.to(model.cfg.device) for tokens in (base_tokens, other_tokens))
-        differs = (self.base_tokens != other_tokens).any(0).nonzero()
+        apart = self.base_tokens != other_tokens
+        differs = apart.any(0).nonzero()
+        # Where a row's two prompts are alike so far, so are their activations, whatever rounding makes of them.
+        self._apart = apart.cummax(1).values if source == "other" else torch.ones_like(apart)
         self.start = 0  # before it nothing can change; the last position is always run, to have something to read
         if fast and source == "other":
             self.start = min(int(differs[0]) if len(differs) else self.n_pos, self.n_pos - 1)
         vocab = self.reads.vocab
         self._unembedding = unembedding_of(model, vocab) if fast and vocab is not None else {}
         self._activations = fused_activations(model) if fast else {}
-        self._n_block_outputs: int | None = None  # None: no tuple
         with torch.no_grad():
             prefix, shared_logits = self._shared_prefix()
             # In one forward, on the same keys and values, so that what is alike in the two runs is so to the bit.
@@ -165,20 +175,11 @@ class PatchedRuns:
         def keep(activation: Tensor, hook, name: str) -> None:
             kept[name] = activation.detach().clone()
 
-        def look(module, args, output) -> None:
-            self._n_block_outputs = len(output) if isinstance(output, tuple) else None
-
         names = {self.site.hook_name(layer) for layer in self.layers}
         if with_stream:
             names |= {f"blocks.{layer}.hook_resid_pre" for layer in self.layers}
-        watched = self.model.blocks[0].register_forward_hook(look) if with_stream else None
-        try:
-            hooks: Hooks = [(name, partial(keep, name=name)) for name in sorted(names)]
-            logits = self._forward(tokens[:, self.start :], hooks, cache)
-        finally:
-            if watched is not None:
-                watched.remove()
-        return logits, kept
+        hooks: Hooks = [(name, partial(keep, name=name)) for name in sorted(names)]
+        return self._forward(tokens[:, self.start :], hooks, cache), kept
 
     def first(self, cell: Cell) -> int:
         """The first position that a patched run of this cell has to compute."""
@@ -207,7 +208,8 @@ class PatchedRuns:
         return (of_head[:, None, None, :] & where[..., None])[..., None]  # [cell example pos head 1]
 
     def matters(self, cell: Cell) -> bool:
-        """False where the patch is, to the bit, what the base run has there already."""
+        """False where the patch is what the base run has there already."""
+        cell = replace(cell, where=cell.where & self._apart.to(cell.where.device))
         for layer in cell.layers:
             name = self.site.hook_name(layer)
             if (self._mask([cell], layer, self.start)[0] & (self._source[name] != self._base[name])).any():
@@ -258,7 +260,7 @@ class PatchedRuns:
         stream = stream[:, : None if end is None else end - start].repeat(n_cells, 1, 1)
         replaced = {
             **self._activations,
-            **dict.fromkeys(self.model.blocks[:layer], hand_on(self._n_block_outputs)),
+            **dict.fromkeys(self.model.blocks[:layer], hand_on(n_block_outputs(self.model))),
             **(instead or {}),
         }
         mlp = getattr(self.model.blocks[-1], "mlp", None)

@@ -6,7 +6,6 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,6 @@ from patchlib.errors import SweepError
 from patchlib.heads import direct_logit_attribution
 from patchlib.labels import head_names
 from patchlib.stats import mean_interval
-from patchlib.tasks.base import PatchingDataset, PromptPairs
 
 
 def everywhere(heads: Iterable[Head]) -> dict[Head, tuple[None]]:
@@ -25,27 +23,20 @@ def everywhere(heads: Iterable[Head]) -> dict[Head, tuple[None]]:
     return {(int(layer), int(head)): (None,) for layer, head in heads}
 
 
-def knock_out(
-    model: TransformerBridge,
-    task: PatchingDataset | PromptPairs,
-    sets: Mapping[str, Iterable[Head]],
-    **how: Any,
-) -> pd.DataFrame:
+def knock_out(ablation: Ablation, sets: Mapping[str, Iterable[Head]]) -> pd.DataFrame:
     """The clean runs without some heads, a row for each named set.
 
     Args:
-        model, task: As for ``Ablation``.
+        ablation: The prompts, and what stands in for the heads that are knocked out.
         sets: Name -> heads, at all positions.
-        **how: ``source``, ``reference``, ``seed``, ``metric``, ``batch_tokens``, as for ``Ablation``.
 
     Returns:
         Index: the names, after ``"none"``. Columns ``mean`` of the metric over prompts, ``change`` from none, its 95%
         bootstrap interval ``ci_low`` and ``ci_high``, ``heads`` and ``n``. ``attrs["protocol"]`` says how.
 
     Raises:
-        SweepError, TaskError: As ``Ablation``.
+        SweepError: As ``Ablation.run``.
     """
-    ablation = Ablation(model, task, **how)
     named: dict[str, list[Head]] = {"none": [], **{name: list(heads) for name, heads in sets.items()}}
     values = ablation.run([HeadSet(everywhere(heads), keep=False) for heads in named.values()]).astype(np.float64)
     change = values - values[0]
@@ -57,7 +48,7 @@ def knock_out(
         },
         index=pd.Index(named, name="knocked out"),
     )  # fmt: skip
-    table.attrs["protocol"] = ablation.protocol
+    table.attrs |= {"protocol": ablation.protocol, "metric": ablation.metric}
     return table
 
 
@@ -83,9 +74,7 @@ def random_like(
     }
 
 
-def backup_heads(
-    model: TransformerBridge, task: PatchingDataset | PromptPairs, heads: Iterable[Head], **how: Any
-) -> pd.DataFrame:
+def backup_heads(ablation: Ablation, heads: Iterable[Head]) -> pd.DataFrame:
     """Which heads write more of the answer once others are knocked out (Wang et al. 2022, section 3.4).
 
     Direct logit attribution of every head before and after the knock-out, each with the final norm's scale of its own
@@ -93,9 +82,8 @@ def backup_heads(
     against the others', in its sign and its size (Rushing and Nanda 2024, "Explorations of self-repair").
 
     Args:
-        model, task: As for ``Ablation``.
+        ablation: As for ``knock_out``.
         heads: What is knocked out, at all positions.
-        **how: ``source``, ``reference``, ``seed``, ``batch_tokens``, as for ``Ablation``.
 
     Returns:
         A row for each other head: ``layer``, ``head``, ``before`` and ``after`` (logits, mean over prompts),
@@ -103,14 +91,13 @@ def backup_heads(
         ``attrs["protocol"]`` says how, ``attrs["knocked_out"]`` what.
 
     Raises:
-        SweepError, TaskError: As ``Ablation``.
+        SweepError: As ``Ablation.run``.
     """
     gone = sorted((int(layer), int(head)) for layer, head in heads)
-    ablation = Ablation(model, task, **how)
     without = [HeadSet(everywhere(gone), keep=False)]
     ablation.check(without)
-    before = direct_logit_attribution(model, ablation.pairs)
-    after = direct_logit_attribution(model, ablation.pairs, partial(ablation.hooks, without))
+    before = direct_logit_attribution(ablation.model, ablation.pairs)
+    after = direct_logit_attribution(ablation.model, ablation.pairs, partial(ablation.hooks, without))
     values = [one.stack(cell=("layer", "head")).transpose("cell", "example").values for one in (before, after)]
     before_values, after_values = (one.astype(np.float64) for one in values)
     change = after_values - before_values

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -61,6 +62,25 @@ def hand_on(n_outputs: int | None) -> Callable:
         return hidden if n_outputs is None else (hidden, *[None] * (n_outputs - 1))
 
     return forward
+
+
+_BLOCK_OUTPUTS: WeakKeyDictionary[TransformerBridge, int | None] = WeakKeyDictionary()
+
+
+def n_block_outputs(model: TransformerBridge) -> int | None:
+    """How many things a block gives, as ``hand_on`` wants it: seen in a run of one token."""
+    if model not in _BLOCK_OUTPUTS:
+
+        def look(module, args, output) -> None:
+            _BLOCK_OUTPUTS[model] = len(output) if isinstance(output, tuple) else None
+
+        watched = model.blocks[0].register_forward_hook(look)
+        try:
+            with torch.no_grad():
+                model(torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device))
+        finally:
+            watched.remove()
+    return _BLOCK_OUTPUTS[model]
 
 
 def at_the_end(forward: Callable) -> Callable:

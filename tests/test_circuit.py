@@ -80,17 +80,17 @@ def test_resampling_takes_another_prompt_s_outputs():
 def test_the_circuit_of_all_heads_is_the_model_and_that_of_none_is_the_floor(kind):
     model = load_tiny(kind)
     pairs = grouped(model)
-    whole = faithfulness(model, pairs, all_heads(model))
+    whole = faithfulness(Ablation(model, pairs), all_heads(model))
     assert whole.faithfulness == 1 and whole.above_floor == 1 and whole.ci_low == whole.ci_high == 1
     assert whole.model == pytest.approx(float(patchlib.baseline(model, pairs).clean.mean()), abs=ATOL)
-    none = faithfulness(model, pairs, Circuit({}))
+    none = faithfulness(Ablation(model, pairs), Circuit({}))
     assert none.circuit == none.floor == whole.floor and none.above_floor == 0
     assert "n = 6" in whole.protocol and "mean over 6 prompts" in whole.protocol
 
 
 def test_the_circuit_of_all_heads_is_complete():
     model = load_tiny("llama")
-    table = completeness(model, grouped(model), all_heads(model), n_random=3, n_greedy=2)
+    table = completeness(Ablation(model, grouped(model)), all_heads(model), n_random=3, n_greedy=2)
     assert list(table.kind) == ["none", "all", "random 0", "random 1", "random 2", "greedy 1", "greedy 2"]
     np.testing.assert_allclose(table.incompleteness, 0, atol=ATOL)
 
@@ -98,7 +98,7 @@ def test_the_circuit_of_all_heads_is_complete():
 def test_completeness_compares_circuit_and_model_without_the_same_heads():
     model = load_tiny("llama")
     pairs = grouped(model)
-    table = completeness(model, pairs, SOME, n_random=2, n_greedy=3).set_index("kind")
+    table = completeness(Ablation(model, pairs), SOME, n_random=2, n_greedy=3).set_index("kind")
     ablation = Ablation(model, pairs)
     kept = ablation.run([HeadSet(SOME.without(SOME.roles["late"]).places(), True)]).mean()
     lost = ablation.run([HeadSet(SOME.places(SOME.roles["late"]), False)]).mean()
@@ -116,7 +116,7 @@ def test_completeness_compares_circuit_and_model_without_the_same_heads():
 def test_minimality_takes_the_set_that_shows_a_head_best():
     model = load_tiny("llama")
     pairs = grouped(model)
-    table = minimality(model, pairs, SOME)
+    table = minimality(Ablation(model, pairs), SOME)
     assert sorted(table["head"]) == ["L0H1", "L1H0", "L2H0", "L2H3"]
     ablation = Ablation(model, pairs)
     for row in table.itertuples():
@@ -138,7 +138,7 @@ def test_knocking_out_and_random_sets_of_the_same_size():
     sets = random_like(model, heads, 4, seed=1)
     assert len(sets) == 4
     assert all(sorted(i for i, _ in one) == [1, 2, 2] and not set(one) & set(heads) for one in sets.values())
-    table = knock_out(model, pairs, {"found": heads, **sets})
+    table = knock_out(Ablation(model, pairs), {"found": heads, **sets})
     assert list(table.index) == ["none", "found", *sets] and table.change["none"] == 0
     expected = np.mean(by_hand(model, pairs, everywhere(heads), False, "mean"))
     assert table["mean"]["found"] == pytest.approx(expected, abs=ATOL)
@@ -158,12 +158,15 @@ def test_a_role_s_positions_hold_for_its_own_heads_alone():
     ("make", "said"),
     [
         (lambda model, pairs: Circuit({"a": [(0, 0)]}, {"b": "END"}), "positions are given for b|Positions are given"),
-        (lambda model, pairs: faithfulness(model, pairs, Circuit({"a": [(9, 0)]})), "no head L9H0"),
-        (lambda model, pairs: faithfulness(model, pairs, Circuit({"a": [(0, 0)]}, {"a": "S9"})), "Unknown position"),
-        (lambda model, pairs: faithfulness(model, pairs, SOME, source="median"), "Unknown source 'median'"),
-        (lambda model, pairs: faithfulness(model, pairs, SOME, metric="loss"), "Unknown metric 'loss'"),
+        (lambda model, pairs: faithfulness(Ablation(model, pairs), Circuit({"a": [(9, 0)]})), "no head L9H0"),
         (
-            lambda model, pairs: faithfulness(model, pairs, SOME, reference=make_pairs(model, length=12)),
+            lambda model, pairs: faithfulness(Ablation(model, pairs), Circuit({"a": [(0, 0)]}, {"a": "S9"})),
+            "Unknown position",
+        ),
+        (lambda model, pairs: Ablation(model, pairs, source="median"), "Unknown source 'median'"),
+        (lambda model, pairs: Ablation(model, pairs, metric="loss"), "Unknown metric 'loss'"),
+        (
+            lambda model, pairs: Ablation(model, pairs, reference=make_pairs(model, length=12)),
             "no prompt like prompt 0",
         ),
     ],
@@ -179,7 +182,7 @@ def test_backup_heads_are_those_that_write_more_without_the_others():
     model = load_tiny("llama")
     pairs = make_pairs(model)
     gone = [(0, 1), (1, 2)]
-    table = backup_heads(model, pairs, gone, source="zero")
+    table = backup_heads(Ablation(model, pairs, source="zero"), gone)
     assert len(table) == model.cfg.n_layers * model.cfg.n_heads - 2 and table.attrs["knocked_out"] == "L0H1, L1H2"
     assert table.change.is_monotonic_decreasing and (table.n == len(pairs)).all()
 
@@ -199,4 +202,4 @@ def test_backup_heads_are_those_that_write_more_without_the_others():
     below = table[table.layer == 0]
     assert (below.before - below.after).abs().max() > 0  # by the final norm's scale alone
     with pytest.raises(SweepError, match="no head L9H0"):
-        backup_heads(model, pairs, [(9, 0)])
+        backup_heads(Ablation(model, pairs), [(9, 0)])

@@ -42,7 +42,7 @@ def test_the_graph_has_a_mark_for_each_head_and_a_line_for_each_path():
     )
     roles = steps.assign(role=["name mover", "negative name mover", "S-inhibition", "induction", "duplicate token"],
                          looks_at=["IO", "IO", "S2", "S1+1", "S1"], attention=0.5)  # fmt: skip
-    discovery = Discovery(Circuit({}), steps, pd.DataFrame(), roles, ("IO", "S2", "END"))
+    discovery = Discovery(Circuit({}), steps, pd.DataFrame(), {}, roles, ("IO", "S2", "END"))
     figure = circuit_plots.circuit_graph(discovery)
     lines = [trace for trace in figure.data if trace.mode == "lines"]
     marks = {trace.name: trace for trace in figure.data if trace.mode == "markers+text"}

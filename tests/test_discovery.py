@@ -27,6 +27,7 @@ def test_the_first_step_is_path_patching_to_the_logits(found):
     for row in first.itertuples():
         assert row.effect == pytest.approx(float(direct.effect.sel(layer=row.layer, head=row.head).squeeze()), abs=1e-4)
         assert row.ci_low > 0 or row.ci_high < 0
+    assert discovery.results["logits"].equals(direct)
     assert first.effect.abs().min() >= 0.1 * float(abs(direct.effect).max()) - 1e-6
 
 
@@ -37,6 +38,7 @@ def test_further_steps_follow_the_inputs_that_other_heads_write(found):
     followed, left = inputs[inputs.followed], inputs[~inputs.followed]
     assert len(followed) == 2 and (followed.through_heads >= 0.05).all()
     assert followed.through_heads.min() >= left.through_heads.max()
+    assert len(discovery.results) == 1 + len(followed)
     later = discovery.steps[discovery.steps.depth == 2]
     assert {(row.to, row.site, row.at) for row in later.itertuples()} <= set(
         followed[["heads", "site", "at"]].itertuples(index=False, name=None)
@@ -107,5 +109,5 @@ def test_the_real_model_s_writers_are_found_and_named():
     discovery = discover(model, task, depth=1, progress=False)
     top = discovery.roles.loc[discovery.roles.direct.idxmax()]
     assert (top.layer, top["head"], top.role) == (23, 3, "subject suppressor")
-    kept = patchlib.faithfulness(model, task, discovery.circuit)
+    kept = patchlib.faithfulness(patchlib.Ablation(model, task), discovery.circuit)
     assert kept.floor < kept.circuit < kept.model

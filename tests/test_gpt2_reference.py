@@ -100,6 +100,6 @@ def test_where_heads_look_and_what_they_copy(gpt2, abc):
 def test_the_published_circuit_is_faithful(gpt2, abc):
     """A band: the number depends on the prompts and on how means are taken."""
     circuit = patchlib.Circuit(PAPER["heads"], PAPER["kept_position"])
-    found = patchlib.faithfulness(gpt2, abc, circuit)
+    found = patchlib.faithfulness(patchlib.Ablation(gpt2, abc), circuit)
     assert found.faithfulness == pytest.approx(PAPER["faithfulness"], abs=0.2), found.protocol
     assert found.floor < 0.5 * found.model
