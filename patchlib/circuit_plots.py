@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
-from patchlib.discovery import Discovery
+from patchlib.discovery import Discovery, Found
 from patchlib.errors import SweepError
 from patchlib.plots import GREY, LEGEND, LINES, PALE, RED, style
 from patchlib.takeaways import METRIC_NAMES
 
 BLUE = LINES[0]
+COLORS = {
+    "name mover": "#0072B2", "subject suppressor": "#56B4E9", "negative name mover": "#D55E00",
+    "subject mover": "#8B2500", "S-inhibition": "#009E73", "induction": "#E69F00", "duplicate token": "#CC79A7",
+    "previous token": "#7F6A00",
+}  # fmt: skip
+"""Of the roles that ``discover`` gives, the same in every figure."""
 MARKS = ("circle", "square", "diamond", "triangle-up", "pentagon", "hexagon", "star", "cross")
 
 
@@ -46,7 +52,7 @@ def writers(
     figure = go.Figure(
         go.Scatter(
             x=x.round(4), y=y.round(4), mode="markers+text", text=[n if i in top else "" for i, n in enumerate(names)],
-            textposition="top center", textfont={"size": 11}, customdata=names,
+            textposition=np.where(y > 0, "top center", "bottom center"), textfont={"size": 11}, customdata=names,
             marker={"size": [9 if i in top else 5 for i in range(len(y))], "color": np.where(y > 0, BLUE, RED)},
             hovertemplate="%{customdata}<br>attention %{x:.2f}<br>logits %{y:.2f}<extra></extra>",
         )
@@ -61,59 +67,80 @@ def writers(
 def circuit_graph(discovery: Discovery, title: str = "The circuit that was found") -> go.Figure:
     """The heads and paths of a search: positions of the sentence across, layers up, the logits on top.
 
-    A line leads from a head to those that hear it: blue where losing it hurts the answer, red where it helps, the
-    thicker the larger a share of its step's largest effect.
+    A coloured line leads from a head to the input (q, k or v) that it was patched at: blue where losing it hurts the
+    answer, red where it helps, the thicker the larger a share of its step's largest effect. Grey lines lead on to the
+    heads whose input that is.
     """
-    nodes = {(row.layer, row.head, row.at): row for row in discovery.roles.itertuples()}
+    found = discovery.roles
+    nodes = list(zip(found.layer.astype(int), found["head"].astype(int), found["at"].astype(str), strict=True))
     columns = [at for at in discovery.positions if any(node[2] == at for node in nodes)]
-    beside: dict[tuple[int, str], list] = defaultdict(list)
-    for node in sorted(nodes):
-        beside[node[0], node[2]].append(node)
-    place = {
-        node: (columns.index(at) + 0.19 * (i - (len(group) - 1) / 2), layer)
-        for (layer, at), group in beside.items()
-        for i, node in enumerate(group)
-    }
+    place = _places(nodes, columns)
     top = max((layer for layer, *_ in nodes), default=0) + 3
     figure = go.Figure()
-    largest = discovery.steps.groupby(["depth", "to", "site"]).effect.transform(lambda effects: effects.abs().max())
-    for row, most in zip(discovery.steps.itertuples(), largest, strict=True):
-        x, y = place[row.layer, row.head, row.at]
-        hears = [
-            place[node]
-            for node in nodes
-            if f"L{node[0]}H{node[1]}" in row.to.split(", ") and columns.index(node[2]) >= columns.index(row.at)
-        ]  # attention does not look ahead
-        for x_to, y_to in [(columns.index("END"), top)] if row.to == "logits" else [one for one in hears if one[1] > y]:
-            figure.add_scatter(
-                x=[x, x_to], y=[y, y_to], mode="lines", hoverinfo="skip", showlegend=False, opacity=0.45,
-                line={"color": BLUE if row.effect > 0 else RED, "width": 1 + 4 * abs(row.effect) / most},
-            )  # fmt: skip
-    for i, (role, found) in enumerate(discovery.roles.groupby("role", sort=False)):
-        at = [place[row.layer, row.head, row.at] for row in found.itertuples()]
+
+    def line(start: tuple[float, float], end: tuple[float, float], color: str, width: float) -> None:
         figure.add_scatter(
-            x=[x for x, _ in at], y=[y for _, y in at], mode="markers+text", name=str(role),
-            text=[f"{row.layer}.{row.head}" for row in found.itertuples()], textfont={"size": 11},
-            textposition=["top center" if len(beside[row.layer, row.at]) > 1 else "middle right"
-                          for row in found.itertuples()],
+            x=[start[0], end[0]], y=[start[1], end[1]], mode="lines", hoverinfo="skip", showlegend=False, opacity=0.5,
+            line={"color": color, "width": width},
+        )  # fmt: skip
+
+    taken: list[tuple[float, float]] = []
+    for (to, site, at), senders in discovery.steps.groupby(["to", "site", "at"], sort=False):
+        # Receivers hear together, so the lines of one step meet at the input that was patched.
+        meeting = float(columns.index("END")), float(top)
+        if to != "logits":
+            hear = [one for one in nodes if f"L{one[0]}H{one[1]}" in to.split(", ")]
+            hear = [one for one in hear if columns.index(one[2]) >= columns.index(at)]  # attention looks back
+            meeting = columns.index(at) + 0.42, min(one[0] for one in hear) - 1.0
+            while any(abs(meeting[0] - x) < 0.1 and abs(meeting[1] - y) < 1.4 for x, y in taken):
+                meeting = meeting[0], meeting[1] - 0.7
+            taken.append(meeting)
+            for hearing in hear:
+                line(meeting, place[hearing], GREY, 1)
+            figure.add_annotation(
+                x=meeting[0], y=meeting[1], text=site, showarrow=False, bgcolor="white", borderpad=2, bordercolor=GREY,
+                font={"size": 11},
+            )  # fmt: skip
+        for row in senders.itertuples():
+            width = 1 + 4 * abs(row.effect) / senders.effect.abs().max()
+            line(place[row.layer, row.head, row.at], meeting, BLUE if row.effect > 0 else RED, width)
+    for i, (role, alike) in enumerate(found.groupby("role", sort=False)):
+        marks = [place[row.layer, row.head, row.at] for row in alike.itertuples()]
+        figure.add_scatter(
+            x=[x for x, _ in marks], y=[y for _, y in marks], mode="markers+text", name=str(role),
+            text=[f"{row.layer}.{row.head}" for row in alike.itertuples()], textfont={"size": 11},
+            textposition=["middle left" if x < columns.index(row.at) else "middle right"
+                          for (x, _), row in zip(marks, alike.itertuples(), strict=True)],
             marker={"size": 12, "symbol": MARKS[i % len(MARKS)], "line": {"width": 1, "color": "white"},
-                    "color": GREY if role == "unnamed" else LINES[i % len(LINES)]},
+                    "color": _color(str(role), i)},
             customdata=[(f"L{row.layer}H{row.head} at {row.at}", row.effect, row.looks_at, row.attention)
-                        for row in found.itertuples()],
+                        for row in alike.itertuples()],
             hovertemplate="%{customdata[0]}<br>largest effect %{customdata[1]:.3f}"
                           "<br>attends to %{customdata[2]} (%{customdata[3]:.2f})<extra>" + str(role) + "</extra>",
         )  # fmt: skip
     if nodes:
         figure.add_annotation(x=columns.index("END"), y=top, text="<b>logits</b>", showarrow=False, yshift=10)
     figure.update_xaxes(
-        tickvals=list(range(len(columns))), ticktext=columns, range=[-0.6, len(columns) - 0.3], showgrid=False,
+        tickvals=list(range(len(columns))), ticktext=columns, range=[-0.5, len(columns) - 0.3], showgrid=False,
         zeroline=False, title="position in the sentence",
     )  # fmt: skip
     figure.update_yaxes(title="layer", gridcolor=PALE, zeroline=False, range=[-1, top + 1.5])
     n = int(discovery.steps.n.iloc[0]) if len(discovery.steps) else 0
-    said = f"path patching backward from the logits, {n} prompt pairs; 9.6: layer 9, head 6; blue paths help, red hurt"
+    said = f"path patching backward from the logits, {n} prompt pairs; 9.6: layer 9, head 6; blue helps, red hurts"
     figure = style(figure, title, said, 760, above=50)
     return figure.update_layout(legend={"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0})
+
+
+def _places(nodes: Sequence[Found], columns: Sequence[str]) -> dict[Found, tuple[float, float]]:
+    """Left and right of their word in turn, so that lines along a column do not run through its heads."""
+    place: dict[Found, tuple[float, float]] = {}
+    for x, at in enumerate(columns):
+        for i, node in enumerate(sorted(node for node in nodes if node[2] == at)):
+            mates = [other for other in nodes if other[0] == node[0] and other[2] == at]
+            crowded = len(mates) > 2
+            side = (mates.index(node) - (len(mates) - 1) / 2) / len(mates) * 4 if crowded else (-1) ** i
+            place[node] = x + 0.15 * side, node[0]
+    return place
 
 
 def backup_scatter(table: pd.DataFrame, top_k: int = 6, title: str = "Who steps in") -> go.Figure:
@@ -129,6 +156,7 @@ def backup_scatter(table: pd.DataFrame, top_k: int = 6, title: str = "Who steps 
             text=[name if i in top else "" for i, name in zip(table.index, names, strict=True)],
             textposition="top center", textfont={"size": 11},
             marker={"size": np.where(table.index.isin(top), 9, 5), "color": np.where(table.change > 0, BLUE, RED)},
+            showlegend=False,
             hovertemplate="%{customdata}<br>before %{x:.2f}<br>after %{y:.2f}<extra></extra>",
         )
     )  # fmt: skip
@@ -200,13 +228,18 @@ def minimality_bar(table: pd.DataFrame, title: str = "Minimal? What each head ad
     figure = go.Figure()
     for i, (role, rows) in enumerate(table.groupby("role", sort=False)):
         figure.add_bar(
-            x=rows["head"], y=rows.share.round(4), name=str(role), marker={"color": LINES[i % len(LINES)]},
+            x=rows["head"], y=rows.share.round(4), name=str(role), marker={"color": _color(str(role), i)},
             customdata=rows.K, hovertemplate="%{x}<br>%{y:.1%} once the circuit lacks %{customdata}<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(categoryorder="array", categoryarray=list(table["head"].unique()), tickangle=-45)
     figure.update_yaxes(title="change, as a share of the model's", tickformat=".0%", gridcolor=PALE)
     figure = style(figure, title, table.attrs["protocol"], 460, above=50)
     return figure.update_layout(legend=LEGEND)
+
+
+def _color(role: str, i: int) -> str:
+    """A role's own colour, grey without a name, and the next one for roles of the user's making."""
+    return GREY if role.startswith("unnamed") else COLORS.get(role, LINES[i % len(LINES)])
 
 
 def _diagonal(figure: go.Figure, values: np.ndarray) -> None:
