@@ -7,7 +7,7 @@ import pytest
 
 import patchlib
 from patchlib import SweepError, discover, path_patch
-from patchlib.discovery import role_of
+from patchlib.head_roles import role_of
 from tests.helpers import contrast_pairs, make_pairs
 from tests.tiny import load_tiny
 
