@@ -2,10 +2,12 @@
 
 import random
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
+import patchlib
 from patchlib.errors import TaskError
 from patchlib.models import load_model
 from patchlib.tasks import InductionDataset, as_pairs
@@ -22,7 +24,17 @@ def model(request):
 def test_induction_prompts_repeat_and_break_off_before_the_answer(model, seq_len):
     task = InductionDataset(model, n_prompts=5, seed=1, seq_len=seq_len)
     made = as_pairs(model, task)
-    assert made.metadata == {"corruption": "next_token", "seq_len": seq_len, "n_prompts": 5} and made.seed == 1
+    assert (
+        made.metadata
+        == {
+            "corruption": "next_token",
+            "kind": "words",
+            "gap": 0,
+            "seq_len": seq_len,
+            "n_prompts": 5,
+        }
+        and made.seed == 1
+    )
     rows, at = torch.arange(5), made.roles
     clean, corrupted = made.clean_batch(), made.corrupted_batch()
     right, wrong = made.answers.unbind(1)
@@ -52,6 +64,10 @@ def test_seeds_repeat_and_differ_and_the_global_generators_are_left_alone(model)
         ({"seq_len": 100_000}, "whole words, and seq_len=100000 needs 100001"),
         ({"seq_len": 100}, "at most 128"),
         ({"seed": None}, "seed must be"),
+        ({"kind": "letters"}, "Unknown kind 'letters': choose from words, tokens, names"),
+        ({"corruption": "abc"}, "Unknown corruption 'abc': choose from next_token, token"),
+        ({"gap": -1}, "gap must be a whole number of 0 or more"),
+        ({"gap": 50_000, "kind": "tokens"}, "with gap=50000"),
     ],
 )
 def test_bad_induction_settings_are_refused(model, settings, message):
@@ -61,10 +77,65 @@ def test_bad_induction_settings_are_refused(model, settings, message):
 
 def test_induction_words_that_do_not_turn_back_are_refused(model):
     task = InductionDataset(model, 2)
-    task._rows = [(row[::-1], other) for row, other in task._rows]
+    task._prompts = [replace(one, clean=one.clean[::-1]) for one in task._prompts]
     task.get_clean_corrupt_pairs = lambda: InductionDataset(model, 2).get_clean_corrupt_pairs()
     with pytest.raises(TaskError, match="do not turn back"):
         task.to_pairs(model)
+
+
+@pytest.mark.parametrize("corruption", ["next_token", "token"])
+@pytest.mark.parametrize(("kind", "gap"), [("words", 3), ("tokens", 0), ("tokens", 5)])
+def test_a_corruption_breaks_exactly_one_thing(model, kind, gap, corruption):
+    made = InductionDataset(model, 6, seq_len=8, kind=kind, gap=gap, corruption=corruption).to_pairs(model)
+    rows, at = torch.arange(6), made.roles
+    clean, corrupted = made.clean_batch(), made.corrupted_batch()
+    assert clean.shape[1] == 1 + 8 + gap + 5 and torch.equal(at["current"] - at["source"], torch.full((6,), 8 + gap))
+    assert torch.equal(clean[rows, at["source"]], clean[rows, at["current"]])
+    assert torch.equal(clean[rows, at["source+1"]], made.answers[:, 0])
+    place = at["source+1"] if corruption == "next_token" else at["source"]
+    assert torch.equal((clean != corrupted).nonzero()[:, 1], place)
+    if corruption == "next_token":
+        assert torch.equal(corrupted[rows, place], made.answers[:, 1])
+    else:  # nothing comes back, and the wrong answer is there as well
+        last = corrupted[rows, at["current"]]
+        assert not (corrupted[:, :-1] == last[:, None]).any()
+        assert (corrupted == made.answers[:, 1:]).any(1).all()
+    assert not set(model.tokenizer.all_special_ids) & set(clean[:, 1:].flatten().tolist())
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize("corruption", ["next_token", "token"])
+def test_names_in_text_come_back_by_the_first_name(corruption):
+    model = load_model(device="cpu")
+    task = InductionDataset(model, 12, kind="names", gap=2, corruption=corruption)
+    made = as_pairs(model, task)
+    assert len(set(made.groups)) == 6 and "seq_len" not in made.metadata
+    for i, (clean, corrupted) in enumerate(task.get_clean_corrupt_pairs()):
+        first, last = (model.to_string([made.clean_tokens[i][made.roles[role][i]]]) for role in ("source", "source+1"))
+        right, wrong = (model.to_string([answer]) for answer in made.answers[i].tolist())
+        assert clean.endswith(first) and clean.count(first) == 2 and last == right != wrong
+        assert f"{first}{last}" in clean and clean.count(".") == 3
+        if corruption == "next_token":
+            assert corrupted == clean.replace(f"{first}{last}", f"{first}{wrong}")
+        else:
+            assert corrupted.count(first) == 1 and corrupted.endswith(first) and last in corrupted
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize("settings", [{"kind": "names", "gap": 1}, {"kind": "tokens", "gap": 8, "seq_len": 24}])
+def test_the_default_model_tells_what_has_to_follow(settings):
+    model = load_model(device="cpu")
+    for corruption in ("next_token", "token"):
+        contrast = patchlib.contrast(
+            patchlib.baseline(model, InductionDataset(model, 16, corruption=corruption, **settings))
+        ).iloc[0]
+        assert contrast.usable and contrast.clean > 2, corruption
+
+
+def test_too_few_names_and_too_many_prompts_are_refused(model, monkeypatch):
+    monkeypatch.setattr("patchlib.tasks.induction.LAST_NAMES", ("Qqqqqqqqq",))
+    with pytest.raises(TaskError, match="Only 0 last names are single tokens"):
+        InductionDataset(model, kind="names")
 
 
 @pytest.mark.real_model

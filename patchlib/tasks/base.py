@@ -198,7 +198,7 @@ class PatchingDataset(ABC):
             name=self.name,
             compute_metric=self.compute_metric if own else None,
         )
-        return _fitting(model, pairs)
+        return fitting(model, pairs)
 
     def _answers(self, i: int) -> tuple[int, int]:
         try:
@@ -218,7 +218,7 @@ def as_pairs(model: TransformerBridge, task: PatchingDataset | PromptPairs) -> P
     if isinstance(task, PatchingDataset):
         return task.to_pairs(model)
     if isinstance(task, PromptPairs):
-        return _fitting(model, task)
+        return fitting(model, task)
     what = task.__name__ if isinstance(task, type) else type(task).__name__
     raise TaskError(f"A task is a PatchingDataset (an instance, not the class) or PromptPairs, not {what}.")
 
@@ -230,7 +230,8 @@ def whole_number(setting: str, value: object, least: int) -> int:
     return int(value)
 
 
-def _fitting(model: TransformerBridge, pairs: PromptPairs) -> PromptPairs:
+def fitting(model: TransformerBridge, pairs: PromptPairs) -> PromptPairs:
+    """The same pairs; TaskError where they are longer than the model's context or have ids that it does not know."""
     longest = max(len(row) for row in pairs.clean_tokens)
     if longest > model.cfg.n_ctx:
         raise TaskError(
