@@ -1,4 +1,4 @@
-"""Make the longer runs of notebook 03 that come with patchlib: ``python .ci/saved_runs.py FOLDER`` (about 25 minutes).
+"""Make the longer runs of notebook 03 that come with patchlib: ``python .ci/saved_runs.py FOLDER`` (half an hour).
 
 One run to keep, and four more with other prompts, which tell what of the circuit depends on the prompts.
 """
@@ -13,7 +13,7 @@ import patchlib
 from patchlib.labels import head_names
 
 NOTEBOOK = "03_ioi_circuit"
-LONG = {"n_prompts": 16, "depth": 3, "n_test": 100, "n_greedy": 5}
+LONG = {"n_prompts": 16, "depth": 3, "n_test": 100, "n_greedy": 3}
 OTHERS = {
     "seed 10": {"seed": 10},
     "seed 20": {"seed": 20},
@@ -36,7 +36,9 @@ def run(name: str, folder: Path, parameters: dict) -> dict[str, pd.DataFrame]:
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     kept = run("long", folder, LONG)
-    others = {name: run(name, folder, {**LONG, "n_greedy": 0, **given}) for name, given in OTHERS.items()}
+    others = {
+        name: run(name, folder, {**LONG, "n_prompts": 8, "n_greedy": 0, **given}) for name, given in OTHERS.items()
+    }
     rows = kept["roles"].assign(head=[head_names([cell]) for cell in kept["roles"][["layer", "head"]].values.tolist()])
     table = rows[["head", "at", "role"]].set_index(["head", "at"])
     for name, tables in others.items():

@@ -13,7 +13,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "models": ("DEFAULT_MODEL", "list_models", "load_model", "weights_hash"),
-    "tasks": ("IOIDataset", "InductionDataset", "PatchingDataset", "PromptPairs", "classify_ioi_head"),
+    "tasks": (
+        "IOIDataset",
+        "InductionDataset",
+        "PatchingDataset",
+        "PromptPairs",
+        "classify_ioi_head",
+        "repeated_tokens",
+    ),
     "sites": ("SITES",),
     "metrics": ("METRICS",),
     "sources": ("SOURCES",),
@@ -25,7 +32,15 @@ _HOMES = {
     "circuit": ("Circuit", "completeness", "faithfulness", "minimality"),
     "discovery": ("Discovery", "discover"),
     "head_roles": ("roles",),
-    "heads": ("attention_between", "copying_scores", "detector_scores", "direct_logit_attribution"),
+    "heads": (
+        "attention_between",
+        "attention_patterns",
+        "copying_scores",
+        "detector_scores",
+        "direct_logit_attribution",
+    ),
+    "composition": ("k_composition",),
+    "losses": ("ablated_losses", "copy_losses", "in_context_score", "token_losses"),
     "published": ("beside_published",),
     "unpatched": ("baseline",),
     "runs": ("RunRecord", "SavedRun", "run", "save_run", "saved_run"),
@@ -64,7 +79,7 @@ __all__ = sorted(_HOME_OF)
 def __getattr__(name: str) -> Any:
     if name in _HOME_OF:
         return getattr(import_module(f"patchlib.{_HOME_OF[name]}"), name)
-    if name in ("circuit_plots", "circuit_takeaways", "plots", "stats", "takeaways"):
+    if name in ("circuit_plots", "circuit_takeaways", "induction_plots", "plots", "stats", "takeaways"):
         return import_module(f"patchlib.{name}")
     raise AttributeError(f"module 'patchlib' has no attribute {name!r}; it offers {', '.join(__all__)}")
 

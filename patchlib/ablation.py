@@ -16,10 +16,10 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib.axes import position_mask
-from patchlib.budget import default_batch_tokens
+from patchlib.budget import default_batch_tokens, default_logit_bytes
 from patchlib.engine import Hooks
 from patchlib.errors import SweepError
-from patchlib.metrics import METRICS, Readout
+from patchlib.metrics import METRICS, Readout, next_token_losses
 from patchlib.selfcheck import fast_obstacle
 from patchlib.shortcuts import forwards, hand_on, n_block_outputs
 from patchlib.sites import get_site
@@ -155,9 +155,29 @@ class Ablation:
         self.check(sets)
         found = np.full((len(sets), len(self.pairs)), np.nan, dtype=np.float32)
         for examples in length_batches(self.pairs, self._batch_tokens):
-            at_once = max(1, HELD * self._batch_tokens // self.pairs.select(examples).clean_batch().numel())
-            for first in range(0, len(sets), at_once):
-                found[first : first + at_once, examples] = self._values(sets[first : first + at_once], examples)
+            part = self.pairs.select(examples)
+            clean = torch.empty(len(part), 1, 0, device=self.model.cfg.device)
+            if self.metric == "kl":
+                clean = self._forward(part.clean_batch().to(clean.device), [], 0, self.n_layers, last_only=True).float()
+            readout = Readout({self.metric: METRICS[self.metric]}, part, clean)
+            found[:, examples] = self._values(sets, examples, partial(_first_metric, readout))
+        return found
+
+    def losses(self, sets: Sequence[HeadSet]) -> Float[np.ndarray, "set example pos"]:
+        """The loss of each token of each prompt under each ablation, as ``token_losses``; prompts of one length.
+
+        Raises:
+            SweepError: As ``run``.
+            TaskError: The prompts differ in length.
+        """
+        self.check(sets)
+        rows = self.pairs.clean_batch()
+        found = np.full((len(sets), *rows.shape), np.nan, dtype=np.float32)
+        most = min(self._batch_tokens, default_logit_bytes(self.model) // (4 * int(self.model.cfg.d_vocab)))
+        for examples in length_batches(self.pairs, most):
+            tokens = rows[examples].to(self.model.cfg.device)
+            read = partial(next_token_losses, tokens=tokens)
+            found[:, examples] = self._values(sets, examples, read, last_only=False, batch_tokens=most)
         return found
 
     def hooks(self, sets: Sequence[HeadSet], examples: Sequence[int]) -> Hooks:
@@ -186,17 +206,27 @@ class Ablation:
         return [(self._site.hook_name(layer), partial(replace, layer=layer)) for layer in changed]
 
     @torch.no_grad()
-    def _values(self, sets: Sequence[HeadSet], examples: Sequence[int]) -> Float[np.ndarray, "set example"]:
-        """The metric under each set. Sets that are alike up to some layer share one stream until then."""
+    def _values(
+        self,
+        sets: Sequence[HeadSet],
+        examples: Sequence[int],
+        read: Callable[[Float[Tensor, "set example read d_vocab"]], Float[Tensor, "set example *value"]],
+        last_only: bool = True,
+        batch_tokens: int | None = None,
+    ) -> Float[np.ndarray, "set example *value"]:
+        """What is read under each set. Sets that are alike up to some layer share one stream until then."""
+        tokens = self.pairs.select(examples).clean_batch().to(self.model.cfg.device)
+        batch_tokens = batch_tokens or self._batch_tokens
+        held = max(1, HELD * batch_tokens // tokens.numel())
+        if len(sets) > held:
+            return np.concatenate([
+                self._values(sets[i : i + held], examples, read, last_only, batch_tokens)
+                for i in range(0, len(sets), held)
+            ])  # fmt: skip
         kept, replacement = self._masks(sets, examples)
-        part = self.pairs.select(examples)
-        tokens = part.clean_batch().to(self.model.cfg.device)
-        needed = self.metric == "kl"
-        clean = self.model(tokens)[:, -1:].float() if needed else torch.empty(len(part), 1, 0, device=tokens.device)
-        read = Readout({self.metric: METRICS[self.metric]}, part, clean)
         lanes = self._lanes(kept)
         streams = tokens[None]  # [lane example pos], and after the first layers [lane example pos d_model]
-        at_once = max(1, self._batch_tokens // tokens.numel())
+        at_once = max(1, batch_tokens // tokens.numel())
         starts = [layer for layer in range(self.n_layers) if not layer or max(lanes[layer + 1]) > max(lanes[layer])]
         for start, stop in pairwise([*starts, self.n_layers]):
             # One set for each lane, and the lane that it comes from.
@@ -206,8 +236,8 @@ class Ablation:
                 chosen = firsts[i : i + at_once]
                 stream = streams[[lanes[start][one] if start else 0 for one in chosen]].flatten(0, 1)
                 hooks = self._hooks(kept[chosen], replacement, range(start, stop))
-                last = self._forward(stream, hooks, start, stop).unflatten(0, (len(chosen), len(part)))
-                given.append(last if stop < self.n_layers else read(last.float(), "an ablation")[0])
+                last = self._forward(stream, hooks, start, stop, last_only).unflatten(0, (len(chosen), len(tokens)))
+                given.append(last if stop < self.n_layers else read(last.float()))
             streams = torch.cat(given)
         return streams[lanes[-1]].cpu().numpy()
 
@@ -220,12 +250,12 @@ class Ablation:
             lanes.append([known.setdefault(key, len(known)) for key in zip(lanes[-1], masks, strict=True)])
         return lanes
 
-    def _forward(self, given: Tensor, hooks: Hooks, start: int, stop: int) -> Tensor:
+    def _forward(self, given: Tensor, hooks: Hooks, start: int, stop: int, last_only: bool) -> Tensor:
         """From tokens, or the stream that enters layer ``start``, to the stream that enters ``stop``, or the logits."""
         kwargs = {"start_at_layer": start} if start else {}
         if stop < self.n_layers:
             kwargs["stop_at_layer"] = stop
-        else:  # Where only the last position is read, logits of all would take more memory than all else.
+        elif last_only:  # Logits of all positions would take more memory than all else.
             hooks = [*hooks, ("unembed.hook_in", lambda stream, hook: stream[:, -1:].contiguous())]
         passed = dict.fromkeys(self.model.blocks[:start], hand_on(n_block_outputs(self.model))) if start else {}
         with forwards(passed):
@@ -239,3 +269,7 @@ class Ablation:
             unknown = [at for at in positions if isinstance(at, str) and at not in self.pairs.roles]
             if unknown:
                 raise SweepError(f"Unknown position {unknown[0]!r}: this task names {', '.join(self.pairs.roles)}.")
+
+
+def _first_metric(readout: Readout, logits: Float[Tensor, "set example 1 d_vocab"]) -> Float[Tensor, "set example"]:
+    return readout(logits, "an ablation")[0]

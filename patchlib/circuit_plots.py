@@ -181,12 +181,12 @@ def knock_out_strip(
             marker={"color": GREY, "size": 8, "opacity": 0.6}, customdata=change["heads"][chance],
             hovertemplate="%{customdata}<br>%{x:.2f}<extra></extra>",
         )  # fmt: skip
-    for name, row in change[~chance].iterrows():
+    for i, (name, row) in enumerate(change[~chance].iterrows()):
         figure.add_scatter(
             x=[round(row.change, 4)], y=[str(name)], mode="markers", customdata=[row["heads"]],
             error_x={"type": "data", "symmetric": False, "array": [row.ci_high - row.change],
                      "arrayminus": [row.change - row.ci_low]},
-            marker={"color": RED if row.change < 0 else BLUE, "size": 11},
+            marker={"color": LINES[i % len(LINES)], "size": 11},
             hovertemplate="%{customdata}<br>%{x:.2f}<extra></extra>",
         )  # fmt: skip
     figure.update_layout(showlegend=False)

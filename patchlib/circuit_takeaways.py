@@ -6,6 +6,7 @@ import pandas as pd
 import xarray as xr
 
 from patchlib.discovery import Discovery
+from patchlib.takeaways import METRIC_NAMES
 
 
 def of_writers(attribution: xr.DataArray, attention: xr.DataArray) -> str:
@@ -65,10 +66,11 @@ def of_backup(table: pd.DataFrame) -> str:
 
 def of_knock_out(table: pd.DataFrame) -> str:
     """What each named set's loss does, and the range of the random sets."""
-    change = table.drop(index="none")
+    change, metric = table.drop(index="none"), METRIC_NAMES.get(table.attrs["metric"], table.attrs["metric"])
     chance = change.index.str.startswith("random ")
     said = [
-        f"without {name} ({row['heads']}) the metric changes by {row.change:+.2f} [{row.ci_low:.2f}, {row.ci_high:.2f}]"
+        f"without {name} ({row['heads']}) the {metric} changes by {row.change:+.2f} "
+        f"[{row.ci_low:.2f}, {row.ci_high:.2f}]"
         for name, row in change[~chance].iterrows()
     ]
     sentence = "; ".join(said)

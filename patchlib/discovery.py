@@ -59,7 +59,7 @@ def discover(
     *,
     depth: int = 3,
     min_share: float = 0.1,
-    min_effect: float = 0.02,
+    min_effect: float = 0.01,
     min_input: float = 0.05,
     max_inputs: int = 2,
     max_heads: int = 8,

@@ -16,6 +16,8 @@ from patchlib.engine import Hooks
 from patchlib.errors import SweepError
 from patchlib.sites import get_site
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
+from patchlib.tasks.induction import repeated_tokens
+from patchlib.tasks.tokens import as_row, tokenize
 from patchlib.unpatched import check_model, length_batches
 
 Stripe = Callable[[Float[Tensor, "example head dest src"]], Float[Tensor, "example head"]]
@@ -39,19 +41,12 @@ def detector_scores(model: TransformerBridge, n_rows: int = 4, seq_len: int = 50
         The three scores, over layer and head.
 
     Raises:
-        SweepError: A model in train mode, or rows that its context does not hold.
+        SweepError: A model in train mode.
+        TaskError: As ``repeated_tokens``.
     """
     check_model(model)
-    bos = bool(model.cfg.default_prepend_bos)
-    if seq_len < 2 or n_rows < 1 or bos + 2 * seq_len > int(model.cfg.n_ctx):
-        raise SweepError(
-            f"{n_rows} rows of twice {seq_len} tokens cannot be run: give at least 1 row and 2 tokens, and at most "
-            f"the {model.cfg.n_ctx} tokens that {model.cfg.model_name} reads."
-        )
-    once = torch.randint(int(model.cfg.d_vocab), (n_rows, seq_len), generator=torch.Generator().manual_seed(seed))
-    rows = once.repeat(1, 2)
-    if bos:
-        rows = torch.cat([torch.full((n_rows, 1), int(model.tokenizer.bos_token_id)), rows], dim=1)
+    rows = repeated_tokens(model, n_rows, seq_len, seed).clean_batch()
+    bos = rows.shape[1] > 2 * seq_len
 
     def stripe(offset: int) -> Stripe:
         return lambda pattern: pattern.diagonal(-offset, -2, -1)[..., int(bos) :].mean(-1)
@@ -65,6 +60,43 @@ def detector_scores(model: TransformerBridge, n_rows: int = 4, seq_len: int = 50
         coords={"layer": range(scores.shape[0]), "head": range(scores.shape[2])},
         attrs={"n_rows": n_rows, "seq_len": seq_len, "seed": seed, "prepend_bos": str(bos)},
     )
+
+
+def attention_patterns(
+    model: TransformerBridge, prompt: str | Int[Tensor, " pos"], heads: Sequence[tuple[int, int]]
+) -> xr.DataArray:
+    """Where some heads look from each token of a prompt.
+
+    Args:
+        model: In eval mode.
+        prompt: A text, with BOS put first where the model wants one, or a row of token ids, which is run as it is.
+        heads: (layer, head).
+
+    Returns:
+        Over cell (such as ``"L9H6"``), dest and src, between 0 and 1; the coordinate ``token`` over src says what
+        stands there.
+
+    Raises:
+        SweepError: A head that there is not, none at all, or a model in train mode.
+        TaskError: An empty text.
+    """
+    check_model(model)
+    wanted = [(int(layer), int(head)) for layer, head in heads]
+    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
+    unknown = [(i, h) for i, h in wanted if not 0 <= i < n_layers or not 0 <= h < n_heads]
+    if unknown or not wanted:
+        raise SweepError(f"There is no head {unknown or 'named'}: the model has {n_layers} layers of {n_heads} heads.")
+    row = tokenize(model, prompt) if isinstance(prompt, str) else as_row(prompt, "prompt")
+    patterns = _of_patterns(model, row[None], lambda pattern: pattern[0])  # [layer head dest src]
+    values = torch.stack([patterns[layer, head] for layer, head in wanted]).numpy()
+    tokens = [model.to_string([token]) for token in row.tolist()]
+    coords = {
+        "cell": [f"L{layer}H{head}" for layer, head in wanted],
+        "dest": range(len(row)),
+        "src": range(len(row)),
+        "token": ("src", tokens),
+    }
+    return xr.DataArray(values, coords, ["cell", "dest", "src"], name="attention")
 
 
 def attention_between(model: TransformerBridge, task: PatchingDataset | PromptPairs, query: str) -> xr.DataArray:

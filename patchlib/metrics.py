@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from patchlib.errors import SweepError
 from patchlib.tasks.base import PromptPairs
@@ -58,6 +59,18 @@ def accuracy(
 ) -> Float[Tensor, "*cell example"]:
     """1 where the right answer has a higher logit than the wrong one, else 0."""
     return (logit_diff(logits, answers, clean_logits) > 0).float()
+
+
+def next_token_losses(
+    logits: Float[Tensor, "*batch pos d_vocab"], tokens: Int[Tensor, "*batch pos"]
+) -> Float[Tensor, "*batch pos"]:
+    """Cross-entropy in nats of the token at each position, given those before it; NaN at position 0."""
+    tokens = tokens.expand(logits.shape[:-1])
+    losses = cross_entropy(logits[..., :-1, :].flatten(0, -2), tokens[..., 1:].flatten(), reduction="none")
+    if not torch.isfinite(losses).all():
+        raise SweepError(f"A loss is NaN or infinite. {FLOAT32} else look at the model's weights.")
+    losses = losses.view(*tokens.shape[:-1], -1)
+    return torch.cat([torch.full_like(losses[..., :1], torch.nan), losses], dim=-1)
 
 
 METRICS: dict[str, Metric] = {"logit_diff": logit_diff, "prob": prob, "kl": kl, "accuracy": accuracy}

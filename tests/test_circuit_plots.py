@@ -101,8 +101,8 @@ def test_knock_outs_stand_beside_chance():
     assert named.x == (-2.5,) and named.error_x.array[0] == pytest.approx(0.5)
     assert named.error_x.arrayminus[0] == pytest.approx(0.5)
     assert circuit_takeaways.of_knock_out(table) == (
-        "From 4.00: without the writers (L9H6) the metric changes by -2.50 [-3.00, -2.00]; 2 random sets of as many "
-        "heads in the same layers change it by -0.10 to +0.30, mean +0.10. n = 8."
+        "From 4.00: without the writers (L9H6) the logit difference changes by -2.50 [-3.00, -2.00]; 2 random sets of "
+        "as many heads in the same layers change it by -0.10 to +0.30, mean +0.10. n = 8."
     )
 
 

@@ -197,3 +197,44 @@ def _ordinary(model: TransformerBridge) -> list[int]:
     """All ids but those of special tokens."""
     special = set(model.tokenizer.all_special_ids)
     return [token for token in range(min(len(model.tokenizer), model.cfg.d_vocab)) if token not in special]
+
+
+def repeated_tokens(model: TransformerBridge, n_rows: int = 8, seq_len: int = 25, seed: int = 0) -> PromptPairs:
+    """Rows of random tokens that come twice, whole, for losses, scores and ablations (Olsson et al. 2022, argument 1).
+
+    In the corrupted rows the second half is random as well, so that nothing comes twice: the reference in which there
+    is nothing to copy. The answers are the last token and the one in its place in the corrupted row.
+
+    Args:
+        model: Whose tokens.
+        n_rows: How many.
+        seq_len: Tokens in one copy, at least 2.
+        seed: Of the draw.
+
+    Returns:
+        Pairs with the role ``copy``, the position of the second copy's first token.
+
+    Raises:
+        TaskError: A setting out of range, or rows that the model's context does not hold.
+    """
+    n_rows, seq_len = whole_number("n_rows", n_rows, least=1), whole_number("seq_len", seq_len, least=2)
+    generator = torch.Generator().manual_seed(whole_number("seed", seed, least=0))
+    vocab = int(model.cfg.d_vocab)
+    once = torch.randint(vocab, (n_rows, seq_len), generator=generator)
+    other = torch.randint(vocab, (n_rows, seq_len), generator=generator)
+    # The answers must differ; the generator may draw one token twice.
+    other[:, -1] = torch.where(other[:, -1] == once[:, -1], (once[:, -1] + 1) % vocab, other[:, -1])
+    n_bos = _n_bos(model)
+    bos = torch.full((n_rows, n_bos), int(model.tokenizer.bos_token_id) if n_bos else 0)
+    return fitting(
+        model,
+        PromptPairs(
+            clean_tokens=tuple(torch.cat([bos, once, once], dim=1)),
+            corrupted_tokens=tuple(torch.cat([bos, once, other], dim=1)),
+            answers=torch.stack([once[:, -1], other[:, -1]], dim=1),
+            roles={"copy": torch.full((n_rows,), n_bos + seq_len)},
+            name="repeated random tokens",
+            seed=seed,
+            metadata={"seq_len": seq_len, "n_prompts": n_rows},
+        ),
+    )
