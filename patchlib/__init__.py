@@ -79,7 +79,7 @@ __all__ = sorted(_HOME_OF)
 def __getattr__(name: str) -> Any:
     if name in _HOME_OF:
         return getattr(import_module(f"patchlib.{_HOME_OF[name]}"), name)
-    if name in ("circuit_plots", "circuit_takeaways", "induction_plots", "plots", "stats", "takeaways"):
+    if name in ("circuit_plots", "circuit_takeaways", "induction_plots", "plots", "stats", "takeaways", "widgets"):
         return import_module(f"patchlib.{name}")
     raise AttributeError(f"module 'patchlib' has no attribute {name!r}; it offers {', '.join(__all__)}")
 

@@ -61,7 +61,7 @@ def path_patch(
     engine: Engine = "auto",
     batch_tokens: int | None = None,
     checkpoint: str | Path | None = None,
-    progress: bool = True,
+    progress: bool | Callable[[int, int], None] = True,
 ) -> xr.Dataset:
     """Patch each head's direct paths to some receivers, one sender at a time (Wang et al. 2022, section 3.1).
 

@@ -51,7 +51,7 @@ def sweep(
     engine: Engine = "auto",
     batch_tokens: int | None = None,
     checkpoint: str | Path | None = None,
-    progress: bool = True,
+    progress: bool | Callable[[int, int], None] = True,
 ) -> xr.Dataset:
     """Patch every cell of a grid, one at a time, and measure what comes out (activation patching).
 
@@ -88,7 +88,7 @@ def sweep(
         batch_tokens: Tokens in one forward; what suits the device when None. Where memory runs out, fewer.
         checkpoint: A file to write finished cells to. The same sweep with the same file goes on from there, and
             one with other inputs is refused.
-        progress: Show a bar.
+        progress: Show a bar; or a function that is told ``(done, total)`` after each batch, and may raise to stop.
 
     Returns:
         Dims ``metric``, the axes of ``over`` in their order, ``example``. Variables ``patched``, ``clean``,
@@ -129,7 +129,7 @@ def patch_grid(
     engine: str,
     batch_tokens: int | None,
     checkpoint: str | Path | None,
-    progress: bool,
+    progress: bool | Callable[[int, int], None],
     kind: Callable[[PromptPairs], Callable[..., PatchedRuns]] = lambda part: PatchedRuns,
     about: Mapping[str, str] | None = None,
 ) -> xr.Dataset:

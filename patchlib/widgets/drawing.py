@@ -1,0 +1,73 @@
+"""How a control and what it draws are tied together, so that no error is ever swallowed."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import ipywidgets
+import pandas as pd
+import plotly.graph_objects as go
+from IPython.display import clear_output, display
+
+Shown: TypeAlias = "go.Figure | pd.DataFrame | str"
+"""What a control can draw: figures, tables, and sentences as plain text."""
+
+
+def live(
+    draw: Callable[..., Sequence[Shown]],
+    controls: Mapping[str, ipywidgets.Widget],
+    extra: Sequence[ipywidgets.Widget] = (),
+) -> ipywidgets.VBox:
+    """Controls above, and below them what ``draw`` gives for their values, drawn again at every change.
+
+    The first drawing is made here, outside any Output: if it fails, the cell fails, and with it a headless run. Later
+    ones are made inside the Output, which shows their errors in its place. (``interactive_output`` and a bare
+    ``with output:`` show errors too, but let the cell and the run succeed.)
+
+    Args:
+        draw: Called with each control's value by its name; must be quick, since every change waits for it.
+        controls: Name -> a widget with a ``value``.
+        extra: Further widgets in the row of controls, such as buttons that set a control's value.
+
+    Returns:
+        A box, to be the last line of a cell.
+    """
+    output = ipywidgets.Output()
+
+    def values() -> dict[str, Any]:
+        return {name: control.value for name, control in controls.items()}
+
+    for one in draw(**values()):
+        data = bundle(one)
+        output.outputs += ({"output_type": "display_data", "data": data, "metadata": {}},)
+
+    def redraw(change: Any) -> None:
+        with output:
+            shown = draw(**values())
+            clear_output(wait=True)
+            for one in shown:
+                display(bundle(one), raw=True)
+
+    for control in controls.values():
+        control.observe(redraw, "value")
+    row = ipywidgets.HBox([*controls.values(), *extra], layout=ipywidgets.Layout(flex_flow="row wrap"))
+    return ipywidgets.VBox([row, output])
+
+
+def bundle(one: Shown) -> dict[str, Any]:
+    """What a notebook shows of it: figures as data alone, since a picture of each move would take a second."""
+    if isinstance(one, go.Figure):
+        return {"application/vnd.plotly.v1+json": one.to_plotly_json()}
+    if isinstance(one, pd.DataFrame):
+        return {"text/html": one.to_html(), "text/plain": one.to_string()}
+    return {"text/html": f"<p>{html.escape(one)}</p>", "text/plain": one}
+
+
+def wide(widget: type[ipywidgets.Widget], label: str, **settings: Any) -> ipywidgets.Widget:
+    """A control whose label has the room that it needs."""
+    style = {"description_width": "initial"}
+    if issubclass(widget, ipywidgets.IntSlider | ipywidgets.FloatSlider | ipywidgets.SelectionSlider):
+        settings = {"continuous_update": False, **settings}
+    return widget(description=label, style=style, **settings)

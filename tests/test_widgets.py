@@ -1,0 +1,208 @@
+"""Controls: what they draw follows their values, and no error is swallowed."""
+
+from __future__ import annotations
+
+import base64
+import time
+
+import ipywidgets
+import numpy as np
+import pytest
+
+import patchlib
+from patchlib import Circuit, SweepError
+from patchlib.ablation import Ablation
+from patchlib.widgets import attention_view, circuit_builder, head_explorer, live, prompt_playground, result_explorer
+from patchlib.widgets.playground import pairs_of
+from tests.helpers import contrast_pairs, make_pairs
+from tests.tiny import load_tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore::patchlib.ContrastWarning")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_tiny("llama")
+
+
+@pytest.fixture(scope="module")
+def result(model):
+    return patchlib.sweep(model, contrast_pairs(model), "z", ("layer", "head"), progress=False)
+
+
+class Shown:
+    """The outputs of a control, as a notebook would show them."""
+
+    def __init__(self, box, monkeypatch):
+        self.box = box
+        self.output = next(one for one in walk(box) if isinstance(one, ipywidgets.Output))
+        self.drawn = [one["data"] for one in self.output.outputs]
+
+        def display(data, raw):
+            self.drawn.append(data)
+
+        monkeypatch.setattr("patchlib.widgets.drawing.display", display)
+        monkeypatch.setattr("patchlib.widgets.drawing.clear_output", lambda wait: self.drawn.clear())
+
+    def control(self, label):
+        return next(one for one in walk(self.box) if getattr(one, "description", None) == label)
+
+    def figures(self):
+        return [one["application/vnd.plotly.v1+json"] for one in self.drawn if "application/vnd.plotly.v1+json" in one]
+
+    def titles(self):
+        return [figure["layout"]["title"]["text"].replace("<br>", " ") for figure in self.figures()]
+
+    def texts(self):
+        return [one["text/plain"] for one in self.drawn if "text/plain" in one]
+
+
+def walk(box):
+    yield box
+    for child in getattr(box, "children", ()):
+        yield from walk(child)
+
+
+def test_a_drawing_that_fails_at_the_defaults_fails_the_cell():
+    def draw(x):
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        live(draw, {"x": ipywidgets.IntSlider()})
+
+
+def test_every_change_draws_again(monkeypatch):
+    shown = Shown(live(lambda x: [f"x is {x}"], {"x": ipywidgets.IntSlider(description="x")}), monkeypatch)
+    assert shown.texts() == ["x is 0"]
+    shown.control("x").value = 7
+    assert shown.texts() == ["x is 7"] and shown.drawn[0]["text/html"] == "<p>x is 7</p>"
+
+
+def test_map_table_and_cell_of_the_explorer_stay_in_step(result, monkeypatch):
+    shown = Shown(result_explorer({"denoising": result}), monkeypatch)
+    table = patchlib.summary_table(result)
+    top = table.iloc[0]
+    assert shown.titles()[0] == "denoising: mean of all prompts"
+    assert shown.titles()[1] == f"denoising, logit_diff: L{int(top.layer)}H{int(top['head'])}"
+    shown.control("Cell (rank)").value = 2
+    second = table.iloc[1]
+    assert shown.titles()[1].endswith(f"L{int(second.layer)}H{int(second['head'])}")
+    shown.control("Prompt").value = 1
+    assert shown.titles()[0] == "denoising: prompt 1"
+    alone = patchlib.stats.effect(result.isel(example=[1])).isel(metric=0)
+    z = shown.figures()[0]["data"][0]["z"]  # as plotly stores arrays
+    drawn = np.frombuffer(base64.b64decode(z["bdata"]), z["dtype"]).reshape([int(n) for n in z["shape"].split(",")])
+    np.testing.assert_allclose(drawn, alone.transpose("layer", "head"), atol=1e-3)
+    shown.control("Rows").value = 3
+    assert sum(len(text.splitlines()) == 4 for text in shown.texts()) == 1
+    shown.control("Hide below").value = 0.5
+    assert shown.titles()[0].endswith("effects below 0.50 hidden")
+    with pytest.raises(SweepError, match="takes a sweep over layer and one more axis"):
+        result_explorer(result.isel(head=0))
+
+
+def test_the_head_explorer_goes_through_heads_by_effect(model, result, monkeypatch):
+    shown = Shown(head_explorer(model, contrast_pairs(model), result), monkeypatch)
+    table = patchlib.summary_table(result)
+    names = [f"L{int(row.layer)}H{int(row['head'])}" for _, row in table.iterrows()]
+    assert shown.titles() == [f"{names[0]} on prompt 0"]
+    shown.control("Next").click()
+    assert shown.titles() == [f"{names[1]} on prompt 0"] and f"{table.effect[1]:.2f}" in shown.texts()[-1]
+    shown.control("Prompt").value = 2
+    assert shown.titles() == [f"{names[1]} on prompt 2"]
+    shown.control("Previous").click()
+    shown.control("Previous").click()
+    assert shown.titles() == [f"{names[0]} on prompt 2"]
+
+
+def test_the_attention_view_has_every_prompt_and_head(model, monkeypatch):
+    shown = Shown(attention_view(model, [" and the store", " the park and"], [(0, 0), (2, 1)]), monkeypatch)
+    shown.control("Head").value = "L2H1"
+    shown.control("Prompt").value = 1
+    assert shown.titles() == ["L2H1 on prompt 1"]
+    with pytest.raises(SweepError, match="no prompt to look at"):
+        attention_view(model, [], [(0, 0)])
+
+
+def test_the_circuit_builder_tests_what_is_ticked(model, monkeypatch):
+    ablation = Ablation(model, make_pairs(model))
+    circuit = Circuit({"early": [(0, 1), (1, 0)], "late": [(2, 3)]}, {"late": "END"})
+    shown = Shown(circuit_builder(ablation, circuit), monkeypatch)
+    assert shown.texts()[0] == "Left out: nothing."
+    shown.control("early").value = ((1, 0),)
+    assert shown.texts()[0] == "Left out: L0H1."
+    expected = patchlib.faithfulness(ablation, circuit.without([(0, 1)]))
+    assert f"faithfulness {expected.faithfulness:.2f}" in shown.texts()[-1]
+
+
+def wait_until(done, seconds=60):
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+TEXTS = {"clean": "the store and the park", "corrupted": "the store and the book", "right": "drink", "wrong": "gift"}
+
+
+def field(box, label):
+    return next(one for one in walk(box) if getattr(one, "description", None) == label)
+
+
+def status(box):
+    return [one.value for one in walk(box) if isinstance(one, ipywidgets.HTML)][-1]
+
+
+def test_the_playground_runs_a_good_pair_and_says_what_is_wrong_with_a_bad_one(model):
+    box = prompt_playground(model, TEXTS)
+    output = next(one for one in walk(box) if isinstance(one, ipywidgets.Output))
+    assert status(box) == ""
+    field(box, "Run").click()
+    wait_until(lambda: not field(box, "Run").disabled)
+    figure = output.outputs[0]["data"]["application/vnd.plotly.v1+json"]
+    assert "Denoising resid_pre, your prompts" in figure["layout"]["title"]["text"]
+    field(box, "Corrupted prompt").value = "the store"
+    assert "tokens and its corrupted prompt" in status(box)
+    field(box, "Corrupted prompt").value = TEXTS["corrupted"]
+    field(box, "Right answer").value = ""
+    assert "right answer is empty" in status(box)
+    field(box, "Run").click()
+    assert not field(box, "Run").disabled and "right answer is empty" in status(box)
+
+
+def test_cancel_stops_the_run(model, monkeypatch):
+    begun = []
+
+    def slow(*args, progress, **kwargs):
+        for i in range(1000):
+            begun.append(i)
+            time.sleep(0.01)
+            progress(i, 1000)
+
+    monkeypatch.setattr("patchlib.widgets.playground.sweep", slow)
+    box = prompt_playground(model, TEXTS)
+    field(box, "Run").click()
+    wait_until(lambda: len(begun) > 3)
+    assert field(box, "Run").disabled
+    field(box, "Cancel").click()
+    wait_until(lambda: not field(box, "Run").disabled)
+    assert len(begun) < 1000 and "Cancelled" in status(box)
+
+
+def test_a_function_is_told_how_far_a_sweep_is_and_can_stop_it(model):
+    told = []
+    patchlib.sweep(model, make_pairs(model), "z", ("layer", "head"), progress=lambda *how_far: told.append(how_far))
+    assert told[-1][0] == told[-1][1] == 4 * 12 and [done for done, _ in told] == sorted(done for done, _ in told)
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        patchlib.sweep(model, make_pairs(model), "z", ("layer", "head"), progress=stop)
+
+
+def test_pairs_of_texts_are_checked(model):
+    pairs = pairs_of(model, **TEXTS)
+    assert model.to_string([pairs.answers[0, 0]]).strip() == "drink"
+    with pytest.raises(patchlib.TaskError, match=r"is \d+ tokens"):
+        pairs_of(model, **{**TEXTS, "wrong": "unbelievablelongword"})
