@@ -35,6 +35,8 @@ def execute(path: Path) -> None:
         client.execute(cwd=folder)
     notebook.metadata = {"kernelspec": notebook.metadata.kernelspec, "language_info": {"name": "python"}}
     for cell in notebook.cells:
+        if "live" in cell.metadata.get("tags", []):
+            cell.outputs = []  # a stored control is dead: it would show an error until it is run
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 output.data["image/png"] = shrink(output.data["image/png"])

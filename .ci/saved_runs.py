@@ -3,6 +3,7 @@
 One run to keep, and four more with other prompts, which tell what of the circuit depends on the prompts.
 """
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -52,7 +53,9 @@ if __name__ == "__main__":
     SAVED.mkdir(parents=True)
     for path in (folder / "long").glob(f"{NOTEBOOK}.*.csv"):
         shutil.copy(path, SAVED)
-    shutil.copy(folder / "long" / f"{NOTEBOOK}.manifest.json", SAVED)
+    manifest = json.loads((folder / "long" / f"{NOTEBOOK}.manifest.json").read_text())
+    manifest["parameters"]["out_dir"] = "out"  # where it lay is nobody's business
+    (SAVED / f"{NOTEBOOK}.manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     table.to_csv(SAVED / f"{NOTEBOOK}.stability.csv", index=False)
     tested[["n_heads", "faithfulness", "ci_low", "ci_high", "n", "circuit", "model", "floor"]].round(3).to_csv(
         SAVED / f"{NOTEBOOK}.tested.csv"

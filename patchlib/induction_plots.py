@@ -75,7 +75,7 @@ def attention(patterns: xr.DataArray, title: str = "Where heads look", columns: 
     """
     if not patterns.size:
         raise SweepError("There is no pattern to draw: attention_patterns gives them for the heads that you name.")
-    n_pos, cells = patterns.sizes["src"], list(patterns.cell.values)
+    n_pos, cells = patterns.sizes["src"], [str(cell) for cell in patterns.cell.values]
     columns = min(columns, len(cells))
     n_rows = math.ceil(len(cells) / columns)
     longest = max(min(len(str(token)), 12) for token in patterns.token.values)

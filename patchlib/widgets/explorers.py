@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 
 import ipywidgets
@@ -34,32 +35,40 @@ def result_explorer(results: Mapping[str, xr.Dataset] | xr.Dataset) -> ipywidget
         if len(dims) != 2 or "layer" not in dims:
             raise SweepError(f"{name} is over {dims}: the explorer takes a sweep over layer and one more axis.")
     first = next(iter(named.values()))
+    metrics = [str(one) for one in first.metric.values if all(one in result.metric for result in named.values())]
     prompts = [("mean of all", -1), *((f"prompt {i}", i) for i in range(first.sizes["example"]))]
     controls = {
         "name": wide(ipywidgets.Dropdown, "Result", options=list(named)),
-        "metric": wide(ipywidgets.Dropdown, "Metric", options=[str(one) for one in first.metric.values]),
+        "metric": wide(ipywidgets.Dropdown, "Metric", options=metrics),
         "prompt": wide(ipywidgets.Dropdown, "Prompt", options=prompts),
         "least": wide(ipywidgets.FloatSlider, "Hide below", value=0, min=0, max=0.5, step=0.01),
         "top_k": wide(ipywidgets.IntSlider, "Rows", value=5, min=1, max=20),
         "rank": wide(ipywidgets.IntSlider, "Cell (rank)", value=1, min=1, max=20),
     }
 
-    def draw(name: str, metric: str, prompt: int, least: float, top_k: int, rank: int) -> list[Shown]:
+    @functools.cache  # intervals take longer than a redraw may
+    def view(name: str, metric: str, prompt: int) -> tuple[xr.Dataset, xr.Dataset, pd.DataFrame, str]:
         one = stats.one_metric(named[name], metric)
         picked = one if prompt < 0 else one.isel(example=[prompt])
         picked = picked.assign(effect=stats.effect(picked))
+        return one, picked, stats.summary_table(picked).dropna(subset="effect"), takeaways.of_cells(picked)
+
+    for name in named:
+        view(name, controls["metric"].value, -1)
+
+    def draw(name: str, metric: str, prompt: int, least: float, top_k: int, rank: int) -> list[Shown]:
+        one, picked, table, sentence = view(name, metric, prompt)
         shown = picked.assign(effect=picked.effect.where(abs(picked.effect) >= least))
         whose = "mean of all prompts" if prompt < 0 else f"prompt {prompt}"
         hidden = f", effects below {least:.2f} hidden" if least else ""
         figure = plots.heatmap_panels(shown, title=f"{name}: {whose}{hidden}")
-        table = stats.summary_table(picked).dropna(subset="effect")
         table = table[table.effect.abs() >= least]
         if table.empty:
             return [figure, f"No effect of at least {least:.2f}."]
         cell = table.iloc[min(rank, len(table)) - 1]
         return [
             figure,
-            takeaways.of_cells(picked),
+            sentence,
             table.head(top_k).round(3),
             _prompts_of(one, cell, f"{name}, {metric}: {stats.cell_name(cell.to_dict())}"),
         ]
@@ -105,7 +114,7 @@ def head_explorer(
     pairs = as_pairs(model, task)
     table = stats.summary_table(result).dropna(subset="effect").reset_index(drop=True)
     attribution = direct_logit_attribution(model, pairs).mean("example")
-    detectors = detector_scores(model)
+    detectors = detector_scores(model, n_rows=2)
     ranked = [(f"{i + 1}. L{row.layer}H{row.head} ({row.effect:+.2f})", i) for i, row in enumerate(table.itertuples())]
     head = wide(ipywidgets.Dropdown, "Head, by effect", options=ranked)
     prompt = wide(ipywidgets.IntSlider, "Prompt", value=0, min=0, max=len(pairs) - 1)
@@ -117,6 +126,12 @@ def head_explorer(
 
     for button in buttons:
         button.on_click(move)
+
+    every = [(layer, head) for layer in range(int(model.cfg.n_layers)) for head in range(int(model.cfg.n_heads))]
+
+    @functools.cache
+    def looks(prompt: int) -> xr.DataArray:
+        return attention_patterns(model, pairs.clean_tokens[prompt], every)
 
     def draw(head: int, prompt: int) -> list[Shown]:
         row = table.iloc[head]
@@ -130,8 +145,9 @@ def head_explorer(
         if roles is not None:
             named = roles[(roles.layer == cell[0]) & (roles["head"] == cell[1])]
             facts["role"] = ", ".join(f"{one.role} at {one.at}" for one in named.itertuples()) or "not in the circuit"
-        patterns = attention_patterns(model, pairs.clean_tokens[prompt], [cell])
-        figure = attention(patterns, title=f"L{cell[0]}H{cell[1]} on prompt {prompt}")
+        figure = attention(
+            looks(prompt).sel(cell=[f"L{cell[0]}H{cell[1]}"]), title=f"L{cell[0]}H{cell[1]} on prompt {prompt}"
+        )
         return [figure, pd.DataFrame({f"L{cell[0]}H{cell[1]}": facts})]
 
     return live(draw, {"head": head, "prompt": prompt}, extra=buttons)

@@ -1,0 +1,154 @@
+"""JupyterLab in a real browser: a server as a user would start it, and a page to click in."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Locator, Page
+
+START = 90
+"""Seconds for the server, the page and a kernel to come up on a busy machine."""
+SETTINGS = {
+    "notebook-extension/tracker": {"windowingMode": "none"},  # else cells out of view are not in the page
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+
+
+@contextmanager
+def jupyterlab(folder: Path) -> Iterator[str]:
+    """The address of a JupyterLab that serves a folder on this machine alone."""
+    for name, values in SETTINGS.items():
+        path = folder / ".settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+    own = {f"JUPYTERLAB_{name}_DIR": str(folder / f".{name.lower()}") for name in ("SETTINGS", "WORKSPACES")}
+    options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0", "--IdentityProvider.token=",
+               "--LabApp.expose_app_in_browser=True"]  # fmt: skip
+    log = folder / "jupyterlab.log"
+    with log.open("w") as out:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *options],
+            cwd=folder, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **own},
+        )  # fmt: skip
+    try:
+        end = time.monotonic() + START
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+(?=/lab)", log.read_text())):
+            assert server.poll() is None and time.monotonic() < end, log.read_text()
+            time.sleep(0.3)
+        yield found.group()
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+class Lab:
+    """One open notebook.
+
+    Attributes:
+        outside: Requests that would have left the machine; they are refused.
+        complaints: Errors in the browser's console.
+    """
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page, self.address = page, address
+        self.outside: list[str] = []
+        self.complaints: list[str] = []
+        page.route("**/*", self._route)
+        page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _route(self, route) -> None:
+        if urlsplit(route.request.url).hostname in ("127.0.0.1", None):
+            route.continue_()
+        else:
+            self.outside.append(route.request.url)
+            route.abort()
+
+    def open(self, notebook: str) -> None:
+        """Open a notebook and wait for its kernel."""
+        self.page.goto(f"{self.address}/lab/tree/{notebook}?reset")
+        self.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=START * 1000)
+        self.page.wait_for_function("window.jupyterapp !== undefined")
+        self.wait_until_idle(START)
+
+    def run_all(self, seconds: float) -> None:
+        """Run every cell, top to bottom, and wait for the last one."""
+        self.page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        self.page.wait_for_timeout(1000)
+        self.wait_until_idle(seconds)
+
+    def wait_until_idle(self, seconds: float) -> None:
+        """Wait until no cell is running or waiting."""
+        idle = """() => {
+            const session = window.jupyterapp.shell.currentWidget?.context?.sessionContext?.session;
+            const prompts = [...document.querySelectorAll('.jp-InputPrompt')];
+            const running = prompts.some(one => one.textContent.includes('*'));
+            return session?.kernel?.status === 'idle' && !running;
+        }"""
+        self.page.wait_for_function(idle, timeout=seconds * 1000)
+
+    def errors(self) -> list[str]:
+        """What cells printed as errors."""
+        printed = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']"
+        return self.page.locator(printed).all_inner_texts()
+
+    def control(self, function: str) -> Control:
+        """The control that a cell with this call made."""
+        return Control(self.page, self.page.locator(".jp-CodeCell", has_text=f"widgets.{function}("))
+
+
+class Control:
+    """One cell's widgets and what they drew."""
+
+    def __init__(self, page: Page, cell: Locator) -> None:
+        self.page, self.cell = page, cell
+        cell.scroll_into_view_if_needed()
+
+    def labelled(self, kind: str, label: str) -> Locator:
+        """The widget of a kind, such as ``widget-slider``, with this label."""
+        return self.cell.locator(f".{kind}", has=self.page.get_by_text(label, exact=True))
+
+    def pick(self, label: str, option: str) -> None:
+        """Choose from a dropdown."""
+        self.labelled("widget-dropdown", label).locator("select").select_option(label=option)
+
+    def press(self, label: str, key: str) -> None:
+        """Press a key on a slider's handle."""
+        self.labelled("widget-slider", label).locator(".noUi-handle").focus()
+        self.page.keyboard.press(key)
+
+    def type(self, label: str, text: str) -> None:
+        """Replace what a text field holds."""
+        self.labelled("widget-text", label).locator("input").fill(text)
+
+    def click(self, button: str) -> None:
+        """Click a button with the mouse."""
+        self.cell.get_by_role("button", name=button, exact=True).click()
+
+    def titles(self) -> list[str]:
+        """The titles of the figures."""
+        return [(text or "").replace("\u00a0", " ") for text in self.cell.locator(".gtitle").all_text_contents()]
+
+    def wait_for_change(self, number: int, before: str, seconds: float = 60) -> None:
+        """Wait until the title of a figure is another one."""
+        end = time.monotonic() + seconds
+        while len(self.titles()) <= number or self.titles()[number] == before:
+            assert time.monotonic() < end, f"The title is still {before!r}."
+            self.page.wait_for_timeout(100)
+
+    def wait_for(self, title: str, seconds: float = 60) -> None:
+        """Wait until a figure's title holds this."""
+        self.cell.locator(".gtitle", has_text=title).first.wait_for(state="attached", timeout=seconds * 1000)
+
+    def wait_for_text(self, text: str, seconds: float = 60) -> None:
+        """Wait until the cell's output says this."""
+        self.cell.locator(".jp-Cell-outputWrapper").get_by_text(text).first.wait_for(timeout=seconds * 1000)
