@@ -56,9 +56,10 @@ def contrast(result: xr.Dataset) -> pd.DataFrame:
         Columns ``clean``, ``corrupted`` (means over prompts), ``difference``, ``spread`` (standard deviation
         of the difference over prompts; NaN for a single prompt), ``n`` and ``usable``.
     """
-    difference = result.clean - result.corrupted
+    runs = result[["clean", "corrupted"]].astype("float64")  # of which rounding makes numbers that can be read
+    difference = runs.clean - runs.corrupted
     n = result.sizes["example"]
-    clean, corrupted = (result[run].mean("example").values for run in ("clean", "corrupted"))
+    clean, corrupted = (runs[run].mean("example").values for run in ("clean", "corrupted"))
     table = pd.DataFrame(
         {
             "clean": clean,
