@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -51,30 +52,22 @@ def k_composition(
             f"which have {n_heads} heads."
         )
     offset = 1 if getattr(model.cfg, "rmsnorm_uses_offset", False) else 0
-    tables = []
     with torch.no_grad():
-        top = max(layer for layer, _ in asked)
-        written = [_ov(model, layer, offset) for layer in range(top)]
-        for layer, head in asked:
-            block = model.blocks[layer]
-            scale = (block.ln1.weight + offset)[:, None].float()
-            group = head * block.attn.W_K.shape[0] // n_heads  # the k/v head that serves this head
-            reads = FactoredMatrix(scale * block.attn.W_K[group].float(), (scale * block.attn.W_Q[head].float()).T)
-            left = FactoredMatrix(
-                torch.cat([a for a, _ in written[:layer]]), torch.cat([b for _, b in written[:layer]])
-            )
-            scores = composition_scores(left, reads).flatten().cpu().numpy()
-            cells = [(i, h) for i in range(layer) for h in range(n_heads)]
-            table = pd.DataFrame(cells, columns=["layer", "head"]).assign(
-                reader=head_names([(layer, head)]), score=scores
-            )
-            table["rank"] = table.score.rank(ascending=False).astype(int)
-            tables.append(table)
+        written = [_ov(model, layer, offset) for layer in range(max(layer for layer, _ in asked))]
+        read = [_qk(model, layer, head, offset) for layer, head in asked]
+        writers = FactoredMatrix(*(torch.cat(side) for side in zip(*written, strict=True)))
+        pairs = composition_scores(writers, FactoredMatrix(*(torch.stack(side) for side in zip(*read, strict=True))))
         generator = torch.Generator().manual_seed(seed)
-        shapes = [(n_random, *matrix.shape) for matrix in (reads.A, reads.B)]
+        shapes = [(n_random, *matrix.shape) for matrix in read[0]]
         drawn = [torch.randn(shape, generator=generator) for shape in [*shapes, *shapes]]
-        pairs = FactoredMatrix(drawn[0], drawn[1]), FactoredMatrix(drawn[2], drawn[3])
-        chance = composition_scores(*pairs, broadcast_dims=False).numpy()
+        chance = composition_scores(
+            FactoredMatrix(*drawn[:2]), FactoredMatrix(*drawn[2:]), broadcast_dims=False
+        ).numpy()
+    cells = pd.DataFrame(product(range(len(written)), range(n_heads)), columns=["layer", "head"])
+    tables = []
+    for reader, scores in zip(asked, pairs.T.cpu().numpy(), strict=True):
+        table = cells.assign(reader=head_names([reader]), score=scores)[cells.layer < reader[0]]
+        tables.append(table.assign(rank=table.score.rank(ascending=False).astype(int)))
     found = pd.concat(tables, ignore_index=True)[["reader", "layer", "head", "score", "rank"]]
     found.attrs = {"random_mean": float(np.mean(chance)), "random_sd": float(np.std(chance))}
     return found
@@ -85,3 +78,11 @@ def _ov(model: TransformerBridge, layer: int, offset: int) -> tuple[torch.Tensor
     block, n_heads = model.blocks[layer], int(model.cfg.n_heads)
     values = (block.ln1.weight + offset)[:, None].float() * block.attn.W_V.float()
     return values.repeat_interleave(n_heads // len(values), dim=0), block.attn.W_O.float()
+
+
+def _qk(model: TransformerBridge, layer: int, head: int, offset: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """W_K, of the k/v head that serves a q head, and W_Q transposed, each with the norm before it."""
+    block, n_heads = model.blocks[layer], int(model.cfg.n_heads)
+    scale = (block.ln1.weight + offset)[:, None].float()
+    keys = block.attn.W_K[head * len(block.attn.W_K) // n_heads].float()
+    return scale * keys, (scale * block.attn.W_Q[head].float()).T

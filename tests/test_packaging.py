@@ -1,6 +1,7 @@
 """The files that set a machine up say the same thing, and the wheel holds what they promise."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -112,11 +113,19 @@ def ci(tmp_path):
     copy = tmp_path / "clone" / ".ci" / "run"
     copy.parent.mkdir(parents=True)
     shutil.copy(ROOT / ".ci" / "run", copy)
+    browser = tmp_path / "bin" / "chromium"  # else it would install one
+    browser.parent.mkdir()
+    browser.write_text("#!/bin/sh\n")
+    browser.chmod(0o755)
+    path = f"{browser.parent}{os.pathsep}{os.environ['PATH']}"
 
     def run(readme: str) -> subprocess.CompletedProcess[str]:
         (tmp_path / "clone" / "README.md").write_text(readme)
         command = ["bash", str(copy)]
-        return subprocess.run(command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        return subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, "PATH": path}, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True,
+        )  # fmt: skip
 
     return run
 
@@ -124,12 +133,12 @@ def ci(tmp_path):
 def test_ci_runs_the_readmes_test_command_in_a_fresh_environment(ci, tmp_path):
     stale = tmp_path / "clone" / ".venv" / "stale"
     stale.mkdir(parents=True)
-    command = "test ! -e .venv && echo '7 passed' && exit 3"
+    command = "test ! -e .venv && echo $PATCHLIB_BROWSER: '7 passed' && exit 3"
     other = "```bash\necho wrong\n```\n"
     marked = f"<!-- command: test -->\n```bash\n{command}\n```\n"
     finished = ci(f"<!-- command: run -->\n{other}\nText.\n\n{marked}\n{other}")
     assert finished.returncode == 3, finished.stderr
-    assert finished.stdout == f"+ {command}\n7 passed\n"
+    assert finished.stdout == f"+ {command}\nrequired: 7 passed\n"
     assert "pip install" not in (ROOT / ".ci" / "run").read_text()
 
 

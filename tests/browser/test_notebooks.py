@@ -8,12 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 from patchlib import load_model
-
-playwright = pytest.importorskip("playwright.sync_api", reason="The browser is driven by playwright: pip install it.")
-
-from tests.browser.lab import Lab, jupyterlab  # noqa: E402  (it imports playwright)
+from tests.browser.lab import Lab, jupyterlab
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.real_model]
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -26,8 +24,9 @@ RUN = 400
 @pytest.fixture(scope="module")
 def browser():
     if CHROMIUM is None:
+        assert os.environ.get("PATCHLIB_BROWSER") != "required", "There is no browser, and .ci/run wants one."
         pytest.skip("No Chromium or Chrome is installed, such as Debian's package chromium.")
-    with playwright.sync_playwright() as driver:
+    with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
         opened.close()
