@@ -36,8 +36,11 @@ def cell_dims(result: xr.Dataset) -> list[str]:
 
 
 def cell_name(row: Mapping[str, Any]) -> str:
-    """Short name of a row of ``summary_table``: "L9H6", "L9KV2", "L9 at S2", "L9H6 at position 10"."""
-    name = f"L{int(row['layer'])}"
+    """Short name of a row of ``summary_table``: "L9H6", "L9KV2", "L9 at S2", "L9H6 at position 10".
+
+    Where the layers were patched together: "all layers at S2".
+    """
+    name = f"L{int(row['layer'])}" if "layer" in row else "all layers"
     for axis, mark in (("head", "H"), ("kv_head", "KV")):
         name += f"{mark}{int(row[axis])}" if axis in row else ""
     if "role" in row:

@@ -13,7 +13,8 @@ import patchlib
 from patchlib import Circuit, SweepError
 from patchlib.ablation import Ablation
 from patchlib.widgets import attention_view, circuit_builder, head_explorer, live, prompt_playground, result_explorer
-from patchlib.widgets.playground import pairs_of
+from patchlib.widgets.pickers import CellPicker
+from patchlib.widgets.playground import answer_token
 from tests.helpers import contrast_pairs, make_pairs
 from tests.tiny import load_tiny
 
@@ -78,17 +79,29 @@ def test_every_change_draws_again(monkeypatch):
     assert shown.texts() == ["x is 7"] and shown.drawn[0]["text/html"] == "<p>x is 7</p>"
 
 
+def name_of(row):
+    return patchlib.stats.cell_name(row)
+
+
 def test_map_table_and_cell_of_the_explorer_stay_in_step(result, monkeypatch):
     shown = Shown(result_explorer({"denoising": result}), monkeypatch)
     table = patchlib.summary_table(result)
-    top = table.iloc[0]
-    assert shown.titles()[0] == "denoising: mean of all prompts"
-    assert shown.titles()[1] == f"denoising, logit_diff: L{int(top.layer)}H{int(top['head'])}"
-    shown.control("Cell (rank)").value = 2
-    second = table.iloc[1]
-    assert shown.titles()[1].endswith(f"L{int(second.layer)}H{int(second['head'])}")
+    top, second = table.to_dict("records")[:2]
+    assert shown.titles() == ["denoising: mean of all prompts", f"denoising, logit_diff: {name_of(top)}"]
+    framed = next(one for one in shown.figures()[0]["data"] if one["type"] == "scatter")
+    assert (list(framed["x"]), list(framed["y"])) == ([f"H{top['head']}"], [f"{top['layer']}"])
+    assert (
+        shown.control("By effect").value == (top["layer"], top["head"]) and len(shown.control("By effect").options) == 5
+    )
+    shown.control("Next").click()
+    assert shown.titles()[1].endswith(name_of(second))
+    assert (shown.control("layer").value, shown.control("head").value) == (second["layer"], second["head"])
+    framed = next(one for one in shown.figures()[0]["data"] if one["type"] == "scatter")
+    assert (list(framed["x"]), list(framed["y"])) == ([f"H{second['head']}"], [f"{second['layer']}"])
+    shown.control("layer").value, shown.control("head").value = 0, 1  # any cell, listed or not
+    assert shown.titles()[1].endswith("L0H1") and shown.control("By effect").value in (None, (0, 1))
     shown.control("Prompt").value = 1
-    assert shown.titles()[0] == "denoising: prompt 1"
+    assert shown.titles() == ["denoising: prompt 1", "denoising, logit_diff: L0H1"]
     alone = patchlib.stats.effect(result.isel(example=[1])).isel(metric=0)
     z = shown.figures()[0]["data"][0]["z"]  # as plotly stores arrays
     drawn = np.frombuffer(base64.b64decode(z["bdata"]), z["dtype"]).reshape([int(n) for n in z["shape"].split(",")])
@@ -97,22 +110,52 @@ def test_map_table_and_cell_of_the_explorer_stay_in_step(result, monkeypatch):
     assert sum(len(text.splitlines()) == 4 for text in shown.texts()) == 1
     shown.control("Hide below").value = 0.5
     assert shown.titles()[0].endswith("effects below 0.50 hidden")
-    with pytest.raises(SweepError, match="takes a sweep over layer and one more axis"):
-        result_explorer(result.isel(head=0))
+
+
+@pytest.mark.parametrize("over", [("layer",), ("layer", "role"), ("layer", "head", "role"), ("role",)])
+def test_the_explorer_takes_sweeps_over_any_axes(model, over, monkeypatch):
+    site = "z" if "head" in over else "resid_pre"
+    one = patchlib.sweep(model, contrast_pairs(model), site, over, progress=False)
+    shown = Shown(result_explorer(one), monkeypatch)
+    top = patchlib.summary_table(one).iloc[0]
+    assert shown.titles()[1] == f"result, logit_diff: {name_of(top)}"
+    last = over[-1]
+    shown.control(last).value = one[last].values[0]
+    assert shown.titles()[1].endswith(name_of({**top, last: one[last].values[0]}))
+    with pytest.raises(SweepError, match="an explorer of its own"):
+        result_explorer({"one": one, "other": one.isel({last: 0})})
+
+
+def test_every_way_to_pick_a_cell_is_one_change():
+    picker, seen = CellPicker({"layer": [0, 1, 2], "head": [0, 1]}, (2, 1)), []
+    picker.observe(lambda change: seen.append(change["new"]), "value")
+    picker.list_cells([("first", (2, 1)), ("second", (0, 0))])
+    assert not seen and picker.listed.value == (2, 1)
+    picker.listed.value = (0, 0)
+    picker.sliders[1].value = 1
+    picker.buttons[0].click()  # not in the list: to its start
+    picker.buttons[1].click()
+    assert seen == [(0, 0), (0, 1), (2, 1), (0, 0)]
+    assert [slider.value for slider in picker.sliders] == [0, 0] and picker.listed.value == (0, 0)
 
 
 def test_the_head_explorer_goes_through_heads_by_effect(model, result, monkeypatch):
     shown = Shown(head_explorer(model, contrast_pairs(model), result), monkeypatch)
     table = patchlib.summary_table(result)
-    names = [f"L{int(row.layer)}H{int(row['head'])}" for _, row in table.iterrows()]
+    names = [name_of(row) for row in table.to_dict("records")]
     assert shown.titles() == [f"{names[0]} on prompt 0"]
     shown.control("Next").click()
     assert shown.titles() == [f"{names[1]} on prompt 0"] and f"{table.effect[1]:.2f}" in shown.texts()[-1]
+    assert shown.texts()[0].startswith(f"{names[1]} looks most at ")
     shown.control("Prompt").value = 2
     assert shown.titles() == [f"{names[1]} on prompt 2"]
     shown.control("Previous").click()
     shown.control("Previous").click()
     assert shown.titles() == [f"{names[0]} on prompt 2"]
+    shown.control("By effect").value = (table.layer[2], table["head"][2])
+    assert shown.titles() == [f"{names[2]} on prompt 2"]
+    shown.control("layer").value, shown.control("head").value = 0, 0
+    assert shown.titles() == ["L0H0 on prompt 2"]
 
 
 def test_the_attention_view_has_every_prompt_and_head(model, monkeypatch):
@@ -129,10 +172,14 @@ def test_the_circuit_builder_tests_what_is_ticked(model, monkeypatch):
     circuit = Circuit({"early": [(0, 1), (1, 0)], "late": [(2, 3)]}, {"late": "END"})
     shown = Shown(circuit_builder(ablation, circuit), monkeypatch)
     assert shown.texts()[0] == "Left out: nothing."
-    shown.control("early").value = ((1, 0),)
-    assert shown.texts()[0] == "Left out: L0H1."
+    shown.control("L0H1").value = False
+    assert shown.texts()[0] == "Left out: L0H1 (early)." and not shown.control("early").value
     expected = patchlib.faithfulness(ablation, circuit.without([(0, 1)]))
     assert f"faithfulness {expected.faithfulness:.2f}" in shown.texts()[-1]
+    shown.control("late").value = False
+    assert shown.texts()[0] == "Left out: L0H1 (early), L2H3 (late)."
+    shown.control("early").value = True
+    assert shown.texts()[0] == "Left out: L2H3 (late)." and shown.control("L0H1").value
 
 
 def wait_until(done, seconds=60):
@@ -149,25 +196,25 @@ def field(box, label):
     return next(one for one in walk(box) if getattr(one, "description", None) == label)
 
 
-def status(box):
-    return [one.value for one in walk(box) if isinstance(one, ipywidgets.HTML)][-1]
+def said(box):
+    """What stands beside the prompts, the two answers and the buttons."""
+    return [one.value for one in walk(box) if isinstance(one, ipywidgets.HTML)][1:]
 
 
 def test_the_playground_runs_a_good_pair_and_says_what_is_wrong_with_a_bad_one(model):
     box = prompt_playground(model, TEXTS)
     output = next(one for one in walk(box) if isinstance(one, ipywidgets.Output))
-    assert status(box) == ""
+    assert said(box) == [""] * 4
     field(box, "Run").click()
     wait_until(lambda: not field(box, "Run").disabled)
     figure = output.outputs[0]["data"]["application/vnd.plotly.v1+json"]
     assert "Denoising resid_pre, your prompts" in figure["layout"]["title"]["text"]
     field(box, "Corrupted prompt").value = "the store"
-    assert "tokens and its corrupted prompt" in status(box)
+    assert "tokens and its corrupted prompt" in said(box)[0]
     field(box, "Corrupted prompt").value = TEXTS["corrupted"]
     field(box, "Right answer").value = ""
-    assert "right answer is empty" in status(box)
     field(box, "Run").click()
-    assert not field(box, "Run").disabled and "right answer is empty" in status(box)
+    assert not field(box, "Run").disabled and "right answer is empty" in said(box)[1]
 
 
 def test_cancel_stops_the_run(model, monkeypatch):
@@ -186,7 +233,7 @@ def test_cancel_stops_the_run(model, monkeypatch):
     assert field(box, "Run").disabled
     field(box, "Cancel").click()
     wait_until(lambda: not field(box, "Run").disabled)
-    assert len(begun) < 1000 and "Cancelled" in status(box)
+    assert len(begun) < 1000 and "Cancelled" in said(box)[3]
 
 
 def test_a_function_is_told_how_far_a_sweep_is_and_can_stop_it(model):
@@ -201,8 +248,22 @@ def test_a_function_is_told_how_far_a_sweep_is_and_can_stop_it(model):
         patchlib.sweep(model, make_pairs(model), "z", ("layer", "head"), progress=stop)
 
 
-def test_pairs_of_texts_are_checked(model):
-    pairs = pairs_of(model, **TEXTS)
-    assert model.to_string([pairs.answers[0, 0]]).strip() == "drink"
-    with pytest.raises(patchlib.TaskError, match=r"is \d+ tokens"):
-        pairs_of(model, **{**TEXTS, "wrong": "unbelievablelongword"})
+def test_answers_of_two_tokens_and_prompts_that_do_not_align_are_refused_beside_their_field(model):
+    assert model.to_string([answer_token(model, "right", " drink ")]).strip() == "drink"
+    with pytest.raises(patchlib.TaskError, match=r"wrong answer 'unbelievablelongword' is \d+ tokens"):
+        answer_token(model, "wrong", "unbelievablelongword")
+    box = prompt_playground(model, {**TEXTS, "wrong": "unbelievablelongword", "corrupted": "the store"})
+    prompts, right, wrong, run = said(box)
+    assert "tokens and its corrupted prompt" in prompts and not right and "unbelievablelongword" in wrong and not run
+    field(box, "Run").click()
+    assert not field(box, "Run").disabled and "Not run" in said(box)[3]
+
+
+def test_a_pair_without_contrast_says_so(model):
+    box = prompt_playground(model, {**TEXTS, "right": "gift", "wrong": "drink"})
+    field(box, "Run").click()
+    wait_until(lambda: not field(box, "Run").disabled)
+    fine = prompt_playground(model, TEXTS)
+    field(fine, "Run").click()
+    wait_until(lambda: not field(fine, "Run").disabled)
+    assert sorted(["no usable contrast" in said(one)[3] for one in (box, fine)]) == [False, True]

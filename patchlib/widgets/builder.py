@@ -5,15 +5,16 @@ from __future__ import annotations
 import ipywidgets
 import pandas as pd
 
-from patchlib.ablation import Ablation
+from patchlib.ablation import Ablation, Head
 from patchlib.circuit import Circuit, faithfulness
 from patchlib.circuit_takeaways import of_faithfulness
 from patchlib.labels import head_names
-from patchlib.widgets.drawing import Shown, live, wide
+from patchlib.widgets.drawing import Shown, live
+from patchlib.widgets.pickers import HeadTicks
 
 
 def circuit_builder(ablation: Ablation, circuit: Circuit) -> ipywidgets.VBox:
-    """A list for each role, from which heads can be left out, and the faithfulness of what is kept beside that of all.
+    """Boxes to take heads or whole roles out of a circuit, and what is left beside the circuit as it was found.
 
     Args:
         ablation: The prompts, and what stands in for the heads that are knocked out; few prompts answer faster.
@@ -23,20 +24,17 @@ def circuit_builder(ablation: Ablation, circuit: Circuit) -> ipywidgets.VBox:
         SweepError: As ``faithfulness``.
     """
     whole = faithfulness(ablation, circuit)
-    controls = {
-        role: wide(
-            ipywidgets.SelectMultiple, role, options=[(head_names([one]), one) for one in heads], value=list(heads),
-            rows=max(2, len(heads)),
-        )
-        for role, heads in circuit.roles.items()
-    }  # fmt: skip
+    columns = ["n_heads", "circuit", "model", "floor", "faithfulness", "ci_low", "ci_high"]
+    ticks = HeadTicks(circuit.roles)
 
-    def draw(**kept: tuple[tuple[int, int], ...]) -> list[Shown]:
+    def draw(kept: dict[str, tuple[Head, ...]]) -> list[Shown]:
         left = Circuit(kept, circuit.positions)
-        found = faithfulness(ablation, left)
-        columns = ["n_heads", "circuit", "faithfulness", "ci_low", "ci_high", "floor"]
-        table = pd.DataFrame({"as found": whole, "as ticked": found})[["as found", "as ticked"]].T[columns]
-        gone = [one for one in circuit.heads if one not in left.heads]
-        return [f"Left out: {head_names(gone) or 'nothing'}.", table.astype(float).round(2), of_faithfulness(found)]
+        found = faithfulness(ablation, left) if kept != circuit.roles else whole
+        table = pd.DataFrame({"as found": whole, "as ticked": found}).T[columns]
+        gone = [
+            f"{head_names([one])} ({role})" for role, heads in circuit.roles.items() for one in heads
+            if one not in kept[role]
+        ]  # fmt: skip
+        return [f"Left out: {', '.join(gone) or 'nothing'}.", table.astype(float).round(2), of_faithfulness(found)]
 
-    return live(draw, controls)
+    return live(draw, {"kept": ticks}, ticks.rows)

@@ -17,8 +17,8 @@ Shown: TypeAlias = "go.Figure | pd.DataFrame | str"
 
 def live(
     draw: Callable[..., Sequence[Shown]],
-    controls: Mapping[str, ipywidgets.Widget],
-    extra: Sequence[ipywidgets.Widget] = (),
+    controls: Mapping[str, Any],
+    above: Sequence[ipywidgets.Widget] | None = None,
 ) -> ipywidgets.VBox:
     """Controls above, and below them what ``draw`` gives for their values, drawn again at every change.
 
@@ -28,8 +28,8 @@ def live(
 
     Args:
         draw: Called with each control's value by its name; must be quick, since every change waits for it.
-        controls: Name -> a widget with a ``value``.
-        extra: Further widgets in the row of controls, such as buttons that set a control's value.
+        controls: Name -> a widget with a ``value``, or several that share one, such as ``CellPicker``.
+        above: What is shown above the drawing; the controls in a row when None.
 
     Returns:
         A box, to be the last line of a cell.
@@ -52,8 +52,12 @@ def live(
 
     for control in controls.values():
         control.observe(redraw, "value")
-    row = ipywidgets.HBox([*controls.values(), *extra], layout=ipywidgets.Layout(flex_flow="row wrap"))
-    return ipywidgets.VBox([row, output])
+    return ipywidgets.VBox([*([in_a_row(*controls.values())] if above is None else above), output])
+
+
+def in_a_row(*widgets: ipywidgets.Widget) -> ipywidgets.HBox:
+    """Side by side, and below one another where the page is narrow."""
+    return ipywidgets.HBox(list(widgets), layout=ipywidgets.Layout(flex_flow="row wrap", align_items="center"))
 
 
 def bundle(one: Shown) -> dict[str, Any]:

@@ -16,89 +16,118 @@ from patchlib import plots, stats, takeaways
 from patchlib.errors import SweepError
 from patchlib.heads import attention_patterns, detector_scores, direct_logit_attribution
 from patchlib.induction_plots import attention
+from patchlib.labels import head_names
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
-from patchlib.widgets.drawing import Shown, live, wide
+from patchlib.widgets.drawing import Shown, in_a_row, live, wide
+from patchlib.widgets.pickers import CellPicker
 
 
 def result_explorer(results: Mapping[str, xr.Dataset] | xr.Dataset) -> ipywidgets.VBox:
-    """Map, table and one cell's prompts of any sweep over layers and one more axis, always of the same selection.
+    """Map, table and one cell's prompts of any sweep, always of the same selection.
 
     Args:
-        results: From ``sweep``, or several by name, such as ``{"denoising": one, "noising": other}``.
+        results: From ``sweep`` or ``path_patch``; or several over the same axes by name, such as
+            ``{"denoising": one, "noising": other}``.
 
     Raises:
-        SweepError: A result that is not over layer and one more axis.
+        SweepError: A result that was not swept over anything, or results over different axes.
     """
     named = {"result": results} if isinstance(results, xr.Dataset) else dict(results)
-    for name, result in named.items():
-        dims = stats.cell_dims(result)
-        if len(dims) != 2 or "layer" not in dims:
-            raise SweepError(f"{name} is over {dims}: the explorer takes a sweep over layer and one more axis.")
     first = next(iter(named.values()))
+    dims = stats.cell_dims(first)
+    if not dims:
+        raise SweepError("There is nothing to explore: this result was not swept over anything.")
+    for name, result in named.items():
+        if stats.cell_dims(result) != dims or any(
+            list(result[axis].values) != list(first[axis].values) for axis in dims
+        ):
+            raise SweepError(f"{name} has other cells than the first result: give it an explorer of its own.")
     metrics = [str(one) for one in first.metric.values if all(one in result.metric for result in named.values())]
     prompts = [("mean of all", -1), *((f"prompt {i}", i) for i in range(first.sizes["example"]))]
+
+    @functools.cache  # intervals take longer than a redraw may
+    def view(name: str, metric: str, prompt: int) -> tuple[xr.Dataset, pd.DataFrame, str]:
+        one = stats.one_metric(named[name], metric)
+        picked = one if prompt < 0 else one.isel(example=[prompt])
+        picked = picked.assign(effect=stats.effect(picked))
+        return picked, stats.summary_table(picked, None), takeaways.of_cells(picked)
+
+    tables = [view(name, metrics[0], -1)[1] for name in named]
+    top = tables[0].to_dict("records")[0]
+    picker = CellPicker({axis: list(first[axis].values) for axis in dims}, [top[axis] for axis in dims])
     controls = {
         "name": wide(ipywidgets.Dropdown, "Result", options=list(named)),
         "metric": wide(ipywidgets.Dropdown, "Metric", options=metrics),
         "prompt": wide(ipywidgets.Dropdown, "Prompt", options=prompts),
         "least": wide(ipywidgets.FloatSlider, "Hide below", value=0, min=0, max=0.5, step=0.01),
         "top_k": wide(ipywidgets.IntSlider, "Rows", value=5, min=1, max=20),
-        "rank": wide(ipywidgets.IntSlider, "Cell (rank)", value=1, min=1, max=20),
     }
 
-    @functools.cache  # intervals take longer than a redraw may
-    def view(name: str, metric: str, prompt: int) -> tuple[xr.Dataset, xr.Dataset, pd.DataFrame, str]:
-        one = stats.one_metric(named[name], metric)
-        picked = one if prompt < 0 else one.isel(example=[prompt])
-        picked = picked.assign(effect=stats.effect(picked))
-        return one, picked, stats.summary_table(picked).dropna(subset="effect"), takeaways.of_cells(picked)
-
-    for name in named:
-        view(name, controls["metric"].value, -1)
-
-    def draw(name: str, metric: str, prompt: int, least: float, top_k: int, rank: int) -> list[Shown]:
-        one, picked, table, sentence = view(name, metric, prompt)
-        shown = picked.assign(effect=picked.effect.where(abs(picked.effect) >= least))
+    def draw(name: str, metric: str, prompt: int, least: float, top_k: int, cell: tuple) -> list[Shown]:
+        picked, table, sentence = view(name, metric, prompt)
         whose = "mean of all prompts" if prompt < 0 else f"prompt {prompt}"
         hidden = f", effects below {least:.2f} hidden" if least else ""
-        figure = plots.heatmap_panels(shown, title=f"{name}: {whose}{hidden}")
-        table = table[table.effect.abs() >= least]
-        if table.empty:
-            return [figure, f"No effect of at least {least:.2f}."]
-        cell = table.iloc[min(rank, len(table)) - 1]
-        return [
-            figure,
-            sentence,
-            table.head(top_k).round(3),
-            _prompts_of(one, cell, f"{name}, {metric}: {stats.cell_name(cell.to_dict())}"),
-        ]
+        figure = _map(picked.assign(effect=picked.effect.where(abs(picked.effect) >= least)), cell, least)
+        figure.update_layout(title_text=f"{name}: {whose}{hidden}")
+        top = table[table.effect.abs() >= least].head(top_k)
+        picker.list_cells((f"{stats.cell_name(row)} ({row['effect']:+.2f})", tuple(row[axis] for axis in dims))
+                          for row in top.to_dict("records"))  # fmt: skip
+        row = table[(table[dims] == list(cell)).all(axis=1)].iloc[0]
+        one = stats.one_metric(named[name], metric).sel(dict(zip(dims, cell, strict=True)))
+        shown = [top.round(3)] if len(top) else [f"No effect of at least {least:.2f}."]
+        return [figure, sentence, *shown, _runs(one, row, f"{name}, {metric}: {stats.cell_name(row)}"), _of_runs(one)]
 
-    return live(draw, controls)
+    above = [in_a_row(*controls.values()), in_a_row(*picker.sliders, *picker.buttons), picker.listed]
+    return live(draw, {**controls, "cell": picker}, above)
 
 
-def _prompts_of(result: xr.Dataset, cell: pd.Series, title: str) -> go.Figure:
+def _map(picked: xr.Dataset, cell: tuple, least: float) -> go.Figure:
+    """A sweep's effects, with the picked cell framed; of three axes those two that go with its place on the third."""
+    at = dict(zip(stats.cell_dims(picked), cell, strict=True))
+    if "layer" not in at:
+        table = stats.summary_table(picked, None)
+        names = [stats.cell_name(row) for row in table.to_dict("records")]
+        about = takeaways.about({"": picked})
+        return plots.draw_bars(names, table.effect.to_list(), " ", about, takeaways.meaning_of({"": picked}))
+    across = next((axis for axis in ("head", "kv_head", "role", "pos") if axis in at), None)
+    if across is None:
+        return plots.layer_lines(picked, title=" ").add_vline(x=at["layer"], line={"color": plots.GREY, "dash": "dot"})
+    flat = picked.sel({axis: place for axis, place in at.items() if axis not in ("layer", across)})
+    figure = plots.heatmap_panels(flat, title=" ")
+    column = takeaways.column_names(flat.effect, across)[list(flat[across].values).index(at[across])]
+    return figure.add_scatter(
+        x=[column], y=[str(at["layer"])], mode="markers", hoverinfo="skip", showlegend=False,
+        marker={"symbol": "square-open", "size": 15, "color": "#111", "line": {"width": 2.5}},
+    )  # fmt: skip
+
+
+def _runs(one: xr.Dataset, row: pd.Series, title: str) -> go.Figure:
     """One cell's metric for each prompt, between those of the clean and the corrupted run."""
-    dims = stats.cell_dims(result)
-    at = {axis: cell[axis] for axis in dims}
-    runs = {"clean": result.clean, "patched": result.patched.sel(at), "corrupted": result.corrupted}
+    runs = {"clean": one.clean, "patched": one.patched, "corrupted": one.corrupted}
     figure = go.Figure()
     for (name, values), color in zip(runs.items(), (plots.LINES[0], plots.LINES[2], plots.LINES[1]), strict=True):
         figure.add_scatter(
-            x=list(range(result.sizes["example"])), y=np.round(values.values.ravel(), 3).tolist(), mode="markers",
+            x=list(range(one.sizes["example"])), y=np.round(values.values.ravel(), 3).tolist(), mode="markers",
             name=name, marker={"color": color, "size": 9},
         )  # fmt: skip
     figure.update_xaxes(title="prompt", dtick=1, gridcolor=plots.PALE, zeroline=False)
-    figure.update_yaxes(title=takeaways.metric_name(result), gridcolor=plots.PALE, zerolinecolor=plots.GREY)
-    interval = "" if pd.isna(cell.ci_low) else f" [{cell.ci_low:.2f}, {cell.ci_high:.2f}]"
-    said = f"effect {cell.effect:.2f}{interval}, n = {int(cell.n)}"
-    figure = plots.style(figure, title, said, 320, above=20)
+    figure.update_yaxes(title=takeaways.metric_name(one), gridcolor=plots.PALE, zerolinecolor=plots.GREY)
+    interval = "" if pd.isna(row.ci_low) else f" [{row.ci_low:.2f}, {row.ci_high:.2f}]"
+    figure = plots.style(figure, title, f"effect {row.effect:.2f}{interval}, n = {int(row.n)}", 320, above=20)
     return figure.update_layout(legend=plots.LEGEND, showlegend=True)
+
+
+def _of_runs(one: xr.Dataset) -> str:
+    """The three runs' means, and between which values the patched one lies."""
+    means = ", ".join(f"{run} {float(one[run].mean()):.2f}" for run in ("clean", "patched", "corrupted"))
+    low, high = float(one.patched.min()), float(one.patched.max())
+    return f"Mean over all prompts: {means}; patched prompts from {low:.2f} to {high:.2f}."
 
 
 def head_explorer(
     model: TransformerBridge, task: PatchingDataset | PromptPairs, result: xr.Dataset, roles: pd.DataFrame | None = None
 ) -> ipywidgets.VBox:
-    """One head at a time, by effect: where it looks in a prompt, and all that is known of it.
+    """One head at a time: where it looks in a prompt, and all that is known of it.
 
     Args:
         model: In eval mode.
@@ -112,45 +141,36 @@ def head_explorer(
     if set(stats.cell_dims(result)) != {"layer", "head"}:
         raise SweepError(f"The head explorer takes a sweep over layer and head, not over {stats.cell_dims(result)}.")
     pairs = as_pairs(model, task)
-    table = stats.summary_table(result).dropna(subset="effect").reset_index(drop=True)
+    table = stats.summary_table(result, None).set_index(["layer", "head"])
     attribution = direct_logit_attribution(model, pairs).mean("example")
     detectors = detector_scores(model, n_rows=2)
-    ranked = [(f"{i + 1}. L{row.layer}H{row.head} ({row.effect:+.2f})", i) for i, row in enumerate(table.itertuples())]
-    head = wide(ipywidgets.Dropdown, "Head, by effect", options=ranked)
+    axes = {axis: list(result[axis].values) for axis in ("layer", "head")}
+    picker = CellPicker(axes, table.index[0])
+    picker.list_cells((f"{i}. L{layer}H{head} ({effect:+.2f})", (layer, head))
+                      for i, ((layer, head), effect) in enumerate(table.effect.dropna().items(), start=1))  # fmt: skip
     prompt = wide(ipywidgets.IntSlider, "Prompt", value=0, min=0, max=len(pairs) - 1)
-    step = {"Previous": -1, "Next": 1}
-    buttons = [ipywidgets.Button(description=name, tooltip=f"{name} head by effect") for name in step]
-
-    def move(button: ipywidgets.Button) -> None:
-        head.value = min(max(head.value + step[button.description], 0), len(table) - 1)
-
-    for button in buttons:
-        button.on_click(move)
-
-    every = [(layer, head) for layer in range(int(model.cfg.n_layers)) for head in range(int(model.cfg.n_heads))]
+    every = [(layer, head) for layer in axes["layer"] for head in axes["head"]]
 
     @functools.cache
     def looks(prompt: int) -> xr.DataArray:
         return attention_patterns(model, pairs.clean_tokens[prompt], every)
 
-    def draw(head: int, prompt: int) -> list[Shown]:
-        row = table.iloc[head]
-        cell = (int(row["layer"]), int(row["head"]))
-        at = {"layer": cell[0], "head": cell[1]}
+    def draw(cell: tuple[int, int], prompt: int) -> list[Shown]:
+        row, at, name = table.loc[cell], {"layer": cell[0], "head": cell[1]}, head_names([cell])
         facts = {
             "effect": f"{row.effect:.2f} [{row.ci_low:.2f}, {row.ci_high:.2f}], n = {int(row.n)}",
             "direct logit attribution": f"{float(attribution.sel(at)):+.2f}",
-            **{f"{str(name).replace('_', ' ')} score": f"{float(detectors[name].sel(at)):.2f}" for name in detectors},
+            **{f"{str(one).replace('_', ' ')} score": f"{float(detectors[one].sel(at)):.2f}" for one in detectors},
         }
         if roles is not None:
-            named = roles[(roles.layer == cell[0]) & (roles["head"] == cell[1])]
-            facts["role"] = ", ".join(f"{one.role} at {one.at}" for one in named.itertuples()) or "not in the circuit"
-        figure = attention(
-            looks(prompt).sel(cell=[f"L{cell[0]}H{cell[1]}"]), title=f"L{cell[0]}H{cell[1]} on prompt {prompt}"
-        )
-        return [figure, pd.DataFrame({f"L{cell[0]}H{cell[1]}": facts})]
+            known = roles[(roles.layer == cell[0]) & (roles["head"] == cell[1])]
+            facts["role"] = ", ".join(f"{one.role} at {one.at}" for one in known.itertuples()) or "not in the circuit"
+        pattern = looks(prompt).sel(cell=[name])
+        figure = attention(pattern, title=f"{name} on prompt {prompt}")
+        return [figure, takeaways.of_attention(pattern), pd.DataFrame({name: facts})]
 
-    return live(draw, {"head": head, "prompt": prompt}, extra=buttons)
+    above = [in_a_row(*picker.sliders, prompt), in_a_row(picker.listed, *picker.buttons)]
+    return live(draw, {"cell": picker, "prompt": prompt}, above)
 
 
 def attention_view(
@@ -177,6 +197,7 @@ def attention_view(
     }
 
     def draw(head: str, prompt: int) -> list[Shown]:
-        return [attention(known[prompt].sel(cell=[head]), title=f"{head} on prompt {prompt}")]
+        pattern = known[prompt].sel(cell=[head])
+        return [attention(pattern, title=f"{head} on prompt {prompt}"), takeaways.of_attention(pattern)]
 
     return live(draw, controls)

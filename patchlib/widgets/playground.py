@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import html
 import threading
+import warnings
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar
 
 import ipywidgets
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib import plots, takeaways
-from patchlib.errors import PatchlibError, TaskError
+from patchlib.errors import ContrastWarning, PatchlibError, TaskError
 from patchlib.sites import SITES
 from patchlib.sweeps import sweep
 from patchlib.tasks.base import PromptPairs
-from patchlib.tasks.tokens import tokenize
-from patchlib.widgets.drawing import bundle, wide
+from patchlib.tasks.tokens import check_pair, tokenize
+from patchlib.widgets.drawing import bundle, in_a_row, wide
+
+T = TypeVar("T")
+Rows: TypeAlias = tuple[Int[Tensor, " pos"], ...]
 
 EXAMPLE = {
     "clean": "When Mary and John went to the store, John gave a drink to",
     "corrupted": "When Mary and John went to the store, Mary gave a drink to",
     "right": "Mary",
     "wrong": "John",
+}
+LABELS = {
+    "clean": "Clean prompt",
+    "corrupted": "Corrupted prompt",
+    "right": "Right answer",
+    "wrong": "Wrong answer",
 }
 SHOWN_SITES = ("resid_pre", "attn_out", "mlp_out", "z")
 
@@ -40,30 +54,36 @@ def prompt_playground(model: TransformerBridge, example: dict[str, str] | None =
         example: What the fields ``clean``, ``corrupted``, ``right`` and ``wrong`` start with; an IOI pair when None.
     """
     start = {**EXAMPLE, **(example or {})}
-    labels = {
-        "clean": "Clean prompt",
-        "corrupted": "Corrupted prompt",
-        "right": "Right answer",
-        "wrong": "Wrong answer",
-    }
-    long = ipywidgets.Layout(width="720px")
+    long = ipywidgets.Layout(width="720px", max_width="98%")
     fields = {
         name: wide(ipywidgets.Text, label, value=start[name], **({"layout": long} if "prompt" in label else {}))
-        for name, label in labels.items()
+        for name, label in LABELS.items()
     }
-    site = wide(ipywidgets.Dropdown, "Site", options=[name for name in SHOWN_SITES if name in SITES])
-    run, cancel = ipywidgets.Button(description="Run"), ipywidgets.Button(description="Cancel", disabled=True)
+    site = wide(ipywidgets.Dropdown, "Site", options=SHOWN_SITES)
+    run, cancel = ipywidgets.Button(description="Run", button_style="primary"), ipywidgets.Button(description="Cancel")
     progress = ipywidgets.FloatProgress(min=0, max=1, layout=ipywidgets.Layout(width="240px"))
-    tokens, message, output = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.Output()
+    tokens, output = ipywidgets.HTML(), ipywidgets.Output()
+    said = {name: ipywidgets.HTML() for name in ("prompts", "right", "wrong", "run")}
     stop = threading.Event()
 
-    def typed(change: object = None) -> None:
-        tokens.value = _side_by_side(model, fields["clean"].value, fields["corrupted"].value)
-        message.value = ""
+    def attempt(name: str, make: Callable[[], T]) -> T | None:
+        said[name].value = ""
         try:
-            pairs_of(model, **{name: field.value for name, field in fields.items()})
+            return make()
         except PatchlibError as error:
-            message.value = _sentence(str(error).splitlines()[0])
+            said[name].value = _sentence(str(error).splitlines()[0])
+            return None
+
+    def check(change: object = None) -> PromptPairs | None:
+        """Show the tokens, and beside each field what is wrong with it; the pair if nothing is."""
+        clean, corrupted, right, wrong = (field.value for field in fields.values())
+        tokens.value = _side_by_side(model, clean, corrupted)
+        rows = attempt("prompts", lambda: rows_of(model, clean, corrupted))
+        good = attempt("right", lambda: answer_token(model, "right", right))
+        bad = attempt("wrong", lambda: answer_token(model, "wrong", wrong))
+        if rows is None or good is None or bad is None:
+            return None
+        return attempt("run", lambda: PromptPairs(*rows, torch.tensor([[good, bad]]), name="your prompts"))
 
     def tell(done: int, total: int) -> None:
         progress.value = done / max(total, 1)
@@ -73,72 +93,78 @@ def prompt_playground(model: TransformerBridge, example: dict[str, str] | None =
     def work(pairs: PromptPairs, name: str) -> None:
         over = ("layer", "head") if SITES[name].has_heads else ("layer", "pos")
         try:
-            result = sweep(model, pairs, name, over, progress=tell)
+            with warnings.catch_warnings(record=True) as caught:  # shown here, and not somewhere in the notebook
+                warnings.simplefilter("always", ContrastWarning)
+                result = sweep(model, pairs, name, over, progress=tell)
             figure = plots.heatmap_panels(result, title=f"Denoising {name}, your prompts")
             shown = [bundle(figure), bundle(takeaways.of_cells(result))]
             output.outputs = tuple({"output_type": "display_data", "data": one, "metadata": {}} for one in shown)
-            message.value = ""
+            said["run"].value = "".join(_sentence(str(one.message).splitlines()[0]) for one in caught)
         except Cancelled:
-            message.value = _sentence("Cancelled.")
+            said["run"].value = _sentence("Cancelled.")
         except Exception as error:  # in a thread nobody else would show it
-            message.value = _sentence(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+            said["run"].value = _sentence(f"{type(error).__name__}: {str(error).splitlines()[0]}")
         finally:
             run.disabled, cancel.disabled = False, True
 
     def clicked(button: ipywidgets.Button) -> None:
-        try:
-            pairs = pairs_of(model, **{name: field.value for name, field in fields.items()})
-        except PatchlibError as error:
-            message.value = _sentence(str(error).splitlines()[0])
+        pairs = check()
+        if pairs is None:
+            said["run"].value = _sentence("Not run: mend what is said above first.")
             return
         run.disabled, cancel.disabled = True, False
         stop.clear()
         progress.value = 0
-        message.value = _sentence("Running ...")
+        said["run"].value = _sentence("Running ...")
         threading.Thread(target=work, args=(pairs, site.value), daemon=True).start()
 
+    cancel.disabled = True
     run.on_click(clicked)
     cancel.on_click(lambda button: stop.set())
     for field in fields.values():
-        field.observe(typed, "value")
-    typed()
-    row = ipywidgets.HBox([site, run, cancel, progress], layout=ipywidgets.Layout(flex_flow="row wrap"))
-    answers = ipywidgets.HBox([fields["right"], fields["wrong"]], layout=ipywidgets.Layout(flex_flow="row wrap"))
-    return ipywidgets.VBox([fields["clean"], fields["corrupted"], tokens, answers, row, message, output])
+        field.observe(check, "value")
+    check()
+    answers = [in_a_row(fields[name], said[name]) for name in ("right", "wrong")]
+    buttons = in_a_row(site, run, cancel, progress, said["run"])
+    return ipywidgets.VBox([fields["clean"], fields["corrupted"], tokens, said["prompts"], *answers, buttons, output])
 
 
-def pairs_of(model: TransformerBridge, clean: str, corrupted: str, right: str, wrong: str) -> PromptPairs:
-    """One pair from four texts; an answer gets the space that it has after the prompt.
+def answer_token(model: TransformerBridge, which: str, answer: str) -> int:
+    """An answer's token, with the space that it has after a prompt; TaskError if it is none or more than one."""
+    word = answer.strip()
+    if not word:
+        raise TaskError(f"The {which} answer is empty: give one word.")
+    ids = model.tokenizer([f" {word}"], add_special_tokens=False)["input_ids"][0]
+    if len(ids) != 1:
+        shown = " + ".join(repr(model.to_string([token])) for token in ids)
+        raise TaskError(f"The {which} answer {word!r} is {len(ids)} tokens ({shown}): give a word of one.")
+    return ids[0]
 
-    Raises:
-        TaskError, AlignmentError: In a sentence, what cannot be patched and why.
-    """
-    answers = []
-    for what, answer in (("right", right), ("wrong", wrong)):
-        if not answer.strip():
-            raise TaskError(f"The {what} answer is empty: give one word.")
-        ids = model.tokenizer([f" {answer.strip()}"], add_special_tokens=False)["input_ids"][0]
-        if len(ids) != 1:
-            shown = " + ".join(repr(model.to_string([token])) for token in ids)
-            raise TaskError(f"The {what} answer {answer.strip()!r} is {len(ids)} tokens ({shown}): give a word of one.")
-        answers.append(ids[0])
-    rows = [tokenize(model, text) for text in (clean, corrupted)]
-    return PromptPairs((rows[0],), (rows[1],), torch.tensor([answers]), name="your prompts")
+
+def rows_of(model: TransformerBridge, clean: str, corrupted: str) -> tuple[Rows, Rows]:
+    """Two texts as tokens; TaskError or AlignmentError where a patch between them has no meaning."""
+    if not clean.strip() or not corrupted.strip():
+        raise TaskError("A prompt is empty: type two that differ in one thing.")
+    rows = tokenize(model, clean), tokenize(model, corrupted)
+    check_pair(0, *rows, lambda token: str(model.to_string([token])))
+    return (rows[0],), (rows[1],)
 
 
 def _side_by_side(model: TransformerBridge, clean: str, corrupted: str) -> str:
-    """Both prompts' tokens one above the other, those that differ in bold."""
+    """Both prompts' tokens one above the other, those that differ marked."""
     rows = [tokenize(model, text).tolist() if text.strip() else [] for text in (clean, corrupted)]
-    cells = []
-    for i in range(max(map(len, rows))):
-        both = [html.escape(model.to_string([row[i]])) if i < len(row) else "&empty;" for row in rows]
-        style = "padding:2px 5px;border:1px solid #999;" + (
-            "" if both[0] == both[1] else "font-weight:bold;color:#B2182B"
-        )
-        cells.append([f"<td style='{style}'>{one}</td>" for one in both])
-    lines = ["".join(f"<tr>{''.join(cell[k] for cell in cells)}</tr>") for k in range(2)]
-    return f"<table aria-label='tokens of both prompts'>{''.join(lines)}</table>"
+    lines = []
+    for name, row, other in (("clean", *rows), ("corrupted", *rows[::-1])):
+        cells = [f"<th scope='row' style='text-align:left;padding-right:8px'>{name}</th>"]
+        for i in range(max(map(len, rows))):
+            token = html.escape(model.to_string([row[i]])) if i < len(row) else "&empty;"
+            differs = i >= min(map(len, rows)) or row[i] != other[i]
+            mark = ";font-weight:bold;background:#B2182B;color:#fff" if differs else ""  # 6.5:1 on any theme
+            cells.append(f"<td style='padding:2px 5px;border:1px solid #767676{mark}'>{token}</td>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    table = f"<table aria-label='tokens of both prompts; those that differ are bold'>{''.join(lines)}</table>"
+    return f"<div style='overflow-x:auto;line-height:1.6'>{table}</div>"
 
 
 def _sentence(text: str) -> str:
-    return f"<p role='status'>{html.escape(text)}</p>"
+    return f"<span role='status'>{html.escape(text)}</span>"
