@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import ipywidgets
 import pandas as pd
 
 from patchlib.ablation import Ablation, Head
 from patchlib.circuit import Circuit, faithfulness
 from patchlib.circuit_takeaways import of_faithfulness
 from patchlib.labels import head_names
-from patchlib.widgets.drawing import Shown, live
+from patchlib.widgets.drawing import Live, Shown, live
 from patchlib.widgets.pickers import HeadTicks
 
 
-def circuit_builder(ablation: Ablation, circuit: Circuit) -> ipywidgets.VBox:
+def circuit_builder(ablation: Ablation, circuit: Circuit) -> Live:
     """Boxes to take heads or whole roles out of a circuit, and what is left beside the circuit as it was found.
 
     Args:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from textwrap import fill
 from typing import Any, TypeAlias
 
 import ipywidgets
@@ -15,11 +16,27 @@ Shown: TypeAlias = "go.Figure | pd.DataFrame | str"
 """What a control can draw: figures, tables, and sentences as plain text."""
 
 
+class Live(ipywidgets.VBox):
+    """Controls, and below them what they drew."""
+
+    def __init__(self, children: Sequence[ipywidgets.Widget], first: Sequence[Shown]) -> None:
+        super().__init__(children)
+        self._first = first
+
+    def still(self) -> None:
+        """Show the first drawing as a plain cell does, for readers of a page, of print or of GitHub."""
+        for one in self._first:
+            if isinstance(one, str):
+                print(fill(one, 100))
+            else:
+                display(one)
+
+
 def live(
     draw: Callable[..., Sequence[Shown]],
     controls: Mapping[str, Any],
     above: Sequence[ipywidgets.Widget] | None = None,
-) -> ipywidgets.VBox:
+) -> Live:
     """Controls above, and below them what ``draw`` gives for their values, drawn again at every change.
 
     The first drawing is made here, outside any Output: if it fails, the cell fails, and with it a headless run. Later
@@ -32,16 +49,15 @@ def live(
         above: What is shown above the drawing; the controls in a row when None.
 
     Returns:
-        A box, to be the last line of a cell.
+        A box, to be the last line of a cell; its ``still()`` shows the same without the controls.
     """
     output = ipywidgets.Output()
 
     def values() -> dict[str, Any]:
         return {name: control.value for name, control in controls.items()}
 
-    for one in draw(**values()):
-        data = bundle(one)
-        output.outputs += ({"output_type": "display_data", "data": data, "metadata": {}},)
+    first = list(draw(**values()))
+    output.outputs = outputs(first)
 
     def redraw(change: Any) -> None:
         with output:
@@ -52,12 +68,17 @@ def live(
 
     for control in controls.values():
         control.observe(redraw, "value")
-    return ipywidgets.VBox([*([in_a_row(*controls.values())] if above is None else above), output])
+    return Live([*([in_a_row(*controls.values())] if above is None else above), output], first)
 
 
 def in_a_row(*widgets: ipywidgets.Widget) -> ipywidgets.HBox:
     """Side by side, and below one another where the page is narrow."""
     return ipywidgets.HBox(list(widgets), layout=ipywidgets.Layout(flex_flow="row wrap", align_items="center"))
+
+
+def outputs(shown: Iterable[Shown]) -> tuple[dict[str, Any], ...]:
+    """What an ``Output`` holds to show these."""
+    return tuple({"output_type": "display_data", "data": bundle(one), "metadata": {}} for one in shown)
 
 
 def bundle(one: Shown) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from patchlib.heads import attention_patterns, detector_scores, direct_logit_att
 from patchlib.induction_plots import attention
 from patchlib.labels import head_names
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
-from patchlib.widgets.drawing import Shown, in_a_row, live, wide
+from patchlib.widgets.drawing import Live, Shown, in_a_row, live, wide
 from patchlib.widgets.pickers import CellPicker
 
 
-def result_explorer(results: Mapping[str, xr.Dataset] | xr.Dataset) -> ipywidgets.VBox:
+def result_explorer(results: Mapping[str, xr.Dataset] | xr.Dataset) -> Live:
     """Map, table and one cell's prompts of any sweep, always of the same selection.
 
     Args:
@@ -126,7 +126,7 @@ def _of_runs(one: xr.Dataset) -> str:
 
 def head_explorer(
     model: TransformerBridge, task: PatchingDataset | PromptPairs, result: xr.Dataset, roles: pd.DataFrame | None = None
-) -> ipywidgets.VBox:
+) -> Live:
     """One head at a time: where it looks in a prompt, and all that is known of it.
 
     Args:
@@ -173,9 +173,7 @@ def head_explorer(
     return live(draw, {"cell": picker, "prompt": prompt}, above)
 
 
-def attention_view(
-    model: TransformerBridge, prompts: Iterable[str], heads: Iterable[tuple[int, int]]
-) -> ipywidgets.VBox:
+def attention_view(model: TransformerBridge, prompts: Iterable[str], heads: Iterable[tuple[int, int]]) -> Live:
     """Where some heads look in some prompts, one of each at a time.
 
     Args:

@@ -20,7 +20,7 @@ from patchlib.sites import SITES
 from patchlib.sweeps import sweep
 from patchlib.tasks.base import PromptPairs
 from patchlib.tasks.tokens import check_pair, tokenize
-from patchlib.widgets.drawing import bundle, in_a_row, wide
+from patchlib.widgets.drawing import in_a_row, outputs, wide
 
 T = TypeVar("T")
 Rows: TypeAlias = tuple[Int[Tensor, " pos"], ...]
@@ -97,8 +97,7 @@ def prompt_playground(model: TransformerBridge, example: dict[str, str] | None =
                 warnings.simplefilter("always", ContrastWarning)
                 result = sweep(model, pairs, name, over, progress=tell)
             figure = plots.heatmap_panels(result, title=f"Denoising {name}, your prompts")
-            shown = [bundle(figure), bundle(takeaways.of_cells(result))]
-            output.outputs = tuple({"output_type": "display_data", "data": one, "metadata": {}} for one in shown)
+            output.outputs = outputs([figure, takeaways.of_cells(result)])
             said["run"].value = "".join(_sentence(str(one.message).splitlines()[0]) for one in caught)
         except Cancelled:
             said["run"].value = _sentence("Cancelled.")
