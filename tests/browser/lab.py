@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page
 
 START = 90
@@ -101,9 +102,18 @@ class Lab:
         printed = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']"
         return self.page.locator(printed).all_inner_texts()
 
-    def control(self, function: str) -> Control:
-        """The control that a cell with this call made."""
-        return Control(self.page, self.page.locator(".jp-CodeCell", has_text=f"widgets.{function}("))
+    def control(self, number: int) -> Control:
+        """One of the notebook's controls, from the top."""
+        boxes = ".jp-CodeCell:has(.widget-vbox)"
+        return Control(self.page, self.page.locator(boxes).nth(number))
+
+    def theme(self, name: str) -> None:
+        """Light or Dark."""
+        self.page.evaluate(
+            "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", f"JupyterLab {name}"
+        )
+        light = "true" if name == "Light" else "false"
+        self.page.wait_for_selector(f"body[data-jp-theme-light={light}]", state="attached")
 
 
 class Control:
@@ -112,6 +122,18 @@ class Control:
     def __init__(self, page: Page, cell: Locator) -> None:
         self.page, self.cell = page, cell
         cell.scroll_into_view_if_needed()
+
+    def accessible(self) -> None:
+        """No violation of WCAG 2.1 AA that axe-core finds: labels, contrast, names of buttons."""
+        self.cell.evaluate("cell => cell.setAttribute('data-tested', '')")
+        # The handles of ipywidgets' sliders have no name of their own; label and value stand beside them as text.
+        rules = {
+            "runOnly": ["wcag2a", "wcag2aa", "wcag21aa"],
+            "rules": {"aria-input-field-name": {"enabled": False}},
+        }
+        found = Axe().run(self.page, context={"include": [["[data-tested] .widget-vbox"]]}, options=rules)
+        self.cell.evaluate("cell => cell.removeAttribute('data-tested')")
+        assert not found.response["violations"], found.generate_report()
 
     def labelled(self, kind: str, label: str) -> Locator:
         """The widget of a kind, such as ``widget-slider``, with this label."""
@@ -126,9 +148,29 @@ class Control:
         self.labelled("widget-slider", label).locator(".noUi-handle").focus()
         self.page.keyboard.press(key)
 
+    def drag(self, label: str, pixels: int) -> None:
+        """Drag a slider's handle with the mouse."""
+        box = self.labelled("widget-slider", label).locator(".noUi-handle").bounding_box()
+        assert box is not None
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + pixels, y, steps=5)
+        self.page.mouse.up()
+
     def type(self, label: str, text: str) -> None:
         """Replace what a text field holds."""
         self.labelled("widget-text", label).locator("input").fill(text)
+
+    def tick(self, label: str) -> None:
+        """Click a box."""
+        self.labelled("widget-checkbox", label).locator("input").click()
+
+    def pick_row(self, label: str, number: int) -> str:
+        """Click on a row of a list; what it says."""
+        row = self.labelled("widget-select", label).locator("option").nth(number)
+        row.click()
+        return (row.text_content() or "").replace("\u00a0", " ")
 
     def click(self, button: str) -> None:
         """Click a button with the mouse."""
@@ -152,3 +194,10 @@ class Control:
     def wait_for_text(self, text: str, seconds: float = 60) -> None:
         """Wait until the cell's output says this."""
         self.cell.locator(".jp-Cell-outputWrapper").get_by_text(text).first.wait_for(timeout=seconds * 1000)
+
+    def wait_for_rows(self, number: int, seconds: float = 60) -> None:
+        """Wait until the table has so many rows."""
+        end = time.monotonic() + seconds
+        while (found := self.cell.locator(".jp-RenderedHTML tbody tr").count()) != number:
+            assert time.monotonic() < end, f"The table has {found} rows."
+            self.page.wait_for_timeout(100)

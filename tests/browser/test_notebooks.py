@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from patchlib import load_model
-from tests.browser.lab import Lab, jupyterlab
+from tests.browser.lab import Control, Lab, jupyterlab
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.real_model]
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -53,28 +53,51 @@ def lab(browser, address, request) -> Iterator[Lab]:
     opened.run_all(RUN)
     assert not opened.errors()
     yield opened
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=PICTURES / f"{notebook}.png")
+    look(opened, notebook)
     assert not opened.errors() and not opened.outside
     assert not [said for said in opened.complaints if "favicon" not in said]
     page.evaluate("window.jupyterapp.commands.execute('kernelmenu:shutdown')")
     page.close()
 
 
+def look(lab: Lab, notebook: str) -> None:
+    """Pictures of every control in both themes and at two widths, of which nothing may be hard to read."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for theme in ("Light", "Dark"):
+        lab.theme(theme)
+        for width in (1280, 1920):
+            lab.page.set_viewport_size({"width": width, "height": 1400})
+            for number in range(2):
+                control = lab.control(number)
+                lab.page.wait_for_timeout(300)  # for the page to settle at its new width
+                control.cell.screenshot(path=PICTURES / f"{notebook}-{number}-{theme.lower()}-{width}.png")
+        for number in range(2):
+            lab.control(number).accessible()
+
+
 def test_01_layer_patching(lab):
-    explorer = lab.control("result_explorer")
-    explorer.wait_for("denoising: mean of all prompts")
-    explorer.pick("Result", "noising")
+    explorer = lab.control(0)
     explorer.wait_for("noising: mean of all prompts")
+    explorer.pick("Result", "denoising")
+    explorer.wait_for("denoising: mean of all prompts")
     before = explorer.titles()[1]
-    explorer.press("Cell (rank)", "ArrowRight")
+    explorer.click("Next")
     explorer.wait_for_change(1, before)
+    before = explorer.titles()[1]
+    explorer.press("layer", "ArrowLeft")
+    explorer.wait_for_change(1, before)
+    cell = explorer.pick_row("By effect", 3).split(" (")[0]
+    explorer.wait_for(f"denoising, logit_diff: {cell}")
     explorer.pick("Prompt", "prompt 1")
-    explorer.wait_for("noising: prompt 1")
+    explorer.wait_for("denoising: prompt 1")
     explorer.press("Hide below", "ArrowRight")
     explorer.wait_for("effects below 0.01 hidden")
+    explorer.drag("Hide below", 60)
+    explorer.wait_for_change(0, "denoising: prompt 1, effects below 0.01 hidden")
+    explorer.press("Rows", "Home")
+    explorer.wait_for_rows(1)
 
-    playground = lab.control("prompt_playground")
+    playground = lab.control(1)
     playground.click("Run")
     playground.wait_for("Denoising resid_pre, your prompts")
     playground.pick("Site", "z")
@@ -83,55 +106,67 @@ def test_01_layer_patching(lab):
     playground.wait_for_text("Cancelled.")
     playground.type("Corrupted prompt", "When Mary and John went to the store, Mary gave")
     playground.wait_for_text("tokens and its corrupted prompt")
+    playground.click("Run")
+    playground.wait_for_text("Not run: mend what is said above first.")
     playground.type("Corrupted prompt", "When Mary and John went to the store, Mary gave a drink to")
     playground.type("Right answer", "Qwertyuiop")
     playground.wait_for_text("give a word of one")
-    playground.type("Right answer", "Mary")
+    playground.type("Right answer", "table")
+    playground.type("Wrong answer", "chair")
     playground.pick("Site", "mlp_out")
     playground.click("Run")
-    playground.wait_for("Denoising mlp_out, your prompts")
+    playground.wait_for_text("no usable contrast")
+    playground.type("Right answer", "Mary")
+    playground.type("Wrong answer", "John")
+    playground.pick("Site", "attn_out")
+    playground.click("Run")
+    playground.wait_for("Denoising attn_out, your prompts")
+
+
+def goes_through_heads(control: Control) -> None:
+    """The head explorer by button, list and slider; the pattern, the sentence and the table follow."""
+    first = control.titles()[0]
+    control.click("Next")
+    control.wait_for_change(0, first)
+    head = control.titles()[0].split()[0]
+    control.wait_for_text(f"{head} looks most at")
+    control.press("Prompt", "ArrowRight")
+    control.wait_for(f"{head} on prompt 1")
+    head = control.pick_row("By effect", 4).split()[1]
+    control.wait_for(f"{head} on prompt 1")
+    control.press("head", "ArrowRight" if head.endswith("H0") else "ArrowLeft")
+    control.wait_for_change(0, f"{head} on prompt 1")
+    for _ in range(5):
+        control.click("Previous")  # from a head that may not be in the list, back to its first
+    control.wait_for(f"{first.split()[0]} on prompt 1")
 
 
 def test_02_head_patching(lab):
-    explorer = lab.control("head_explorer")
-    first = explorer.titles()[0]
-    explorer.click("Next")
-    explorer.wait_for_change(0, first)
-    explorer.press("Prompt", "ArrowRight")
-    explorer.wait_for("on prompt 1")
-    explorer.click("Previous")
-    explorer.wait_for(f"{first.split()[0]} on prompt 1")
-    results = lab.control("result_explorer")
-    results.pick("Result", "noising")
-    results.wait_for("noising: mean of all prompts")
+    results = lab.control(0)
+    results.pick("Result", "denoising")
+    results.wait_for("denoising: mean of all prompts")
+    goes_through_heads(lab.control(1))
 
 
 def test_03_ioi_circuit(lab):
-    heads = lab.control("head_explorer")
-    first = heads.titles()[0]
+    heads = lab.control(0)
     heads.wait_for_text("subject suppressor at END")
-    heads.click("Next")
-    heads.wait_for_change(0, first)
-    heads.click("Previous")
+    goes_through_heads(heads)
     heads.wait_for_text("subject suppressor at END")
-    builder = lab.control("circuit_builder")
+    builder = lab.control(1)
     builder.wait_for_text("Left out: nothing.")
-    found = builder.cell.locator(".widget-select-multiple select").all()
-    longest = max(found, key=lambda one: one.locator("option").count())
-    longest.focus()
-    lab.page.keyboard.press("Home")  # the first head alone stays
-    builder.wait_for_text("Left out: L")
+    builder.tick("L23H3")
+    builder.wait_for_text("Left out: L23H3 (subject suppressor at END).")
+    builder.tick("subject suppressor at END")
+    builder.wait_for_text("Left out: nothing.")
 
 
 def test_04_induction_heads(lab):
-    view = lab.control("attention_view")
+    view = lab.control(0)
     first = view.titles()[0]
     view.press("Head", "ArrowRight")
     view.wait_for_change(0, first)
     assert view.titles()[0].endswith("on prompt 0")
     view.pick("Prompt", "Harry Potter was a wizard. Everyone knew Harry Potter")
     view.wait_for("on prompt 1")
-    heads = lab.control("head_explorer")
-    heads.click("Next")
-    heads.press("Prompt", "ArrowRight")
-    heads.wait_for("on prompt 1")
+    goes_through_heads(lab.control(1))
