@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 import time
 
 import ipywidgets
+import nbformat
 import numpy as np
 import pytest
 
@@ -83,6 +86,12 @@ def name_of(row):
     return patchlib.stats.cell_name(row)
 
 
+def drawn(shown):
+    """The numbers of the map, from the form in which plotly stores arrays."""
+    z = shown.figures()[0]["data"][0]["z"]
+    return np.frombuffer(base64.b64decode(z["bdata"]), z["dtype"]).reshape([int(n) for n in z["shape"].split(",")])
+
+
 def test_map_table_and_cell_of_the_explorer_stay_in_step(result, monkeypatch):
     shown = Shown(result_explorer({"denoising": result}), monkeypatch)
     table = patchlib.summary_table(result)
@@ -103,13 +112,13 @@ def test_map_table_and_cell_of_the_explorer_stay_in_step(result, monkeypatch):
     shown.control("Prompt").value = 1
     assert shown.titles() == ["denoising: prompt 1", "denoising, logit_diff: L0H1"]
     alone = patchlib.stats.effect(result.isel(example=[1])).isel(metric=0)
-    z = shown.figures()[0]["data"][0]["z"]  # as plotly stores arrays
-    drawn = np.frombuffer(base64.b64decode(z["bdata"]), z["dtype"]).reshape([int(n) for n in z["shape"].split(",")])
-    np.testing.assert_allclose(drawn, alone.transpose("layer", "head"), atol=1e-3)
+    np.testing.assert_allclose(drawn(shown), alone.transpose("layer", "head"), atol=1e-3)
     shown.control("Rows").value = 3
     assert sum(len(text.splitlines()) == 4 for text in shown.texts()) == 1
     shown.control("Hide below").value = 0.5
     assert shown.titles()[0].endswith("effects below 0.50 hidden")
+    kept = alone.transpose("layer", "head").values
+    np.testing.assert_array_equal(np.isnan(drawn(shown)), abs(kept) < 0.5)
 
 
 @pytest.mark.parametrize("over", [("layer",), ("layer", "role"), ("layer", "head", "role"), ("role",)])
@@ -267,3 +276,30 @@ def test_a_pair_without_contrast_says_so(model):
     field(fine, "Run").click()
     wait_until(lambda: not field(fine, "Run").disabled)
     assert sorted(["no usable contrast" in said(one)[3] for one in (box, fine)]) == [False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("value", "status", "code"), [(1, "ok", 0), (0, "failed", 1)])
+def test_a_control_that_fails_to_draw_fails_papermill_and_nbval(value, status, code, tmp_path):
+    source = (
+        "import ipywidgets\nfrom patchlib.widgets import live\n"
+        f"live(lambda x: [f'{{1 / x}}'], {{'x': ipywidgets.IntSlider(value={value}, min=0)}})"
+    )
+    cell = nbformat.v4.new_code_cell(source, execution_count=1, metadata={"tags": ["live", "nbval-ignore-output"]})
+    path = tmp_path / "controls.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    record = patchlib.run([path], out_dir=tmp_path / "out", progress=False)[0]
+    assert record.status == status and (record.error is None or "ZeroDivisionError" in record.error)
+    nbval = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--nbval",
+        "--nbval-current-env",
+        "-p",
+        "no:cacheprovider",
+        str(path),
+    ]
+    finished = subprocess.run(nbval, cwd=tmp_path, capture_output=True, text=True)
+    assert finished.returncode == code, finished.stdout

@@ -67,8 +67,7 @@ def result_explorer(results: Mapping[str, xr.Dataset] | xr.Dataset) -> Live:
         picked, table, sentence = view(name, metric, prompt)
         whose = "mean of all prompts" if prompt < 0 else f"prompt {prompt}"
         hidden = f", effects below {least:.2f} hidden" if least else ""
-        figure = _map(picked.assign(effect=picked.effect.where(abs(picked.effect) >= least)), cell, least)
-        figure.update_layout(title_text=f"{name}: {whose}{hidden}")
+        figure = _map(picked, cell, least, f"{name}: {whose}{hidden}")
         top = table[table.effect.abs() >= least].head(top_k)
         picker.list_cells((f"{stats.cell_name(row)} ({row['effect']:+.2f})", tuple(row[axis] for axis in dims))
                           for row in top.to_dict("records"))  # fmt: skip
@@ -77,28 +76,34 @@ def result_explorer(results: Mapping[str, xr.Dataset] | xr.Dataset) -> Live:
         shown = [top.round(3)] if len(top) else [f"No effect of at least {least:.2f}."]
         return [figure, sentence, *shown, _runs(one, row, f"{name}, {metric}: {stats.cell_name(row)}"), _of_runs(one)]
 
-    above = [in_a_row(*controls.values()), in_a_row(*picker.sliders, *picker.buttons), picker.listed]
+    above = [in_a_row(*controls.values()), in_a_row(*picker.sliders), in_a_row(picker.listed, *picker.buttons)]
     return live(draw, {**controls, "cell": picker}, above)
 
 
-def _map(picked: xr.Dataset, cell: tuple, least: float) -> go.Figure:
+def _map(picked: xr.Dataset, cell: tuple, least: float, title: str) -> go.Figure:
     """A sweep's effects, with the picked cell framed; of three axes those two that go with its place on the third."""
     at = dict(zip(stats.cell_dims(picked), cell, strict=True))
+    about, meaning = takeaways.about({"": picked}), takeaways.meaning_of({"": picked})
+    across = next((axis for axis in ("head", "kv_head", "role", "pos") if axis in at), None)
     if "layer" not in at:
         table = stats.summary_table(picked, None)
+        table = table[table.effect.abs() >= least]
         names = [stats.cell_name(row) for row in table.to_dict("records")]
-        about = takeaways.about({"": picked})
-        return plots.draw_bars(names, table.effect.to_list(), " ", about, takeaways.meaning_of({"": picked}))
-    across = next((axis for axis in ("head", "kv_head", "role", "pos") if axis in at), None)
+        return plots.draw_bars(names, table.effect.to_list(), title, about, meaning)
     if across is None:
-        return plots.layer_lines(picked, title=" ").add_vline(x=at["layer"], line={"color": plots.GREY, "dash": "dot"})
-    flat = picked.sel({axis: place for axis, place in at.items() if axis not in ("layer", across)})
-    figure = plots.heatmap_panels(flat, title=" ")
-    column = takeaways.column_names(flat.effect, across)[list(flat[across].values).index(at[across])]
-    return figure.add_scatter(
-        x=[column], y=[str(at["layer"])], mode="markers", hoverinfo="skip", showlegend=False,
-        marker={"symbol": "square-open", "size": 15, "color": "#111", "line": {"width": 2.5}},
-    )  # fmt: skip
+        lines = plots.layer_lines(picked, title=title)
+        return lines.add_vline(x=at["layer"], line={"color": plots.GREY, "dash": "dot"})
+    effect = picked.effect.isel(metric=0)
+    effect = effect.sel({axis: place for axis, place in at.items() if axis not in ("layer", across)})
+    shown = effect.where(abs(effect) >= least).assign_attrs(hover=takeaways.unpatched(picked))
+    figure = plots.draw_maps({"": shown}, title, about, meaning)
+    column = takeaways.column_names(effect, across)[list(effect[across].values).index(at[across])]
+    for color, size, width in (("#fff", 17, 5), ("#111", 15, 2)):  # to be seen on light and on dark cells
+        figure.add_scatter(
+            x=[column], y=[str(at["layer"])], mode="markers", hoverinfo="skip", showlegend=False,
+            marker={"symbol": "square-open", "size": size, "color": color, "line": {"width": width}},
+        )  # fmt: skip
+    return figure
 
 
 def _runs(one: xr.Dataset, row: pd.Series, title: str) -> go.Figure:

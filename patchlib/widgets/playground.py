@@ -124,8 +124,8 @@ def prompt_playground(model: TransformerBridge, example: dict[str, str] | None =
         field.observe(check, "value")
     check()
     answers = [in_a_row(fields[name], said[name]) for name in ("right", "wrong")]
-    buttons = in_a_row(site, run, cancel, progress, said["run"])
-    return ipywidgets.VBox([fields["clean"], fields["corrupted"], tokens, said["prompts"], *answers, buttons, output])
+    rows = [*answers, in_a_row(site, run, cancel), in_a_row(progress, said["run"])]
+    return ipywidgets.VBox([fields["clean"], fields["corrupted"], tokens, said["prompts"], *rows, output])
 
 
 def answer_token(model: TransformerBridge, which: str, answer: str) -> int:
