@@ -136,8 +136,8 @@ def goes_through_heads(control: Control) -> None:
     control.wait_for(f"{head} on prompt 1")
     control.press("head", "ArrowRight" if head.endswith("H0") else "ArrowLeft")
     control.wait_for_change(0, f"{head} on prompt 1")
-    for _ in range(5):
-        control.click("Previous")  # from a head that may not be in the list, back to its first
+    control.pick_row("By effect", 1)
+    control.click("Previous")
     control.wait_for(f"{first.split()[0]} on prompt 1")
 
 
