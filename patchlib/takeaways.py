@@ -163,7 +163,8 @@ def of_attention(patterns: xr.DataArray) -> str:
     """For each head of ``attention_patterns``, the textbook place that it looks at most.
 
     The places are the first token, the one before, the token itself, the last earlier token of the same text, and
-    the one that followed it; each head's mean is over those positions that have such a place.
+    the one that followed it; each head's mean is over those positions that have such a place. From the
+    last token, where a task's answer is read, the token that it looks at most is named.
     """
     tokens = [str(token) for token in patterns.token.values]
     earlier = [max((j for j in range(i) if tokens[j] == token), default=None) for i, token in enumerate(tokens)]
@@ -183,8 +184,12 @@ def of_attention(patterns: xr.DataArray) -> str:
         if not means:
             return "A prompt of one token leaves nowhere else to look."
         most = max(means, key=lambda name: means[name])
-        n = len(places[most])
-        said.append(f"{cell} looks most at {most} ({means[most]:.2f} on average over {n} position{'s' * (n > 1)})")
+        n, last = len(places[most]), values[-1]
+        at = int(last.argmax())
+        said.append(
+            f"{cell} looks most at {most} ({means[most]:.2f} on average over {n} position{'s' * (n > 1)}), from the "
+            f"last token at {tokens[at].strip() or repr(tokens[at])}, position {at} ({last[at]:.2f})"
+        )
     return "; ".join(said) + "."
 
 

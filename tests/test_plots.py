@@ -482,3 +482,22 @@ def test_renderer_stores_data_only_unless_told_otherwise(monkeypatch):
 def test_arrays_are_stored_compactly():
     stored = plots.head_heatmap(made()).to_plotly_json()["data"][0]["z"]
     assert stored["dtype"] == "f4" and len(base64.b64decode(stored["bdata"])) == 30 * 9 * 4
+
+
+def test_takeaways_of_attention_and_scores_name_places_and_heads():
+    tokens = ["<s>", "a", "b", "a", "b"]
+    values = np.zeros((2, 5, 5))
+    values[:, :, 0] = 0.4
+    values[0, 3:, [2, 3]] = np.eye(2) * 0.6  # each second token at what followed the first one
+    values[1, 1:, 0] = 0.9
+    patterns = xr.DataArray(
+        values, {"cell": ["L0H1", "L1H0"], "token": ("src", tokens)}, ["cell", "dest", "src"]
+    )  # fmt: skip
+    sentence = takeaways.of_attention(patterns)
+    assert "L0H1 looks most at what followed the same token (0.60 on average over 2 positions)" in sentence
+    assert sentence.endswith("L1H0 looks most at the first token (0.90 on average over 4 positions), from the last "
+                             "token at <s>, position 0 (0.90).")  # fmt: skip
+    score = xr.DataArray([[0.1, 0.9], [0.3, 0.0]], dims=["layer", "head"], coords={"layer": [0, 1], "head": [0, 1]})
+    assert takeaways.of_scores(score, "scores", top_k=2) == (
+        "Highest scores: L0H1 0.90, L1H0 0.30; 2 of 4 heads above 0.2."
+    )
