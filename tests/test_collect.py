@@ -31,13 +31,16 @@ def folder(tmp_path_factory):
 def read(monkeypatch):
     """Names of the files that were opened."""
     opened = []
-    original = lazy.open_one
 
-    def noted(path):
-        opened.append(path.parent.name)
-        return original(path)
+    def noted(original):
+        def read_and_note(path, *more):
+            opened.append(path.parent.name)
+            return original(path, *more)
 
-    monkeypatch.setattr(lazy, "open_one", noted)
+        return read_and_note
+
+    for name in ("open_one", "read_some"):
+        monkeypatch.setattr(lazy, name, noted(getattr(lazy, name)))
     return opened
 
 
@@ -144,6 +147,28 @@ def test_axes_without_values_and_parameters_of_the_same_name(tmp_path):
     np.testing.assert_array_equal(bare.loss, [[0, 1, np.nan], [0, 1, 2]])
     assert int(bare.seed) == 7 and list(bare.parameter_seed.values) == [0, 0]
     assert list(bare.heads.values) == ["[1, 2]"] * 2 and "pos" not in bare.coords
+
+
+def test_values_of_every_kind_are_read_as_xarray_reads_them(tmp_path):
+    kinds = xr.Dataset(
+        {
+            "yes": ("x", [True, False]),
+            "count": ("x", np.array([1, 2], "int16")),
+            "when": ("x", np.array(["2026-01-01", "2026-01-02"], "datetime64[ns]")),
+            "text": ("x", ["a", "é"]),
+            "gap": ("x", [1.5, np.nan]),
+            "one": 3.0,
+        },
+        {"x": ["p", "q"]},
+    )
+    add_run(tmp_path, "a", results={"kinds": kinds})
+    collected = patchlib.collect(tmp_path).dataset(STEM, "kinds")
+    path = next(tmp_path.glob("runs/*/*.kinds.nc"))
+    with xr.open_dataset(path, engine="h5netcdf") as file:
+        for name, expected in file.variables.items():
+            found = collected[name].isel(run=0).load() if "run" in collected[name].dims else collected[name]
+            np.testing.assert_array_equal(found.values, expected.values)
+            assert expected.dtype.kind in "UO" or found.dtype == expected.dtype, name
 
 
 def test_tables_are_put_below_one_another(folder):

@@ -12,6 +12,7 @@ import xarray as xr
 from bs4 import BeautifulSoup
 
 import patchlib
+from patchlib.cli import main
 from patchlib.errors import RunError
 from patchlib.runs import report
 from patchlib.runs.effects import read_effects
@@ -169,6 +170,14 @@ def test_numbers_that_json_lacks_do_not_break_the_page(tmp_path):
 def test_no_runs_no_report(tmp_path):
     with pytest.raises(RunError, match="there are no runs"):
         patchlib.write_report(tmp_path)
+
+
+def test_the_command_names_the_page_or_what_is_wrong(tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("patchlib: there are no runs in")
+    add_run(tmp_path)
+    assert main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"Open the page: {(tmp_path / 'report.html').as_uri()}\n"
 
 
 def test_text_can_be_read_on_every_ground_in_light_and_dark():

@@ -10,7 +10,7 @@ import pandas as pd
 from patchlib.cells import cell_name
 from patchlib.errors import RunError
 from patchlib.runs.collect import OK, Run
-from patchlib.runs.lazy import open_one
+from patchlib.runs.lazy import read_some
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ def read_effects(runs: Iterable[Run]) -> tuple[list[Effects], dict[str, str]]:
 
 
 def _read(run: Run, result: str) -> Effects | None:
-    with open_one(run.results[result]) as file:
-        if "effect" not in file or not set(file.effect.dims) - {"metric"}:
-            return None
-        one = file.isel(metric=0) if "metric" in file.dims else file
-        clean, corrupted = (float(one[name].mean()) if name in one else None for name in ("clean", "corrupted"))
-        metric = str(one["metric"].item()) if "metric" in one.coords else "effect"
-        cells = one.effect.reset_coords(drop=True).to_series()
-        return Effects(run, result, metric, clean, corrupted, cells)
+    file = read_some(run.results[result], ("effect", "clean", "corrupted"))
+    if "effect" not in file or not set(file.effect.dims) - {"metric"}:
+        return None
+    one = file.isel(metric=0) if "metric" in file.dims else file
+    clean, corrupted = (float(one[name].mean()) if name in one else None for name in ("clean", "corrupted"))
+    metric = str(one["metric"].item()) if "metric" in one.coords else "effect"
+    cells = one.effect.reset_coords(drop=True).to_series()
+    return Effects(run, result, metric, clean, corrupted, cells)
