@@ -44,6 +44,9 @@ _HOMES = {
     "published": ("beside_published",),
     "unpatched": ("baseline",),
     "runs": ("RunRecord", "SavedRun", "run", "save_run", "saved_run"),
+    "runs.collect": ("Collection", "Run", "collect"),
+    "runs.report": ("write_report",),
+    "lab": ("copy_notebooks",),
     "stats": ("contrast", "effect_interval", "summary_table"),
     "errors": (
         "AlignmentError",

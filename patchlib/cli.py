@@ -1,14 +1,18 @@
-"""The command `patchlib`: run notebooks headless, list models."""
+"""The command `patchlib`: run notebooks headless, report on runs, open JupyterLab, list and clear models."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from patchlib import __version__
 from patchlib.errors import ModelError, PatchlibError
+
+if TYPE_CHECKING:
+    from patchlib.model_cache import CachedModel
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,7 +20,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: all went well; 1: a notebook failed; 2: what was asked for cannot be done; 130: interrupted.
     """
-    arguments = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    further: list[str] = []
+    if words[:1] == ["lab"] and "--" in words:  # which argparse would take for the folder
+        words, further = words[: (end := words.index("--"))], words[end + 1 :]
+    arguments = _parser().parse_args(words, argparse.Namespace(further=further))
     try:
         return arguments.command(arguments)
     except PatchlibError as error:
@@ -41,9 +49,31 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("-o", dest="out_dir", default="out", metavar="DIR", help="output folder (default: out)")
     run.set_defaults(command=_run)
 
-    models = commands.add_parser("models", help="list the models that can be loaded by name")
+    about = "list the models that can be loaded by name; fetch one; show and clear what is on this disk"
+    models = commands.add_parser("models", help=about, description=f"{about}.")
     models.add_argument("filter", nargs="?", default="", metavar="FILTER", help="part of a name")
+    one_of = models.add_mutually_exclusive_group()
+    one_of.add_argument("--fetch", metavar="NAME", help="fetch a model now, so that it loads without a network later")
+    one_of.add_argument("--cached", action="store_true", help="list the models on this disk with their sizes")
+    clear = "delete a model from this disk; without a name, all in patchlib's own cache"
+    one_of.add_argument("--clear", nargs="?", const="", metavar="NAME", help=clear)
     models.set_defaults(command=_models)
+
+    about = "write report.html over the runs of a folder: a table, comparisons and figures, in one file"
+    report = commands.add_parser("report", help=about, description=f"{about}.")
+    report.add_argument("folder", nargs="?", default="out", metavar="FOLDER", help="the runs' (default: out)")
+    report.set_defaults(command=_report)
+
+    about = "open JupyterLab on a copy of the notebooks"
+    more = "Files that you changed are kept. Further arguments of `jupyter lab` go after `--`."
+    lab = commands.add_parser("lab", help=about, description=f"{about}. {more}")
+    default = "patchlib-notebooks"
+    lab.add_argument(
+        "folder", nargs="?", default=default, metavar="FOLDER", help=f"for the copies (default: {default})"
+    )
+    lab.add_argument("--no-browser", action="store_true", help="print the address and open no browser")
+    lab.add_argument("--copy-only", action="store_true", help="copy the notebooks and start nothing")
+    lab.set_defaults(command=_lab)
     return parser
 
 
@@ -66,12 +96,53 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _models(arguments: argparse.Namespace) -> int:
-    from patchlib.models import list_models
+    from patchlib.model_cache import cached_models, clear_models
 
-    names = [name for name in list_models() if arguments.filter.lower() in name.lower()]
-    if not names:
-        raise ModelError(f"no model's name contains {arguments.filter!r}; `patchlib models` lists them all")
-    print("\n".join(names))
+    wanted = arguments.filter.lower()
+    if arguments.cached:
+        _print_models(model for model in cached_models() if wanted in model.name.lower())
+    elif arguments.clear is not None:
+        deleted = clear_models(arguments.clear or None)
+        print("Deleted:" if deleted else "Nothing to delete.")
+        _print_models(deleted)
+    elif arguments.fetch:
+        from patchlib.models import load_model
+
+        load_model(arguments.fetch, device="cpu")
+        print(f"{arguments.fetch} is on this disk.")
+    else:
+        from patchlib.models import list_models
+
+        names = list_models(arguments.filter)
+        if not names:
+            raise ModelError(f"no model's name contains {arguments.filter!r}; `patchlib models` lists them all")
+        print("\n".join(names))
+    return 0
+
+
+def _print_models(models: Iterable[CachedModel]) -> None:
+    models = list(models)
+    for model in models:
+        print(f"{model.size / 1e6:>9,.0f} MB  {model.name}  ({model.where}: {model.folder})")
+    print(f"{sum(model.size for model in models) / 1e6:>9,.0f} MB  in all")
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from patchlib.runs.report import write_report
+
+    print(f"Open the page: {write_report(arguments.folder).as_uri()}")
+    return 0
+
+
+def _lab(arguments: argparse.Namespace) -> int:
+    from patchlib.lab import copy_notebooks, open_lab
+
+    copies = copy_notebooks(arguments.folder)
+    print(f"Notebooks in {copies.folder}: {len(copies.new)} copied, {len(copies.same)} there already.")
+    if copies.kept:
+        print(f"Kept, because they differ from patchlib's: {', '.join(copies.kept)}. Rename one to get ours.")
+    if not arguments.copy_only:
+        open_lab(copies.folder, ["--no-browser"] * arguments.no_browser + arguments.further)
     return 0
 
 

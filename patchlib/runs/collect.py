@@ -1,0 +1,223 @@
+"""All the runs of a folder as one thing: a table of runs, and each result of all of them as one dataset or table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from patchlib.errors import RunError
+from patchlib.runs.lazy import RUN, lazy_dataset
+
+OK = "ok"
+_NOT_SWEPT = ("out_dir",)  # parameters that say where, not what
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a notebook, finished or not.
+
+    Attributes:
+        name: The folder's name in a grid; the notebook's stem in the folder of one `patchlib run`.
+        notebook: Its stem.
+        status: "ok", "failed", "timeout", "interrupted", "waiting", "running"; "damaged" where a file cannot be read.
+        parameters: All that the manifest knows, the notebook's own defaults included.
+        models: Their names.
+        results: Result's name -> its file, .nc or .csv.
+    """
+
+    name: str
+    notebook: str
+    folder: Path
+    status: str
+    error: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    models: tuple[str, ...] = ()
+    wall_time_s: float | None = None
+    peak_memory_mb: float | None = None
+    finished_utc: str | None = None
+    results: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The runs of a folder, from `collect`.
+
+    Attributes:
+        folder: Where they are.
+        found: One `Run` each, those that failed too, by notebook and name.
+    """
+
+    folder: Path
+    found: tuple[Run, ...]
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """One row a run, failed ones too: status, parameters as columns, models, time (s), memory (MB), error."""
+        rows = []
+        for run in self.found:
+            row = {RUN: run.name, "notebook": run.notebook, "status": run.status}
+            last = {"models": ", ".join(run.models), "wall_time_s": run.wall_time_s}
+            last |= {"peak_memory_mb": run.peak_memory_mb, "finished_utc": run.finished_utc, "error": run.error}
+            rows.append(row | _named(run.parameters, {*row, *last}) | last)
+        table = pd.DataFrame(rows).set_index(RUN)
+        return table[[*(name for name in table if name not in last), *last]]
+
+    @property
+    def results(self) -> dict[str, tuple[str, ...]]:
+        """Notebook -> the names of the results that its finished runs have."""
+        names: dict[str, dict[str, None]] = {}
+        for run in self.found:
+            if run.status == OK:
+                names.setdefault(run.notebook, {}).update(dict.fromkeys(run.results))
+        return {notebook: tuple(one) for notebook, one in names.items()}
+
+    def dataset(self, notebook: str, result: str, **only: Any) -> xr.Dataset:
+        """One result of all finished runs, along a first axis `run`, with the parameters as coordinates on it.
+
+        Nothing is read before it is used, and then file by file. A layer or head of one model is no layer or head of
+        another: where models differ in their sizes, the smaller has NaN beyond its own; `model_name="gpt2"` takes the
+        runs of one. Where the runs are a grid, `ds.set_index(run=["model_name", "seed"]).unstack("run")` gives it an
+        axis for each parameter. A parameter whose name the result uses itself is called `parameter_<name>`.
+
+        Args:
+            notebook: Its stem, such as "02_head_patching".
+            result: The name that it was saved under, such as "output".
+            only: Parameters with the value that the runs must have.
+
+        Raises:
+            RunError: There is no such result, or no run with those parameters, or files that do not go together.
+        """
+        runs = self._having(notebook, result, ".nc", only)
+        dataset = lazy_dataset({run.name: run.results[result] for run in runs})
+        taken = {RUN, *map(str, dataset.variables), *map(str, dataset.dims)}
+        parameters = pd.DataFrame([_named(run.parameters, taken) for run in runs])
+        return dataset.assign_coords({name: (RUN, column.to_numpy()) for name, column in parameters.items()})
+
+    def table(self, notebook: str, result: str, **only: Any) -> pd.DataFrame:
+        """One .csv result of all finished runs, below one another, after columns with the run and its parameters.
+
+        Args:
+            notebook: Its stem, such as "03_ioi_circuit".
+            result: The name that it was saved under, such as "roles".
+            only: Parameters with the value that the runs must have.
+
+        Raises:
+            RunError: There is no such table, or no run with those parameters, or a file that cannot be read.
+        """
+        tables = []
+        for run in self._having(notebook, result, ".csv", only):
+            try:
+                table = pd.read_csv(run.results[result])
+            except (OSError, ValueError) as error:
+                raise RunError(f"{run.results[result]} cannot be read ({error}); repeat that run") from error
+            columns = {RUN: run.name} | _named(run.parameters, {RUN, *table})
+            tables.append(pd.concat([pd.DataFrame(columns, index=table.index), table], axis=1))
+        return pd.concat(tables, ignore_index=True)
+
+    def _having(self, notebook: str, result: str, ending: str, only: Mapping[str, Any]) -> list[Run]:
+        runs = [run for run in self.found if run.status == OK and run.notebook == notebook and result in run.results]
+        if not runs:
+            known = [f"{one}: {', '.join(names)}" for one, names in self.results.items()]
+            raise RunError(
+                f"no finished run in {self.folder} has a result {result!r} of {notebook!r}; "
+                f"there are {'; '.join(known) or 'none at all'}"
+            )
+        if any(run.results[result].suffix != ending for run in runs):
+            other = "table" if ending == ".nc" else "dataset"
+            raise RunError(f"{result!r} of {notebook} is saved as another kind; take .{other}(...) for it")
+        for name, value in only.items():
+            values = dict.fromkeys(str(run.parameters.get(name)) for run in runs)
+            runs = [run for run in runs if name in run.parameters and run.parameters[name] == value]
+            if not runs:
+                raise RunError(f"no finished run of {notebook} has {name} = {value!r}; it is {', '.join(values)}")
+        return runs
+
+
+def collect(folder: str | Path) -> Collection:
+    """All runs of a folder that `patchlib grid` or `patchlib run` wrote.
+
+    Args:
+        folder: As given with ``-o``.
+
+    Returns:
+        Its runs; ``.runs`` is a table of them, ``.dataset(notebook, result)`` and ``.table(notebook, result)`` are
+        one result of all that finished well.
+
+    Raises:
+        RunError: There are no runs in the folder.
+    """
+    folder = Path(folder).resolve()
+    found = [_of_grid(path.parent) for path in sorted(folder.glob("runs/*/status.json"))]
+    found += [_of_manifest(path) for path in sorted(folder.glob("*.manifest.json"))]
+    if not found:
+        raise RunError(
+            f"there are no runs in {folder}; give a folder that `patchlib grid -o` or `patchlib run -o` wrote"
+        )
+    return Collection(folder, tuple(sorted(found, key=lambda run: (run.notebook, run.name))))
+
+
+def _of_grid(folder: Path) -> Run:
+    """A run by its status, and by its manifest where it got as far as that."""
+    manifests = sorted(folder.glob("*.manifest.json"))
+    missing = Run(folder.name, folder.name.partition(",")[0], folder, "damaged", "its manifest is missing; repeat it")
+    run = _of_manifest(manifests[0], folder.name) if manifests else missing
+    status = _read(folder / "status.json")
+    if isinstance(status, str):
+        return replace(run, status="damaged", error=status)
+    measured = ("wall_time_s", "peak_memory_mb", "finished_utc")
+    known: dict[str, Any] = {key: status[key] for key in measured if status.get(key) is not None}
+    if status.get("status") != OK:
+        known |= {"status": str(status.get("status")), "error": status.get("error")}
+    return replace(run, parameters={**run.parameters, **_values(status.get("parameters"))}, **known)
+
+
+def _of_manifest(path: Path, name: str | None = None) -> Run:
+    stem = path.name.removesuffix(".manifest.json")
+    manifest = _read(path)
+    if isinstance(manifest, str):
+        return Run(name or stem, stem, path.parent, "damaged", manifest)
+    start = f"{stem}."
+    files = [path.parent / file["name"] for file in manifest.get("files", [])]
+    missing = [file.name for file in files if not file.is_file()]
+    status, error = str(manifest.get("status")), manifest.get("error")
+    if missing and status == OK:
+        status, error = "damaged", f"missing: {', '.join(missing)}; repeat it"
+    return Run(
+        name=name or stem,
+        notebook=stem,
+        folder=path.parent,
+        status=status,
+        error=error,
+        parameters=_values(manifest.get("parameters")),
+        models=tuple(str(model["name"]) for model in manifest.get("models", [])),
+        wall_time_s=manifest.get("wall_time_s"),
+        peak_memory_mb=manifest.get("peak_memory_mb"),
+        finished_utc=manifest.get("finished_utc"),
+        results={file.name.removeprefix(start).rpartition(".")[0]: file for file in files},
+    )
+
+
+def _read(path: Path) -> dict[str, Any] | str:
+    """What a JSON file holds, or what is wrong with it: one bad file must not hide all other runs."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        return f"{path.name} cannot be read: {error}"
+    return content if isinstance(content, dict) else f"{path.name} holds no object"
+
+
+def _values(parameters: Any) -> dict[str, Any]:
+    """Parameters as values that a table's cell or a coordinate can hold: lists and the like as JSON."""
+    plain = (str, int, float, bool, type(None))
+    items = (parameters or {}).items()
+    return {k: v if isinstance(v, plain) else json.dumps(v) for k, v in items if k not in _NOT_SWEPT}
+
+
+def _named(parameters: Mapping[str, Any], taken: set[str]) -> dict[str, Any]:
+    return {f"parameter_{name}" if name in taken else name: value for name, value in parameters.items()}

@@ -1,0 +1,198 @@
+"""The page over all runs: what it says, that it holds all it shows, and that nothing in a result can run in it."""
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+import xarray as xr
+from bs4 import BeautifulSoup
+
+import patchlib
+from patchlib.cli import main
+from patchlib.errors import RunError
+from patchlib.runs import report
+from patchlib.runs.effects import read_effects
+from tests.runs_folder import PNG, STEM, add_run, sweep_result
+
+EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
+
+
+def page_of(folder: Path) -> BeautifulSoup:
+    return BeautifulSoup(patchlib.write_report(folder).read_text("utf-8"), "html.parser")
+
+
+def figures_of(page: BeautifulSoup) -> list[dict]:
+    return json.loads(page.select_one("#figures").text)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("grid")
+    for seed in range(3):
+        add_run(out, f"seed={seed}", parameters={"seed": seed}, png=PNG if seed else None)
+    big = sweep_result(0, "big", layers=4, heads=5)
+    add_run(out, "model_name=big,seed=0", parameters={"model_name": "big"}, results={"output": big})
+    add_run(out, "seed=3", "failed", parameters={"seed": 3, "model_name": EVIL}, error=f"ValueError: {EVIL}")
+    add_run(out, "seed=4", "waiting", parameters={"seed": 4})
+    return out
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return page_of(folder)
+
+
+def test_the_table_has_every_run_with_its_numbers(page):
+    heads = [cell.text for cell in page.select("#runs thead th")]
+    assert heads == ["notebook", "status", "model_name", "seed", "time (s)", "memory (MB)", "clean", "corrupted",
+                     "largest effect"]  # fmt: skip
+    rows = [[cell.get_text(" ", strip=True) for cell in row.select("th, td")] for row in page.select("#runs tbody tr")]
+    assert [row[1].split()[0] for row in rows] == ["ok", "ok", "ok", "ok", "failed", "waiting"]
+    assert rows[2][2:] == ["tiny", "1", "11.0", "1,201", "3.50 logit_diff", "-2.50 logit_diff", "L1H0: 0.81 of output"]
+    assert EVIL in rows[4][1] and rows[4][2] == EVIL
+    facts = dict(zip((t.text for t in page.select("dt")), (d.text for d in page.select("dd")), strict=True))
+    assert facts["Runs"] == "4 ok, 1 failed, 1 waiting" and facts["Models"] == "big, tiny"
+    assert "n_prompts = 4" in page.select_one(".note").text
+
+
+def test_the_table_can_be_filtered_by_what_differs(page):
+    lists = {one["data-column"]: [o["value"] for o in one.select("option")] for one in page.select("select")}
+    assert list(lists) == ["status", "model_name", "seed"]
+    assert lists["seed"] == ["", "=0", "=1", "=2", "=3", "=4"]
+    assert lists["model_name"] == ["", "=big", "=tiny", f"={EVIL}"]
+
+
+def test_links_go_to_files_that_are_there(page, folder):
+    from urllib.parse import unquote
+
+    links = [a["href"] for a in page.select("a[href]")]
+    assert len(links) == 2 * 5
+    assert all((folder / unquote(link)).is_file() for link in links)
+
+
+def test_nothing_that_a_result_holds_becomes_markup(page, folder):
+    html = (folder / "report.html").read_text("utf-8")
+    assert html.count("alert(") and not page.select("[onerror]")
+    assert len(page.select("script")) == 3  # the figures, plotly, our own
+    data, *programs = page.select("script")
+    assert data["type"] == "application/json" and "<" not in data.text
+    policy = page.select_one("meta[http-equiv=Content-Security-Policy]")["content"]
+    hashes = {base64.b64encode(hashlib.sha256(one.text.encode()).digest()).decode() for one in programs}
+    assert set(re.findall(r"'sha256-([^']+)'", policy)) == hashes
+    assert policy.startswith("default-src 'none';") and "http" not in policy
+
+
+def test_the_page_asks_nothing_of_the_network(page):
+    addresses = [tag.get(key) for tag in page.select("*:not(a)") for key in ("src", "href", "srcset", "action")]
+    assert not [address for address in addresses if address]
+    styles = " ".join(style.text for style in page.select("style"))
+    assert "@import" not in styles and "url(" not in styles
+
+
+def test_figures_of_all_runs_stand_beside_one_another(page):
+    galleries = page.select(".gallery")
+    assert [len(one.select("li")) for one in galleries] == [5, 5, 2]
+    captions = [one.text.replace("\u200b", "") for one in galleries[1].select("span")]
+    assert captions[:2] == ["model_name=big, seed=0", "model_name=tiny, seed=0"]
+    figures = figures_of(page)
+    shown = [figures[int(button["data-figure"])] for button in page.select(".thumbs button")]
+    assert [bool(one["plotly"]) for one in shown] == [True] * 10 + [False] * 2
+    assert shown[0]["title"] == "Heads of big, model_name=big,seed=0: figure 0"
+    assert shown[-1]["address"] == f"data:image/png;base64,{PNG}"
+
+
+def test_comparisons_follow_a_models_cells_over_seeds_and_only_sizes_over_models(page):
+    titles = [one.text for one in page.select("article h3")]
+    assert titles == ["output, tiny: the largest effects", "output, tiny: agreement of ranks", "output: models"]
+    said = [one.text for one in page.select("article > p")]
+    assert said[0] == "Over 3 runs, L1H0 has the largest mean effect: 0.81, from 0.80 to 0.82."
+    assert said[1].startswith("How alike two runs order the 6 cells: a Spearman correlation of 0.")
+    assert said[2] == "The cells with the largest effect are L1H0 of big (0.80), L1H0 of tiny (0.81)."
+    top, ranks, models = (one["plotly"]["data"] for one in figures_of(page)[:3])
+    assert [line["name"] for line in top][:2] == ["L1H0", "L2H1"]
+    assert top[0]["x"] == ["0", "1", "2"] and top[0]["y"] == pytest.approx([0.8, 0.81, 0.82])
+    assert [ranks[0]["z"][i][i] for i in range(3)] == [1, 1, 1]
+    assert [len(line["x"]) for line in models] == [20, 6] and models[1]["y"][:2] == pytest.approx([0.81, 0.3])
+
+
+def test_figures_beyond_the_limit_are_left_out_and_told(folder, monkeypatch):
+    monkeypatch.setattr(report, "FIGURE_BYTES", 1000)
+    page = page_of(folder)
+    assert not page.select(".thumbs") and "The figures of 5 runs are left out" in page.text
+    monkeypatch.setattr(report, "FIGURE_BYTES", 20_000)
+    page = page_of(folder)
+    assert re.search(r"The figures of [1-4] runs are left out", page.text) and page.select(".thumbs")
+
+
+def test_a_plain_run_has_a_report(tmp_path):
+    add_run(tmp_path, parameters={"model_name": "a/b"})
+    page = page_of(tmp_path)
+    assert [a["href"] for a in page.select("a[href]")] == [f"{STEM}.html", f"{STEM}.ipynb"]
+    assert not page.select("article") and not page.select("select")
+
+
+def test_results_without_layers_positions_or_effects(tmp_path):
+    sweep = sweep_result(0)
+    no_layer = sweep.isel(layer=1, drop=True)
+    nothing = sweep.assign(effect=sweep.effect.where(False))
+    for seed in range(2):
+        results = {"heads": no_layer, "at": sweep.rename(head="pos"), "nothing": nothing, "other": xr.Dataset()}
+        add_run(tmp_path, f"seed={seed}", parameters={"seed": seed}, results=results)
+    effects, _ = read_effects(patchlib.collect(tmp_path).found)
+    assert [one.largest() and one.largest()[0] for one in effects][:3] == ["head 0", "L1 at position 0", None]
+    titles = [one.text for one in page_of(tmp_path).select("article h3")]
+    assert titles == ["heads, tiny: the largest effects"]  # of two heads no order, of positions no comparison
+
+
+def test_damaged_files_are_shown_with_their_run_and_hide_no_other(tmp_path):
+    add_run(tmp_path, "seed=0")
+    (add_run(tmp_path, "seed=1", parameters={"seed": 1}) / f"{STEM}.output.nc").write_bytes(b"none")
+    (add_run(tmp_path, "seed=2", parameters={"seed": 2}) / f"{STEM}.ipynb").write_text("none")
+    errors = [row.select_one(".error") for row in page_of(tmp_path).select("#runs tbody tr")]
+    assert errors[0] is None
+    assert "output.nc cannot be read" in errors[1].text and "cannot be read as a notebook" in errors[2].text
+
+
+def test_numbers_that_json_lacks_do_not_break_the_page(tmp_path):
+    place = add_run(tmp_path, "seed=0")
+    notebook = nbformat.read(place / f"{STEM}.ipynb", as_version=4)
+    figure = notebook.cells[1].outputs[0].data["application/vnd.plotly.v1+json"]
+    figure["data"][0]["z"][0][0] = float("nan")
+    (place / f"{STEM}.ipynb").write_text(json.dumps(notebook))
+    first = figures_of(page_of(tmp_path))[0]
+    assert first["plotly"]["data"][0]["z"][0][0] is None
+
+
+def test_no_runs_no_report(tmp_path):
+    with pytest.raises(RunError, match="there are no runs"):
+        patchlib.write_report(tmp_path)
+
+
+def test_the_command_names_the_page_or_what_is_wrong(tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("patchlib: there are no runs in")
+    add_run(tmp_path)
+    assert main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"Open the page: {(tmp_path / 'report.html').as_uri()}\n"
+
+
+def test_text_can_be_read_on_every_ground_in_light_and_dark():
+    css = Path(report.__file__).with_name("look.css").read_text()
+
+    def luminance(colour: str) -> float:
+        digits = colour.lstrip("#")
+        digits = "".join(2 * d for d in digits) if len(digits) == 3 else digits
+        parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for scheme in css.split("@media"):
+        colours = dict(re.findall(r"--(\w+): (#\w+)", scheme))
+        for text in ("ink", "soft", "link", "ok", "bad"):
+            for ground in ("page", "card", "chip"):
+                low, high = sorted(luminance(colours[name]) for name in (text, ground))
+                assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ground, colours)  # WCAG AA
