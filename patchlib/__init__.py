@@ -44,6 +44,8 @@ _HOMES = {
     "published": ("beside_published",),
     "unpatched": ("baseline",),
     "runs": ("RunRecord", "SavedRun", "run", "save_run", "saved_run"),
+    "runs.grid": ("Planned", "read_grid"),
+    "runs.schedule": ("run_grid",),
     "runs.collect": ("Collection", "Run", "collect"),
     "runs.report": ("write_report",),
     "lab": ("copy_notebooks",),

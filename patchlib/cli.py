@@ -49,6 +49,20 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("-o", dest="out_dir", default="out", metavar="DIR", help="output folder (default: out)")
     run.set_defaults(command=_run)
 
+    about = "run notebooks over a grid of parameters, many at a time; what is finished is not run again"
+    grid = commands.add_parser("grid", help=about, description=f"{about}. Exit code 1 if a run failed.")
+    what = "YAML with notebooks, parameters (of all runs), grid (name: [values]), runs (single ones)"
+    grid.add_argument("grid", metavar="GRID", help=what)
+    grid.add_argument("-o", dest="out_dir", default="out", metavar="DIR", help="output folder (default: out)")
+    grid.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
+    grid.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask scheduler, instead of workers here")
+    grid.add_argument("--threads", type=int, metavar="N", help="of each run (default: the cores shared by the workers)")
+    grid.add_argument("--retries", type=int, default=1, metavar="N", help="for a run whose process died (default: 1)")
+    grid.add_argument("--timeout", type=float, metavar="SECONDS", help="that a run may take")
+    grid.add_argument("--force", action="store_true", help="repeat runs that other code or parameters made")
+    grid.add_argument("--dry-run", action="store_true", help="print the runs and what is known of their time")
+    grid.set_defaults(command=_grid)
+
     about = "list the models that can be loaded by name; fetch one; show and clear what is on this disk"
     models = commands.add_parser("models", help=about, description=f"{about}.")
     models.add_argument("filter", nargs="?", default="", metavar="FILTER", help="part of a name")
@@ -93,6 +107,12 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"{head}  {record.error or memory}")
     print(f"Open the page: {page.as_uri()}")
     return int(any(record.status != "ok" for record in records))
+
+
+def _grid(arguments: argparse.Namespace) -> int:
+    from patchlib.runs.commands import grid
+
+    return grid(arguments)
 
 
 def _models(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,114 @@
+"""Many runs from one file: which notebooks, with which parameters, and what each run's folder is called."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from patchlib.errors import RunError
+from patchlib.runs.notebooks import find_notebooks, read_parameters
+
+KEYS = ("notebooks", "parameters", "grid", "runs")
+LONGEST = 150
+"""Characters of a folder's name, of which file systems take 255."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run to come.
+
+    Attributes:
+        name: Of its folder: the notebook and what sets it apart, as "02_head_patching,model_name=gpt2,seed=1".
+        notebook: Its path.
+        parameters: All that differ from the notebook's own.
+    """
+
+    name: str
+    notebook: Path
+    parameters: Mapping[str, Any]
+
+
+def read_grid(path: str | Path) -> list[Planned]:
+    """The runs that a file asks for, checked against the notebooks' parameters.
+
+    The file has ``notebooks`` (paths, names or numbers; all of patchlib's when missing), ``parameters`` (for every
+    run), ``grid`` (name -> list of values; every combination is run) and ``runs`` (a list of single runs, each with
+    its ``notebook`` and what it differs in)::
+
+        notebooks: [02_head_patching]
+        parameters: {n_prompts: 8}
+        grid:
+          model_name: [gpt2, EleutherAI/pythia-70m]
+          seed: [0, 1, 2]
+
+    Raises:
+        RunError: The file cannot be read, an unknown key, notebook or parameter, a wrong type, or the same run twice.
+    """
+    plan = _read(Path(path))
+    fixed, axes = _mapping(plan, "parameters"), _mapping(plan, "grid")
+    for name, values in axes.items():
+        if not isinstance(values, list) or not values:
+            raise RunError(f"{name!r} of the grid needs a list of values, such as [{values}], not {values!r}")
+    single = plan.get("runs") or []
+    if not isinstance(single, list) or any(not isinstance(one, dict) or "notebook" not in one for one in single):
+        raise RunError("'runs' is a list of runs, each with its 'notebook', such as {notebook: 02, seed: 7}")
+    notebooks = plan.get("notebooks")
+    asked: list[tuple[Path, dict[str, Any]]] = []
+    if notebooks or axes or not single:
+        paths = find_notebooks([str(one) for one in notebooks or []])
+        asked += [
+            (notebook, dict(zip(axes, values, strict=True)))
+            for notebook in paths
+            for values in itertools.product(*axes.values())
+        ]
+    for one in single:
+        (notebook,) = find_notebooks([str(one["notebook"])])
+        asked.append((notebook, {name: value for name, value in one.items() if name != "notebook"}))
+    runs = []
+    for notebook, own in asked:
+        parameters = read_parameters(notebook, fixed | own)[1]
+        if "out_dir" in parameters:
+            raise RunError("a grid gives each run a folder of its own: leave out_dir away, and say -o FOLDER")
+        runs.append(Planned(run_name(notebook, own), notebook, parameters))
+    names = [run.name for run in runs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise RunError(f"{path} asks for the same run twice: {twice[0]}; leave one of them out")
+    return runs
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        plan = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RunError(f"the grid {path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(plan, dict) or not plan:
+        raise RunError(f"the grid {path} holds no keys; give some of {', '.join(KEYS)}")
+    if unknown := [key for key in plan if key not in KEYS]:
+        raise RunError(f"the grid {path} has an unknown key {unknown[0]!r}; it takes {', '.join(KEYS)}")
+    return plan
+
+
+def _mapping(plan: Mapping[str, Any], key: str) -> dict[str, Any]:
+    found = plan.get(key) or {}
+    if not isinstance(found, dict):
+        raise RunError(f"{key!r} of a grid names parameters and their values, but is {found!r}")
+    return found
+
+
+def run_name(notebook: Path, parameters: Mapping[str, Any]) -> str:
+    """A folder's name that says what is in it; with a short hash where that cannot be written out."""
+    words = [notebook.stem, *(f"{name}={value}" for name, value in sorted(parameters.items()))]
+    said = ",".join(words)
+    safe = re.sub(r"[^\w=,.+-]+", "_", said)[:LONGEST]
+    if safe == said:
+        return safe
+    exact = json.dumps([notebook.stem, dict(parameters)], sort_keys=True, default=str)
+    return f"{safe},{hashlib.sha256(exact.encode()).hexdigest()[:8]}"
