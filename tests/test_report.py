@@ -133,6 +133,8 @@ def test_a_plain_run_has_a_report(tmp_path):
     page = page_of(tmp_path)
     assert [a["href"] for a in page.select("a[href]")] == [f"{STEM}.html", f"{STEM}.ipynb"]
     assert not page.select("article") and not page.select("select")
+    assert len(page.select(".gallery")) == 1  # one run: its figures beside one another, by their titles
+    assert [one.text for one in page.select(".thumbs span")] == [f"Heads of a/b, None: figure {i}" for i in range(2)]
 
 
 def test_results_without_layers_positions_or_effects(tmp_path):

@@ -69,7 +69,7 @@ def write_report(folder: str | Path) -> Path:
     swept = varying(dict(run.parameters) for run in found.found)
     effects, errors = read_effects(found.found)
     comparisons = compare(effects)
-    figures: list[dict[str, Any]] = [{"title": one.title, "plotly": one.figure, "ours": True} for one in comparisons]
+    figures: list[dict[str, Any]] = [{"title": one.title, "plotly": one.figure} for one in comparisons]
     galleries, left_out = _galleries(found.found, figures, errors)
     first = {one.run.name: one for one in reversed(effects)}
     rows = [_row(found, run, swept, first.get(run.name), errors.get(run.name)) for run in found.found]
