@@ -156,8 +156,8 @@ def test_03_ioi_circuit(lab):
     builder = lab.control(1)
     builder.wait_for_text("Left out: nothing.")
     builder.tick("L23H3")
-    builder.wait_for_text("Left out: L23H3 (subject suppressor at END).")
-    builder.tick("subject suppressor at END")
+    builder.wait_for_text("Left out: L23H3 (subject suppressor).")
+    builder.tick("subject suppressor")
     builder.wait_for_text("Left out: nothing.")
 
 
