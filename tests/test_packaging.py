@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 RUNTIME = [Requirement(line) for line in PYPROJECT["project"]["dependencies"]]
+CLUSTER = [Requirement(line) for line in EXTRAS["cluster"]]  # imported only where it is asked for
 TEST = [Requirement(line) for line in EXTRAS["test"]]
 BUILD = [Requirement(line) for line in PYPROJECT["build-system"]["requires"]]
 EVERY = [*RUNTIME, *BUILD, *(Requirement(line) for lines in EXTRAS.values() for line in lines)]
@@ -59,7 +60,7 @@ def test_environment_repeats_the_pins_and_installs_patchlib():
     assert by_pip == {"pip": [*pins(), "-e ."]}
 
 
-@pytest.mark.parametrize(("folder", "declared"), [("patchlib", RUNTIME), ("tests", RUNTIME + TEST)])
+@pytest.mark.parametrize(("folder", "declared"), [("patchlib", RUNTIME + CLUSTER), ("tests", RUNTIME + CLUSTER + TEST)])
 def test_what_the_code_imports_is_declared(folder, declared):
     files = sorted((ROOT / folder).rglob("*.py"))
     local = {"patchlib", "tests"} | {path.stem for path in files}
