@@ -34,6 +34,10 @@ def circuit_builder(ablation: Ablation, circuit: Circuit) -> Live:
             f"{head_names([one])} ({role})" for role, heads in circuit.roles.items() for one in heads
             if one not in kept[role]
         ]  # fmt: skip
-        return [f"Left out: {', '.join(gone) or 'nothing'}.", table.astype(float).round(2), of_faithfulness(found)]
+        return [
+            f"Left out: {', '.join(gone) or 'nothing'}.",
+            table.astype(float).round(2).astype({"n_heads": int}),
+            of_faithfulness(found),
+        ]
 
     return live(draw, {"kept": ticks}, ticks.rows)
