@@ -168,18 +168,20 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     """One run in a child process, tried again where it was lost; its status, which is on disk too."""
     one, attempts = Job(**job), 0
     folder = Path(one.folder)
+    if (status := read_status(folder)).get("status") == "ok" and not damage(folder):
+        return status  # Dask computes again what a lost worker had finished; before a run its status is "waiting"
     while True:
         attempts += 1
         started, begin = now(), time.monotonic()
         write_status(folder, status="running", error=None, attempts=attempts, started_utc=started, code_hash=one.code)
         code, error = _child(one, folder)
-        status = {0: "ok", -signal.SIGINT: "interrupted", None: "timeout"}.get(code, "failed")
+        ended = {0: "ok", -signal.SIGINT: "interrupted", None: "timeout"}.get(code, "failed")
         lost = code is not None and (code == LOST or (code < 0 and code != -signal.SIGINT))
         if not lost or attempts > one.retries:
             break
     manifest = _manifest(folder)
     return write_status(
-        folder, status=status, error=None if status == "ok" else manifest.get("error") or error, finished_utc=now(),
+        folder, status=ended, error=None if ended == "ok" else manifest.get("error") or error, finished_utc=now(),
         wall_time_s=round(time.monotonic() - begin, 2), peak_memory_mb=manifest.get("peak_memory_mb"),
     )  # fmt: skip
 
