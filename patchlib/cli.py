@@ -1,11 +1,13 @@
-"""The command `patchlib`: run notebooks headless, report on runs, open JupyterLab, list and clear models."""
+"""The command `patchlib`: run notebooks headless, report on runs, open JupyterLab, list and clear models.
+
+Nothing here imports more than argparse before a command is called: `--help` answers at once.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from patchlib import __version__
@@ -13,6 +15,15 @@ from patchlib.errors import ModelError, PatchlibError
 
 if TYPE_CHECKING:
     from patchlib.model_cache import CachedModel
+
+_PRECEDENCE = (
+    "A parameter's value is the first that there is of: -p, the file of -f, the environment's PATCHLIB_NAME (as in "
+    "PATCHLIB_N_PROMPTS=4, for the notebooks that have it), the notebook's own. `patchlib parameters` lists them."
+)
+_GRID_PRECEDENCE = (
+    "A parameter's value is the first that there is of: the grid's or the single run's, the file's `parameters`, the "
+    "environment's PATCHLIB_NAME (as in PATCHLIB_N_PROMPTS=4), the notebook's own. `patchlib parameters` lists them."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,16 +52,27 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     about = "execute notebooks headless; write each as .ipynb and .html, its results, a manifest, and an index of all"
-    run = commands.add_parser("run", help=about, description=f"{about}. Exit code 1 if a notebook failed.")
+    description = f"{about}. Exit code 1 if a notebook failed."
+    run = commands.add_parser("run", help=about, description=description, epilog=_PRECEDENCE)
     which = "a path, a name (02_head_patching) or a number (02); by default all of patchlib's"
     run.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=which)
     pair, what = ("NAME", "VALUE"), "set a parameter of the notebooks; may be given again"
     run.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=pair, help=what)
+    run.add_argument(
+        "-f", dest="file", metavar="FILE", help="YAML with `name: value` lines: parameters of the notebooks"
+    )
     run.add_argument("-o", dest="out_dir", default="out", metavar="DIR", help="output folder (default: out)")
-    run.set_defaults(command=_run)
+    run.set_defaults(command=_in_runs("run"))
+
+    about = "list the parameters of notebooks with type, default and comment"
+    parameters = commands.add_parser("parameters", help=about, description=f"{about}.", epilog=_PRECEDENCE)
+    parameters.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=which)
+    parameters.set_defaults(command=_in_runs("parameters"))
 
     about = "run notebooks over a grid of parameters, many at a time; what is finished is not run again"
-    grid = commands.add_parser("grid", help=about, description=f"{about}. Exit code 1 if a run failed.")
+    grid = commands.add_parser(
+        "grid", help=about, description=f"{about}. Exit code 1 if a run failed.", epilog=_GRID_PRECEDENCE
+    )
     what = "YAML with notebooks, parameters (of all runs), grid (name: [values]), runs (single ones)"
     grid.add_argument("grid", metavar="GRID", help=what)
     grid.add_argument("-o", dest="out_dir", default="out", metavar="DIR", help="output folder (default: out)")
@@ -61,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     grid.add_argument("--timeout", type=float, metavar="SECONDS", help="that a run may take")
     grid.add_argument("--force", action="store_true", help="repeat runs that other code or parameters made")
     grid.add_argument("--dry-run", action="store_true", help="print the runs and what is known of their time")
-    grid.set_defaults(command=_grid)
+    grid.set_defaults(command=_in_runs("grid"))
 
     about = "list the models that can be loaded by name; fetch one; show and clear what is on this disk"
     models = commands.add_parser("models", help=about, description=f"{about}.")
@@ -91,28 +113,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    from patchlib.runs import run
+def _in_runs(name: str) -> Callable[[argparse.Namespace], int]:
+    """A command of `patchlib.runs.commands`, imported when it is called: --help does not wait for it."""
 
-    page = (Path(arguments.out_dir) / "index.html").resolve()
-    try:
-        records = run(arguments.notebooks, dict(arguments.parameters), arguments.out_dir)
-    except KeyboardInterrupt:
-        if page.is_file():
-            print(f"The page so far: {page.as_uri()}")
-        raise
-    for record in records:
-        memory = f"{record.peak_memory_mb:,.0f} MB" if record.peak_memory_mb else ""
-        head = f"{record.status:<8}{record.notebook:<28}{record.wall_time_s:>8.1f} s"
-        print(f"{head}  {record.error or memory}")
-    print(f"Open the page: {page.as_uri()}")
-    return int(any(record.status != "ok" for record in records))
+    def command(arguments: argparse.Namespace) -> int:
+        from patchlib.runs import commands
 
+        return getattr(commands, name)(arguments)
 
-def _grid(arguments: argparse.Namespace) -> int:
-    from patchlib.runs.commands import grid
-
-    return grid(arguments)
+    return command
 
 
 def _models(arguments: argparse.Namespace) -> int:

@@ -206,46 +206,6 @@ def test_a_file_that_is_no_notebook_is_named(tmp_path, text):
         run([path], out_dir=tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("source", "value", "expected"),
-    [
-        ("x: int = 1", "4", 4),
-        ("x: int = 1", -2, -2),
-        ("x: float = 1.0", "1e-3", 1e-3),
-        ("x: float = 1.0", 2, 2),
-        ("x: bool = False", "true", True),
-        ("x: str = 'gpt2'", "2024", "2024"),
-        ("x: list[int] = []", "[1, 2]", [1, 2]),
-        ("x = None", "4", 4),
-        ("x: Site = make()", "anything", "anything"),
-    ],
-)
-def test_values_are_read_as_the_declared_type(tmp_path, source, value, expected):
-    _, checked = notebooks.read_parameters(notebook_with(tmp_path, source), {"x": value})
-    assert checked == {"x": expected} and type(checked["x"]) is type(expected)
-
-
-@pytest.mark.parametrize(
-    ("source", "value", "takes"),
-    [
-        ("x: int = 1", "four", "int"),
-        ("x: int = 1", "2.5", "int"),
-        ("x: int = 1", True, "int"),
-        ("x: str = 'a'", 3, "str"),
-        ("x: bool = True", 1, "bool"),
-    ],
-)
-def test_a_wrong_type_is_refused(tmp_path, source, value, takes):
-    with pytest.raises(RunError, match=rf"parameter x of notebook one takes {takes}.*but was given"):
-        notebooks.read_parameters(notebook_with(tmp_path, source), {"x": value})
-
-
-def notebook_with(folder: Path, source: str) -> Path:
-    cell = new_code_cell(source, metadata={"tags": ["parameters"]})
-    nbformat.write(new_notebook(cells=[cell]), folder / "one.ipynb")
-    return folder / "one.ipynb"
-
-
 def test_an_unknown_parameter_stops_everything_before_it_starts(ours, tmp_path):
     with pytest.raises(RunError, match=r"no parameter 'n_promts'; did you mean 'n_prompts'.*model_name") as caught:
         run(["01", "02"], {"n_promts": 3}, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""What `patchlib grid` prints."""
+"""What the commands about runs do and print: `patchlib run`, `grid` and `parameters`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,52 @@ from typing import Any
 
 from patchlib.errors import RunError
 from patchlib.runs.grid import Planned, read_grid
+from patchlib.runs.notebooks import find_notebooks
+from patchlib.runs.parameters import declared_parameters, from_environment, given_parameters, variable
 from patchlib.runs.schedule import run_grid
 from patchlib.runs.status import read_status
 
 
+def run(arguments: argparse.Namespace) -> int:
+    """Run notebooks one after the other, and say where the page is."""
+    from patchlib.runs.execute import run as run_notebooks  # papermill and nbconvert, which no other command needs
+
+    page = (Path(arguments.out_dir) / "index.html").resolve()
+    given = given_parameters(arguments.parameters, arguments.file)
+    try:
+        records = run_notebooks(arguments.notebooks, given, arguments.out_dir, defaults=from_environment())
+    except KeyboardInterrupt:
+        if page.is_file():
+            print(f"The page so far: {page.as_uri()}")
+        raise
+    for record in records:
+        memory = f"{record.peak_memory_mb:,.0f} MB" if record.peak_memory_mb else ""
+        head = f"{record.status:<8}{record.notebook:<28}{record.wall_time_s:>8.1f} s"
+        print(f"{head}  {record.error or memory}")
+    print(f"Open the page: {page.as_uri()}")
+    return int(any(record.status != "ok" for record in records))
+
+
+def parameters(arguments: argparse.Namespace) -> int:
+    """List what notebooks take, as their cells declare it."""
+    environment = from_environment()
+    for path in find_notebooks(arguments.notebooks):
+        print(path.stem)
+        rows = []
+        for one in declared_parameters(path).values():
+            kind = f": {one.kind}" if one.kind else ""
+            more = [one.comment, one.takes and f"({one.takes})"]
+            if one.name in environment:
+                more.append(f"[now {environment[one.name]!r}, from {variable(one.name)}]")
+            rows.append((f"{one.name}{kind} = {one.default!r}", " ".join(filter(None, more))))
+        width = max((len(head) for head, _ in rows), default=0)
+        print("\n".join(f"  {head:<{width}}  {more}".rstrip() for head, more in rows) or "  takes no parameters")
+    return 0
+
+
 def grid(arguments: argparse.Namespace) -> int:
     """Run a grid, or say what it would run."""
-    runs = read_grid(arguments.grid)
+    runs = read_grid(arguments.grid, from_environment())
     for name in ("workers", "threads"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise RunError(f"--{name} takes 1 or more, not {value}")

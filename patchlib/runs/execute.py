@@ -18,8 +18,9 @@ from nbclient.exceptions import DeadKernelError
 
 from patchlib.errors import RunError
 from patchlib.runs.manifest import new_manifest, prepare_folder, repeat_command, write_json
-from patchlib.runs.notebooks import find_notebooks, notebook_folder, one_line, read_parameters
+from patchlib.runs.notebooks import find_notebooks, notebook_folder, one_line
 from patchlib.runs.pages import write_index, write_page
+from patchlib.runs.parameters import read_parameters
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def run(
     parameters: Mapping[str, Any] | None = None,
     out_dir: str | Path = "out",
     progress: bool = True,
+    defaults: Mapping[str, Any] | None = None,
 ) -> list[RunRecord]:
     """Execute notebooks headless; write each with its HTML, results and manifest, and index.html, to a folder.
 
@@ -63,14 +65,15 @@ def run(
         parameters: values for every notebook asked for; text is read as the type the notebook declares.
         out_dir: folder to write to; made if it is missing.
         progress: show papermill's progress bar on stderr.
+        defaults: values that come before a notebook's own, for those notebooks that have such a parameter.
 
     Returns:
         One record a notebook, in order.
 
     Raises:
-        RunError: unknown notebook or parameter, wrong type, or a folder that cannot be written.
+        RunError: unknown notebook or parameter, wrong type or value, or a folder that cannot be written.
     """
-    jobs = [(path, *read_parameters(path, parameters or {})) for path in find_notebooks(notebooks)]
+    jobs = [(path, *read_parameters(path, parameters or {}, defaults)) for path in find_notebooks(notebooks)]
     folder = prepare_folder(out_dir)
     for path, defaults, values in jobs:
         if path.parent == folder:

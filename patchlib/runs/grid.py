@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import itertools
 import json
@@ -11,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from patchlib.errors import RunError
-from patchlib.runs.notebooks import find_notebooks, read_parameters
+from patchlib.runs.notebooks import find_notebooks
+from patchlib.runs.parameters import read_parameters, read_yaml
 
 KEYS = ("notebooks", "parameters", "grid", "runs")
 LONGEST = 150
@@ -36,7 +36,7 @@ class Planned:
     parameters: Mapping[str, Any]
 
 
-def read_grid(path: str | Path) -> list[Planned]:
+def read_grid(path: str | Path, defaults: Mapping[str, Any] | None = None) -> list[Planned]:
     """The runs that a file asks for, checked against the notebooks' parameters.
 
     The file has ``notebooks`` (paths, names or numbers; all of patchlib's when missing), ``parameters`` (for every
@@ -49,10 +49,15 @@ def read_grid(path: str | Path) -> list[Planned]:
           model_name: [gpt2, EleutherAI/pythia-70m]
           seed: [0, 1, 2]
 
+    Args:
+        path: Of the file.
+        defaults: Taken where the file has no value, for notebooks that have such a parameter; out_dir is left away.
+
     Raises:
         RunError: The file cannot be read, an unknown key, notebook or parameter, a wrong type, or the same run twice.
     """
     plan = _read(Path(path))
+    ours = {name: value for name, value in (defaults or {}).items() if name != "out_dir"}
     fixed, axes = _mapping(plan, "parameters"), _mapping(plan, "grid")
     for name, values in axes.items():
         if not isinstance(values, list) or not values:
@@ -74,7 +79,7 @@ def read_grid(path: str | Path) -> list[Planned]:
         asked.append((notebook, {name: value for name, value in one.items() if name != "notebook"}))
     runs = []
     for notebook, own in asked:
-        parameters = read_parameters(notebook, fixed | own)[1]
+        parameters = read_parameters(notebook, fixed | own, ours)[1]
         if "out_dir" in parameters:
             raise RunError("a grid gives each run a folder of its own: leave out_dir away, and say -o FOLDER")
         runs.append(Planned(run_name(notebook, own), notebook, parameters))
@@ -85,14 +90,11 @@ def read_grid(path: str | Path) -> list[Planned]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        plan = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RunError(f"the grid {path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(plan, dict) or not plan:
-        raise RunError(f"the grid {path} holds no keys; give some of {', '.join(KEYS)}")
+    plan = read_yaml(path, "the grid")
     if unknown := [key for key in plan if key not in KEYS]:
-        raise RunError(f"the grid {path} has an unknown key {unknown[0]!r}; it takes {', '.join(KEYS)}")
+        close = difflib.get_close_matches(unknown[0], KEYS, n=1)
+        mend = f"; did you mean {close[0]!r}?" if close else ";"
+        raise RunError(f"the grid {path} has an unknown key {unknown[0]!r}{mend} it takes {', '.join(KEYS)}")
     return plan
 
 

@@ -1,19 +1,11 @@
-"""Notebooks before they run: where they are, and which parameters they take."""
+"""Notebooks before they run: where they are, and how their errors read."""
 
 from __future__ import annotations
 
-import ast
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import nbformat
-import papermill
 
 from patchlib.errors import RunError
-
-_KINDS = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 
 
 def notebook_folder() -> Path:
@@ -45,38 +37,6 @@ def _find(name: str, ours: list[Path]) -> Path:
             return path
     known = ", ".join(path.stem for path in ours) or "none"
     raise RunError(f"there is no notebook {name!r}; give the path of one, or one of: {known}")
-
-
-def read_parameters(path: Path, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a notebook's parameters with its own values, and `values` with text read as the types it declares."""
-    try:
-        nb = nbformat.read(path, as_version=4)
-        # papermill asks for a kernel's name; this one will run it, whatever the notebook says.
-        nb.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
-        declared = papermill.inspect_notebook(nb)
-    except Exception as error:  # of many kinds: no JSON, no cells, cells that are none
-        raise RunError(f"{path} cannot be read as a notebook: {one_line(error)}") from error
-    checked = dict(values)
-    for name, value in values.items():
-        if name not in declared:
-            close = difflib.get_close_matches(name, declared, n=1)
-            mend = f"; did you mean {close[0]!r}?" if close else "."
-            known = ", ".join(declared) or "none (no cell is tagged 'parameters')"
-            raise RunError(f"notebook {path.stem} has no parameter {name!r}{mend} It takes: {known}")
-        kind = declared[name]["inferred_type_name"]
-        if isinstance(value, str) and kind != "str":
-            checked[name] = _literal(value.capitalize() if kind == "bool" else value)
-        if kind in _KINDS and type(checked[name]) not in _KINDS[kind]:
-            given = f"{value!r} ({type(value).__name__})"
-            raise RunError(f"parameter {name} of notebook {path.stem} takes {kind}, but was given {given}")
-    return {name: _literal(one["default"]) for name, one in declared.items()}, checked
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, TypeError):
-        return text
 
 
 def one_line(error: Exception) -> str:

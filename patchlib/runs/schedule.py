@@ -25,7 +25,7 @@ from patchlib.errors import RunError
 from patchlib.model_cache import SMOLLM2, cached_models
 from patchlib.runs.grid import Planned
 from patchlib.runs.manifest import prepare_folder, write_json
-from patchlib.runs.notebooks import read_parameters
+from patchlib.runs.parameters import read_parameters
 from patchlib.runs.status import code_hash, damage, models_of, now, read_status, write_status
 
 LOST = 3
