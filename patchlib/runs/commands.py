@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from patchlib.errors import RunError
+from patchlib.runs.finished import unfinished
 from patchlib.runs.grid import Planned, read_grid
 from patchlib.runs.notebooks import find_notebooks
 from patchlib.runs.parameters import declared_parameters, from_environment, given_parameters, variable
@@ -57,30 +61,35 @@ def parameters(arguments: argparse.Namespace) -> int:
 def grid(arguments: argparse.Namespace) -> int:
     """Run a grid, or say what it would run."""
     runs = read_grid(arguments.grid, from_environment())
-    for name in ("workers", "threads"):
-        if (value := getattr(arguments, name)) is not None and value < 1:
-            raise RunError(f"--{name} takes 1 or more, not {value}")
+    for name, least in {"workers": 1, "threads": 1, "retries": 0, "timeout": 1}.items():
+        if (value := getattr(arguments, name)) is not None and not value >= least:
+            raise RunError(f"--{name} takes {least} or more, not {value}")
     if arguments.dry_run:
-        return _dry_run(runs, Path(arguments.out_dir), arguments.workers)
+        return _dry_run(runs, Path(arguments.out_dir).resolve(), arguments.workers, arguments.force)
     settings = {name: getattr(arguments, name) for name in ("workers", "threads", "retries", "timeout", "force")}
-    statuses = run_grid(runs, arguments.out_dir, _executor(arguments.scheduler), told=_say, **settings)
+    with _executor(arguments.scheduler) as executor:
+        statuses = run_grid(runs, arguments.out_dir, executor, told=_say, **settings)
     counts = Counter(status["status"] for status in statuses)
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
     return int(counts["ok"] < len(statuses))
 
 
-def _executor(address: str | None) -> Any:
+@contextmanager
+def _executor(address: str | None) -> Iterator[Executor | None]:
     if address is None:
-        return None
+        yield None
+        return
     try:
         from distributed import Client
     except ImportError as error:
         raise RunError("--scheduler needs Dask; install patchlib[cluster]") from error
     try:
-        # A worker that is lost takes its runs with it; Dask gives them to another, and Dask counts how often.
-        return Client(address, set_as_default=False).get_executor(pure=False, retries=2)
-    except OSError as error:
+        client = Client(address, set_as_default=False)
+    except (OSError, ValueError) as error:
         raise RunError(f"there is no Dask scheduler at {address} ({error})") from error
+    with client:
+        # A lost worker's runs are given to another by Dask, which counts how often (its allowed-failures).
+        yield client.get_executor(pure=False)
 
 
 def _say(status: dict[str, Any]) -> None:
@@ -91,20 +100,25 @@ def _say(status: dict[str, Any]) -> None:
     )
 
 
-def _dry_run(runs: Sequence[Planned], folder: Path, workers: int) -> int:
-    known: dict[str, list[float]] = {}
-    for path in folder.glob("runs/*/status.json"):
-        status = read_status(path.parent)
-        if status.get("status") == "ok":
-            known.setdefault(status["notebook"], []).append(status["wall_time_s"])
-    left = []
+def _dry_run(runs: Sequence[Planned], folder: Path, workers: int, force: bool) -> int:
+    todo, known = unfinished(runs, folder, force), _known_times(folder)
+    left = {run.name for run in todo}
     for run in runs:
-        status = read_status(folder / "runs" / run.name).get("status", "new")
-        print(f"{status:<12}{run.name}")
-        if status != "ok":
-            left.append(run.notebook.stem)
-    unknown = sorted({stem for stem in left if stem not in known})
-    seconds = sum(mean(known[stem]) for stem in left if stem in known) / workers
-    print(f"{len(runs)} runs, {len(left)} to do: about {seconds:,.0f} s by the runs that are there", end="")
-    print(f", and those of {', '.join(unknown)}, of which none is known" if unknown else "")
+        found = read_status(folder / "runs" / run.name).get("status", "new")
+        print(f"{'repeat' if run.name in left and found == 'ok' else found:<12}{run.name}")
+    seconds = sum(mean(known[run.notebook.stem]) for run in todo if run.notebook.stem in known) / workers
+    unknown = sorted({run.notebook.stem for run in todo} - set(known))
+    print(f"{len(runs)} runs, {len(todo)} to do", end="")
+    print(f": about {seconds:,.0f} s by the runs that are there" if seconds else "", end="")
+    print(f"; nothing is known of the time of {', '.join(unknown)}" if unknown else "")
     return 0
+
+
+def _known_times(folder: Path) -> dict[str, list[float]]:
+    """Seconds that finished runs of each notebook took here, in this grid or another, or by `patchlib run`."""
+    known: dict[str, list[float]] = {}
+    for path in (*folder.glob("runs/*/status.json"), *folder.glob("*.manifest.json")):
+        found = json.loads(path.read_text("utf-8"))
+        if found.get("status") == "ok" and found.get("wall_time_s") is not None:
+            known.setdefault(found["notebook"], []).append(found["wall_time_s"])
+    return known

@@ -21,6 +21,7 @@ from patchlib.runs.manifest import new_manifest, prepare_folder, repeat_command,
 from patchlib.runs.notebooks import find_notebooks, notebook_folder, one_line
 from patchlib.runs.pages import write_index, write_page
 from patchlib.runs.parameters import read_parameters
+from patchlib.runs.provenance import code_hash
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def _run_one(
     saved = Path(values.get("out_dir", folder)) / manifest_path.name
     for stale in (executed, page, manifest_path, saved):
         stale.unlink(missing_ok=True)
-    status, started = "interrupted", time.monotonic()
+    status, started, code = "interrupted", time.monotonic(), code_hash(path)
     error: str | None = "KeyboardInterrupt"
     try:
         papermill.execute_notebook(
@@ -118,6 +119,7 @@ def _run_one(
         manifest = new_manifest(path.stem, defaults | values)
         if saved.is_file():  # by the notebook, with save_run
             manifest |= json.loads(saved.read_text("utf-8"))
+        manifest["code_hash"] = code
         for file in manifest["files"]:
             file["name"] = Path(os.path.relpath(saved.parent / file["name"], folder)).as_posix()
         if executed.is_file():

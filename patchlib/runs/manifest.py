@@ -22,6 +22,7 @@ import psutil
 import xarray as xr
 
 from patchlib.errors import RunError
+from patchlib.runs.provenance import provenance
 from patchlib.versions import versions
 
 
@@ -90,6 +91,7 @@ def new_manifest(notebook: str, parameters: Mapping[str, Any]) -> dict[str, Any]
         "parameters": dict(parameters),
         "models": [],
         "versions": versions() | {"platform": platform.platform()},
+        **provenance(parameters),
         "wall_time_s": None,
         "peak_memory_mb": None,
         "files": [],

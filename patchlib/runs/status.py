@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +33,6 @@ def write_status(folder: Path, **values: Any) -> dict[str, Any]:
     status = read_status(folder) | values
     write_json(folder / STATUS, status)
     return status
-
-
-@cache
-def code_hash(notebook: Path) -> str:
-    """A hash of patchlib's source and a notebook's cells, without their outputs: what a run's numbers came from."""
-    package = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
-    cells = json.loads(notebook.read_text("utf-8"))["cells"]
-    digest.update(json.dumps([cell["source"] for cell in cells if cell["cell_type"] == "code"]).encode())
-    return digest.hexdigest()[:16]
 
 
 def damage(folder: Path) -> str | None:

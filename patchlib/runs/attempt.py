@@ -1,0 +1,171 @@
+"""One run of a grid on a worker: its process, its time limit, its attempts, and its status on disk.
+
+`run_job` is what an executor is given. The run itself is a child process (`patchlib.runs.child`), so that one that
+takes too much memory, hangs or crashes costs neither its worker nor another run anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import psutil
+
+from patchlib.errors import RunError
+from patchlib.runs.status import now, read_status, write_status
+
+LOST = 3
+"""What `child` returns when the kernel died; a signal's number below 0 when it died itself."""
+POLL = 0.5
+"""Seconds between two looks at whether a run is still wanted."""
+GRACE = 10.0
+"""Seconds that an interrupted run has for its page and manifest before it is killed."""
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to know of a run; plain values, since it may be another machine's."""
+
+    notebook: str
+    parameters: dict[str, Any]
+    folder: str
+    code: str
+    threads: int
+    retries: int
+    timeout: float | None
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """How a child ended: a status, what it said, and whether it was lost rather than failed."""
+
+    status: str
+    error: str | None = None
+    lost: bool = False
+
+
+def run_job(job: dict[str, Any], stop: Event | None = None) -> dict[str, Any]:
+    """One run in a child process, tried again where it was lost.
+
+    Args:
+        job: A `Job` as a dictionary.
+        stop: Set by who runs this in a thread of his own, to interrupt it. Elsewhere, a run ends when somebody else
+            writes its status: one who interrupts the grid, or runs it again.
+
+    Returns:
+        The run's status, which is on disk too.
+
+    Raises:
+        RunError: The run's folder cannot be written: no other run of the grid can be kept either.
+    """
+    one, token = Job(**job), uuid.uuid4().hex
+    folder = Path(one.folder)
+    before = read_status(folder).get("attempts") or 0  # of a worker that was lost
+    for attempt in range(1, one.retries + 2):
+        write_status(
+            folder, status="running", error=None, attempts=before + attempt, started_utc=now(), code_hash=one.code,
+            token=token,
+        )  # fmt: skip
+        begin = time.monotonic()
+        try:
+            ended = _child(one, folder, token, stop)
+        except OSError as error:
+            raise RunError(f"cannot run in {folder}: {error.strerror or error}") from error
+        if not ended.lost:
+            break
+    manifest = _manifest(folder)
+    if ended.status == "ok" and manifest.get("code_hash") != one.code:
+        other = "patchlib or the notebook changed while the grid ran, or differs on the worker; run the grid again"
+        ended = _Ended("failed", other)
+    if _is_disowned(folder, token):
+        return read_status(folder)
+    said = None if ended.status == "ok" else manifest.get("error") or ended.error
+    return write_status(
+        folder, status=ended.status, error=said, finished_utc=now(), token=None,
+        wall_time_s=round(time.monotonic() - begin, 2), peak_memory_mb=manifest.get("peak_memory_mb"),
+    )  # fmt: skip
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed process left half written, and the manifest of an earlier attempt."""
+    for stale in (*folder.glob("*.manifest.json"), *folder.glob(".*.tmp")):
+        stale.unlink(missing_ok=True)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    found = list(folder.glob("*.manifest.json"))
+    return json.loads(found[0].read_text("utf-8")) if found else {}
+
+
+def _is_disowned(folder: Path, token: str) -> bool:
+    return read_status(folder).get("token", token) != token
+
+
+def _child(job: Job, folder: Path, token: str, stop: Event | None) -> _Ended:
+    clean(folder)
+    environment = {**os.environ, **dict.fromkeys(_THREADS, str(job.threads))}
+    with (folder / "log.txt").open("w", encoding="utf-8") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "patchlib.runs.child"], stdin=subprocess.PIPE, stdout=log, stderr=log, text=True,
+            env=environment,
+        )  # fmt: skip
+        try:
+            assert child.stdin is not None
+            with suppress(BrokenPipeError):  # it died at once; its exit code says so
+                child.stdin.write(json.dumps(asdict(job)) + "\n")
+                child.stdin.flush()
+            cut_short = _wait(child, job, folder, token, stop)
+        finally:
+            _end(child)
+    if cut_short:
+        for half in folder.glob(".*.tmp"):
+            half.unlink(missing_ok=True)
+        return cut_short
+    if child.returncode in (0, -signal.SIGINT):
+        return _Ended("ok" if child.returncode == 0 else "interrupted")
+    lines = (folder / "log.txt").read_text("utf-8", errors="replace").split("\n")
+    said = [line for line in lines if line.strip()]
+    error = said[-1] if said else f"its process ended with code {child.returncode}"
+    return _Ended("failed", error, lost=child.returncode == LOST or child.returncode < 0)
+
+
+def _wait(child: subprocess.Popen[str], job: Job, folder: Path, token: str, stop: Event | None) -> _Ended | None:
+    """Until the child ends by itself (None), its time is over, or nobody wants it any more."""
+    begin = time.monotonic()
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(POLL)
+            return None
+        if job.timeout is not None and time.monotonic() - begin > job.timeout:
+            return _Ended("timeout", f"took longer than {job.timeout:g} s")
+        if _is_disowned(folder, token):  # at once: another may be at work in this folder
+            return _Ended("interrupted", "interrupted")
+        if stop is not None and stop.is_set():
+            child.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(GRACE)
+            return _Ended("interrupted", "interrupted")
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    """Kill what is left of a run: its process and its kernel."""
+    if child.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            for process in [*psutil.Process(child.pid).children(recursive=True), child]:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        child.wait()
+    if child.stdin:
+        with suppress(BrokenPipeError):
+            child.stdin.close()
