@@ -46,6 +46,7 @@ _HOMES = {
     "runs": ("RunRecord", "SavedRun", "run", "save_run", "saved_run"),
     "runs.grid": ("Planned", "read_grid"),
     "runs.schedule": ("run_grid",),
+    "runs.verify": ("verify",),
     "runs.collect": ("Collection", "Run", "collect"),
     "runs.report": ("write_report",),
     "lab": ("copy_notebooks",),

@@ -1,4 +1,4 @@
-"""The command `patchlib`: run notebooks headless, report on runs, open JupyterLab, list and clear models.
+"""The command `patchlib`: run notebooks headless, check and report on runs, open JupyterLab, list and clear models.
 
 Nothing here imports more than argparse before a command is called: `--help` answers at once.
 """
@@ -84,6 +84,17 @@ def _parser() -> argparse.ArgumentParser:
     grid.add_argument("--force", action="store_true", help="repeat runs that other code or parameters made")
     grid.add_argument("--dry-run", action="store_true", help="print the runs and what is known of their time")
     grid.set_defaults(command=_in_runs("grid"))
+
+    about = "run a sample of finished runs again, elsewhere, and compare their numbers"
+    description = f"{about}. Exit code 1 if one differs."
+    verify = commands.add_parser("verify", help=about, description=description)
+    verify.add_argument("folder", nargs="?", default="out", metavar="FOLDER", help="the runs' (default: out)")
+    verify.add_argument("--sample", type=int, default=3, metavar="N", help="how many runs (default: 3)")
+    verify.add_argument("--seed", type=int, default=0, metavar="S", help="draws the sample (default: 0)")
+    what = "difference that two numbers may have (default: what float32 noise can make)"
+    verify.add_argument("--atol", type=float, metavar="X", help=f"absolute {what}")
+    verify.add_argument("--rtol", type=float, metavar="X", help=f"relative {what}")
+    verify.set_defaults(command=_in_runs("verify"))
 
     about = "list the models that can be loaded by name; fetch one; show and clear what is on this disk"
     models = commands.add_parser("models", help=about, description=f"{about}.")

@@ -208,7 +208,7 @@ def test_parameters_are_listed_with_type_default_comment_and_range(notebook, mon
     assert main(["parameters", "no_such"]) == 2
 
 
-COMMANDS = [[], ["run"], ["parameters"], ["grid"], ["models"], ["report"], ["lab"]]
+COMMANDS = [[], ["run"], ["parameters"], ["grid"], ["verify"], ["models"], ["report"], ["lab"]]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda words: " ".join(words) or "patchlib")

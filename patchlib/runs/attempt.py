@@ -30,6 +30,7 @@ POLL = 0.5
 """Seconds between two looks at whether a run is still wanted."""
 GRACE = 10.0
 """Seconds that an interrupted run has for its page and manifest before it is killed."""
+_CHILD = [sys.executable, "-m", "patchlib.runs.child"]
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -71,7 +72,10 @@ def run_job(job: dict[str, Any], stop: Event | None = None) -> dict[str, Any]:
     """
     one, token = Job(**job), uuid.uuid4().hex
     folder = Path(one.folder)
-    before = read_status(folder).get("attempts") or 0  # of a worker that was lost
+    found = read_status(folder)
+    if found.get("status") not in ("waiting", "running"):
+        return found  # Dask asks again for a result that it had and lost with its worker; or the grid was interrupted
+    before = found.get("attempts") or 0  # of a worker that was lost
     for attempt in range(1, one.retries + 2):
         write_status(
             folder, status="running", error=None, attempts=before + attempt, started_utc=now(), code_hash=one.code,
@@ -117,8 +121,7 @@ def _child(job: Job, folder: Path, token: str, stop: Event | None) -> _Ended:
     environment = {**os.environ, **dict.fromkeys(_THREADS, str(job.threads))}
     with (folder / "log.txt").open("w", encoding="utf-8") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "patchlib.runs.child"], stdin=subprocess.PIPE, stdout=log, stderr=log, text=True,
-            env=environment,
+            _CHILD, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, env=environment,
         )  # fmt: skip
         try:
             assert child.stdin is not None

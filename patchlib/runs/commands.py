@@ -1,4 +1,4 @@
-"""What the commands about runs do and print: `patchlib run`, `grid` and `parameters`."""
+"""What the commands about runs do and print: `patchlib run`, `grid`, `parameters` and `verify`."""
 
 from __future__ import annotations
 
@@ -122,3 +122,18 @@ def _known_times(folder: Path) -> dict[str, list[float]]:
         if found.get("status") == "ok" and found.get("wall_time_s") is not None:
             known.setdefault(found["notebook"], []).append(found["wall_time_s"])
     return known
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Run a sample again and print how far its numbers are from those on disk."""
+    from patchlib.runs.verify import verify as verify_runs  # xarray, which no other command needs
+
+    def say(row: dict[str, Any]) -> None:
+        head = f"{'same' if row['same'] else 'DIFFERS':<9}{row['values']:>9,}{row['largest']:>11.2g}"
+        print(f"{head}  {row['run']}  {row['file']}  {row['note']}".rstrip(), flush=True)
+
+    bounds = {name: getattr(arguments, name) for name in ("atol", "rtol") if getattr(arguments, name) is not None}
+    print(f"{'':<9}{'values':>9}{'largest':>11}  run, file")
+    table = verify_runs(arguments.folder, arguments.sample, arguments.seed, **bounds, told=say)
+    print(f"{table.run.nunique()} runs again: {table.same.sum()} of {len(table)} files have the same numbers")
+    return int(not table.same.all())

@@ -93,8 +93,8 @@ def _read(path: Path) -> dict[str, Any]:
     plan = read_yaml(path, "the grid")
     if unknown := [key for key in plan if key not in KEYS]:
         close = difflib.get_close_matches(unknown[0], KEYS, n=1)
-        mend = f"; did you mean {close[0]!r}?" if close else ";"
-        raise RunError(f"the grid {path} has an unknown key {unknown[0]!r}{mend} it takes {', '.join(KEYS)}")
+        mend = f"; did you mean {close[0]!r}? It takes" if close else "; it takes"
+        raise RunError(f"the grid {path} has an unknown key {unknown[0]!r}{mend} {', '.join(KEYS)}")
     return plan
 
 

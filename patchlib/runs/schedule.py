@@ -140,9 +140,8 @@ def _run_all(
             except BrokenExecutor as error:
                 if not running:
                     if not (remade and progress):
-                        raise RunError(
-                            f"the executor broke ({_brief(error)}); mend it and run the grid again"
-                        ) from error
+                        said = f"the executor broke ({_brief(error)})"
+                        raise RunError(f"{said}; what had finished is kept: run the grid again") from error
                     pool, progress = make(), False
                     continue
             for future in wait(running, return_when=FIRST_COMPLETED).done:

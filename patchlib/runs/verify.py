@@ -1,0 +1,141 @@
+"""Runs made again and compared with what is on disk, number by number."""
+
+from __future__ import annotations
+
+import json
+import random
+import shlex
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from patchlib.errors import RunError
+from patchlib.runs.collect import OK, Run, collect
+from patchlib.runs.grid import Planned
+from patchlib.runs.notebooks import find_notebooks, one_line
+from patchlib.runs.provenance import code_hash
+from patchlib.runs.schedule import run_grid
+
+ATOL = 1e-4
+RTOL = 1e-3
+"""Float32 noise: of another number of threads, another processor, another batch size."""
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """`values` were compared; the largest absolute difference is of those that are numbers, and `fault` says more."""
+
+    values: int
+    largest: float
+    fault: str | None
+
+
+def verify(
+    folder: str | Path,
+    sample: int = 3,
+    seed: int = 0,
+    atol: float = ATOL,
+    rtol: float = RTOL,
+    told: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> pd.DataFrame:
+    """Run some finished runs of a folder again, elsewhere, and compare their results.
+
+    Args:
+        folder: Of `patchlib grid` or `patchlib run`; nothing in it is changed.
+        sample: How many runs, all if there are fewer.
+        seed: Which ones.
+        atol: Absolute difference that two numbers may have, in their own units.
+        rtol: Relative one, which is added to it.
+        told: Called with each row of the table, once it is known.
+
+    Returns:
+        One row a file: run, file, values (compared), largest (absolute difference), same, note.
+
+    Raises:
+        RunError: No finished run in the folder, a sample below 1, or a notebook that is not there any more.
+    """
+    if sample < 1:
+        raise RunError(f"a sample has 1 run or more, not {sample}")
+    finished = [run for run in collect(folder).found if run.status == OK]
+    if not finished:
+        raise RunError(f"no run in {folder} has finished; there is nothing to verify")
+    chosen = random.Random(seed).sample(finished, min(sample, len(finished)))
+    again = [(run, _planned(run)) for run in sorted(chosen, key=lambda run: run.name)]
+    rows = []
+    for run, planned in again:
+        with tempfile.TemporaryDirectory(prefix="patchlib-verify-") as temporary:
+            (status,) = run_grid([planned], temporary)
+            for row in _compare(run, planned, status, Path(temporary) / "runs" / planned.name, atol, rtol):
+                told(row)
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _manifest(folder: Path, stem: str) -> dict[str, Any]:
+    return json.loads((folder / f"{stem}.manifest.json").read_text("utf-8"))
+
+
+def _planned(run: Run) -> Planned:
+    manifest = _manifest(run.folder, run.notebook)
+    (notebook,) = find_notebooks([shlex.split(manifest["repeat"])[2]])  # patchlib run NOTEBOOK -p ...
+    parameters = {name: value for name, value in manifest["parameters"].items() if name != "out_dir"}
+    return Planned(run.name, notebook, parameters)
+
+
+def _compare(run: Run, planned: Planned, status: dict[str, Any], place: Path, atol: float, rtol: float) -> list[dict]:
+    names = {path.name: path for path in run.results.values()}
+    row = {"run": run.name, "values": 0, "largest": np.nan, "same": False}
+    if status["status"] != OK:
+        return [row | {"file": "", "note": f"did not run again: {status['status']}, {status['error']}"}]
+    new = {file["name"]: place / file["name"] for file in _manifest(place, run.notebook)["files"]}
+    made_by = _manifest(run.folder, run.notebook).get("code_hash")
+    note = "" if made_by == code_hash(planned.notebook) else "the code is another since"
+    rows = []
+    for name in sorted({*names, *new}):
+        if name not in names or name not in new:
+            where = "now" if name in names else "then"
+            found = _Difference(0, np.nan, f"was not made {where}")
+        else:
+            found = difference(names[name], new[name], atol, rtol)
+        said = "; ".join(filter(None, [found.fault, note]))
+        same = found.fault is None
+        rows.append(row | {"file": name, "values": found.values, "largest": found.largest, "same": same, "note": said})
+    return rows or [row | {"file": "", "same": True, "note": "has no results to compare"}]
+
+
+def difference(old: Path, new: Path, atol: float = ATOL, rtol: float = RTOL) -> _Difference:
+    """Compare two .nc or .csv files: names, sizes, text, and numbers within the tolerance; attributes are left out."""
+    try:
+        ours, theirs = _columns(old), _columns(new)
+    except (OSError, ValueError) as error:
+        return _Difference(0, np.nan, f"cannot be read: {one_line(error)}")
+    if ours.keys() != theirs.keys():
+        return _Difference(0, np.nan, f"has other variables: {', '.join(sorted(ours.keys() ^ theirs.keys()))}")
+    values, largest, faults = 0, 0.0, []
+    for name, one in ours.items():
+        other = theirs[name]
+        values += one.size
+        if one.shape != other.shape:
+            faults.append(f"{name} has shape {other.shape} now and had {one.shape}")
+        elif one.dtype.kind in "biuf" and other.dtype.kind in "biuf":
+            gap = np.abs(other[one != other] - one[one != other].astype("float64"))
+            largest = max(largest, float(gap[~np.isnan(gap)].max(initial=0)))
+            if not np.allclose(other, one, rtol, atol, equal_nan=True):
+                faults.append(f"{name} differs")
+        elif not (pd.Series(one.ravel()).astype(str) == pd.Series(other.ravel()).astype(str)).all():
+            faults.append(f"{name} differs")
+    return _Difference(values, largest, "; ".join(faults) or None)
+
+
+def _columns(path: Path) -> dict[str, np.ndarray]:
+    if path.suffix == ".nc":
+        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            return {str(name): variable.to_numpy() for name, variable in dataset.variables.items()}
+    table = pd.read_csv(path)
+    return {str(name): table[name].to_numpy() for name in table}

@@ -1,0 +1,293 @@
+"""Grids that run: real kernels, processes and Dask workers; what is skipped, repeated, refused, lost and kept.
+
+Where only the driver is looked at, a script stands for the notebook; such a test says so in its name.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from distributed import Client, LocalCluster
+
+import patchlib
+from patchlib import RunError, read_grid, run_grid
+from patchlib.cli import main
+from patchlib.runs import attempt, schedule
+from patchlib.runs.status import damage, read_status, write_status
+from tests.small_grid import grid_writer
+
+STUB = """
+import json, sys, time, pathlib
+job = json.loads(sys.stdin.readline())
+folder, values = pathlib.Path(job["folder"]), job["parameters"]
+(folder / ".half.tmp").touch()
+if values["mode"] == "hang":
+    time.sleep(60)
+weights = (folder.parents[1] / f"weights of {values['seed']}")
+models = [{"name": "m", "weights_hash": weights.read_text() if weights.exists() else "1"}]
+code = "another" if values["mode"] == "fail" else job["code"]
+(folder / ".half.tmp").unlink()
+(folder / "tiny.manifest.json").write_text(json.dumps(
+    {"notebook": "tiny", "code_hash": code, "models": models, "files": [], "peak_memory_mb": 1.0, "error": None}))
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return grid_writer(tmp_path)
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """Children that start at once, read the job and write a manifest: real processes, no notebook."""
+    monkeypatch.setattr(attempt, "_CHILD", [sys.executable, "-I", "-S", "-c", STUB])
+
+
+def attempts(folder: Path) -> dict[str, int]:
+    return {path.name: read_status(path)["attempts"] for path in sorted((folder / "runs").iterdir())}
+
+
+def wait_for(condition, seconds=60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def left_behind(text: str) -> list[psutil.Process]:
+    return [one for one in psutil.process_iter(["cmdline"]) if text in " ".join(one.info["cmdline"] or [])]
+
+
+@pytest.mark.slow
+def test_one_of_six_fails_and_alone_is_repeated(tiny, tmp_path, capsys):
+    runs = [
+        {"notebook": str(tmp_path / "tiny.ipynb"), "seed": n, "mode": "fail" if n == 3 else "good"} for n in range(6)
+    ]
+    grid, out = tiny(notebooks=None, runs=runs), tmp_path / "out"
+    assert main(["grid", str(grid), "-o", str(out), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "6 runs, 6 to do; nothing is known of the time of tiny" in said and not out.exists()
+    assert main(["grid", str(grid), "-o", str(out), "--workers", "2"]) == 1
+    said = capsys.readouterr().out
+    assert "ValueError: seed 3 is unlucky" in said and said.endswith("5 ok, 1 failed\n")
+    collected = patchlib.collect(out)
+    assert collected.runs.status.value_counts().to_dict() == {"ok": 5, "failed": 1}
+    assert collected.table("tiny", "table").seed.tolist() == [0, 1, 2, 4, 5]
+    manifest = json.loads((out / "runs" / "tiny,mode=good,seed=1" / "tiny.manifest.json").read_text())
+    assert manifest["seeds"] == {"seed": 1} and manifest["hardware"]["cores"] == os.cpu_count()
+    assert manifest["hardware"]["cpu"] and manifest["hardware"]["memory_gb"] > 0.5
+    assert manifest["git"] is None or {"commit", "dirty"} == set(manifest["git"])
+
+    first = {path.name: read_status(path) for path in (out / "runs").iterdir()}
+    assert {status["code_hash"] for status in first.values()} == {manifest["code_hash"]}
+    (out / "runs" / "tiny,mode=fail,seed=3" / "mended").touch()
+    assert main(["grid", str(grid), "-o", str(out), "--dry-run"]) == 0
+    assert "6 runs, 1 to do: about " in capsys.readouterr().out
+    assert main(["grid", str(grid), "-o", str(out), "--workers", "2"]) == 0
+    again = {path.name: read_status(path) for path in (out / "runs").iterdir()}
+    assert [name for name in again if again[name] != first[name]] == ["tiny,mode=fail,seed=3"]
+
+
+@pytest.mark.slow
+def test_a_kernel_that_dies_is_tried_again_and_one_that_hangs_is_stopped(tiny, tmp_path):
+    runs = read_grid(tiny(grid={"mode": ["die", "hang"]}))
+    died, hung = run_grid(runs, tmp_path / "out", workers=2, timeout=12)
+    assert (died["status"], died["attempts"]) == ("ok", 2)
+    assert (hung["status"], hung["attempts"], hung["error"]) == ("timeout", 1, "took longer than 12 s")
+    assert not left_behind(str(tmp_path)) and not list(tmp_path.rglob(".*.tmp"))
+
+
+@pytest.mark.slow
+def test_a_dask_worker_that_is_killed_costs_only_its_own_run(tiny, tmp_path):
+    runs = read_grid(tiny(runs=[{"notebook": str(tmp_path / "tiny.ipynb"), "seed": 9, "mode": "orphan"}],
+                          grid={"seed": [0, 1, 2], "mode": ["slow"]}))  # fmt: skip
+    two = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with LocalCluster(**two) as cluster, Client(cluster) as client:
+        before = set(client.run(os.getpid).values())
+        statuses = run_grid(runs, tmp_path / "out", executor=client.get_executor(pure=False))
+        after = set(client.run(os.getpid).values())
+    assert len(before & after) == 1  # the other worker is a new one
+    assert [status["status"] for status in statuses] == ["ok"] * 4
+    assert attempts(tmp_path / "out") == {
+        "tiny,mode=orphan,seed=9": 2,
+        "tiny,mode=slow,seed=0": 1,
+        "tiny,mode=slow,seed=1": 1,
+        "tiny,mode=slow,seed=2": 1,
+    }
+    assert patchlib.collect(tmp_path / "out").table("tiny", "table").seed.tolist() == [9, 0, 1, 2]
+
+
+@pytest.mark.slow
+def test_a_pool_that_breaks_with_its_worker_is_made_again_and_costs_only_that_run(tiny, tmp_path):
+    runs = read_grid(tiny(grid={"mode": ["good", "orphan"], "seed": [0]}))
+    spawn = get_context("spawn")
+
+    def pool() -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, mp_context=spawn)
+
+    statuses = run_grid(runs, tmp_path / "out", executor=pool)
+    assert [status["status"] for status in statuses] == ["ok", "ok"]
+    assert attempts(tmp_path / "out") == {"tiny,mode=good,seed=0": 1, "tiny,mode=orphan,seed=0": 2}
+
+    with pool() as mine, pytest.raises(RunError, match=r"the executor broke .* what had finished is kept"):
+        run_grid(runs, tmp_path / "other", executor=mine)
+    assert read_status(tmp_path / "other" / "runs" / "tiny,mode=good,seed=0")["status"] == "ok"
+
+
+@pytest.mark.slow
+def test_an_interrupted_grid_leaves_no_process_behind_and_goes_on(tiny, tmp_path):
+    grid, out = tiny(grid={"seed": [0, 1, 2], "mode": ["slow"]}), tmp_path / "out"
+    command = [sys.executable, "-m", "patchlib", "grid", str(grid), "-o", str(out)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    folders = [out / "runs" / f"tiny,mode=slow,seed={seed}" for seed in range(3)]
+    wait_for(lambda: (folders[1] / "tiny.ipynb").is_file())  # papermill is at it
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and said == "patchlib: interrupted; what had finished is kept\n"
+    assert [read_status(folder)["status"] for folder in folders] == ["ok", "interrupted", "waiting"]
+    assert len(children) >= 2 and not any(child.is_running() for child in children)
+    assert not list(out.rglob(".*.tmp"))
+    kept = (folders[0] / "tiny.manifest.json").read_bytes()
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0 and finished.stdout.endswith("3 ok\n") and len(finished.stdout.splitlines()) == 3
+    assert (folders[0] / "tiny.manifest.json").read_bytes() == kept
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 4 MB, which takes root."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True, text=True
+    )
+    if mount.returncode:
+        pytest.skip(f"no small disk can be mounted here: {mount.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_clear_error_and_what_had_finished_is_whole(tiny, small_disk):
+    runs = read_grid(tiny(grid={"seed": [0, 1], "mode": ["slow"]}))
+    first, second = (small_disk / "runs" / run.name for run in runs)
+    ballast = small_disk / "ballast"
+
+    def fill(status) -> None:
+        with ballast.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(b"x" * 4096)
+            except OSError:
+                pass
+
+    with pytest.raises(RunError, match=r"cannot (write|run in) .*: No space left on device") as caught:
+        run_grid(runs, small_disk, told=fill)
+    assert "\n" not in str(caught.value)
+    kept = read_status(first)
+    assert kept["status"] == "ok" and damage(first) is None and read_status(second)["status"] != "ok"
+    assert not list(small_disk.rglob(".*.tmp")) and not left_behind(str(small_disk))
+    ballast.unlink()
+    statuses = run_grid(runs, small_disk)
+    assert statuses[0] == kept and statuses[1]["status"] == "ok" and damage(second) is None
+
+
+@pytest.mark.slow
+def test_other_code_or_parameters_are_not_mixed_and_damaged_results_are_made_again(tiny, tmp_path):
+    out, notebook = tmp_path / "out", tmp_path / "tiny.ipynb"
+    (first,) = run_grid(read_grid(tiny(grid={"seed": [1]})), out)
+    with pytest.raises(RunError, match="was made by other parameters; take another folder, or --force"):
+        run_grid(read_grid(tiny(grid={"seed": [1]}, parameters={"mode": "slow"})), out)
+    table = out / "runs" / "tiny,seed=1" / "tiny.table.csv"
+    good = table.read_text()
+    table.write_text("seed\n5\n")
+    (second,) = run_grid(read_grid(tiny(grid={"seed": [1]})), out)
+    assert table.read_text() == good and second["finished_utc"] >= first["finished_utc"]
+
+    changed = nbformat.read(notebook, as_version=4)
+    changed.cells[1].source += "\nprint('new')"
+    nbformat.write(changed, notebook)
+    with pytest.raises(RunError, match=r"tiny,seed=1 in .* was made by other code"):
+        run_grid(read_grid(tiny(grid={"seed": [1]})), out)
+    with pytest.raises(RunError, match=r"tiny,seed=1 of an earlier grid in .* was made by other code"):
+        run_grid(read_grid(tiny(grid={"seed": [2]})), out)
+    (forced,) = run_grid(read_grid(tiny(grid={"seed": [1]})), out, force=True)
+    assert forced["status"] == "ok" and forced["code_hash"] != second["code_hash"]
+
+
+def test_other_weights_are_refused_and_repeated_by_force_with_a_stub_for_the_notebook(tiny, tmp_path, stub):
+    plan = {"grid": {"seed": [0, 1]}, "parameters": {"mode": "good"}}
+    (tmp_path / "weights of 1").write_text("2")
+    with pytest.raises(RunError, match="m had other weights in tiny,seed=0 than in tiny,seed=1"):
+        run_grid(read_grid(tiny(**plan)), tmp_path)
+    before = attempt_times(tmp_path)
+    with pytest.raises(RunError, match="m had other weights"):
+        run_grid(read_grid(tiny(**{**plan, "grid": {"seed": [0, 1, 2]}})), tmp_path)
+    assert attempt_times(tmp_path) == before  # refused before anything ran
+    (tmp_path / "weights of 1").unlink()
+    assert [one["status"] for one in run_grid(read_grid(tiny(**plan)), tmp_path, force=True)] == ["ok", "ok"]
+    assert all(attempt_times(tmp_path)[name] > before[name] for name in before)
+
+
+def attempt_times(folder: Path) -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("runs/*/log.txt")}
+
+
+def test_code_that_changed_meanwhile_fails_the_run_with_a_stub_for_the_notebook(tiny, tmp_path, stub):
+    (status,) = run_grid(read_grid(tiny(parameters={"mode": "fail", "seed": 0})), tmp_path)
+    assert status["status"] == "failed" and "changed while the grid ran" in status["error"]
+
+
+def test_a_run_that_another_took_over_ends_with_a_stub_for_the_notebook(tiny, tmp_path, stub):
+    """As on a cluster, where an interrupted driver cannot reach the process that runs it."""
+    place = tmp_path / "runs" / "tiny"
+    result: list = []
+    with ThreadPoolExecutor(1) as executor:  # of the caller, as Dask's would be
+        thread = threading.Thread(
+            target=lambda: result.append(
+                run_grid(read_grid(tiny(parameters={"mode": "hang", "seed": 0})), tmp_path, executor)
+            )
+        )
+        thread.start()
+        wait_for(lambda: (place / ".half.tmp").exists())
+        write_status(place, status="interrupted", token=None)
+        thread.join(20)
+    assert result[0][0]["status"] == "interrupted" and not (place / ".half.tmp").exists()
+
+
+def test_the_drivers_memory_is_flat_over_200_processes_with_a_stub_for_the_notebook(tiny, tmp_path, stub, monkeypatch):
+    monkeypatch.setattr(schedule, "WINDOW", 8)
+    runs = read_grid(tiny(grid={"seed": list(range(220))}, parameters={"mode": "good"}))
+    memory: list[int] = []
+    waiting: list[int] = []
+
+    def told(status) -> None:
+        gc.collect()
+        memory.append(psutil.Process().memory_info().rss)
+        if len(memory) % 50 == 0:
+            waiting.append(sum(read_status(path)["status"] == "waiting" for path in (tmp_path / "runs").iterdir()))
+
+    statuses = run_grid(runs, tmp_path, workers=2, told=told)
+    assert len(memory) == 220 and {status["status"] for status in statuses} == {"ok"}
+    assert max(memory[20:]) - memory[20] < 5 * 2**20
+    assert waiting[0] > 150  # nothing runs ahead
+    told_again: list = []
+    run_grid(runs, tmp_path, told=told_again.append)
+    assert not told_again
