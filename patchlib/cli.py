@@ -17,12 +17,8 @@ if TYPE_CHECKING:
     from patchlib.model_cache import CachedModel
 
 _PRECEDENCE = (
-    "A parameter's value is the first that there is of: -p, the file of -f, the environment's PATCHLIB_NAME (as in "
-    "PATCHLIB_N_PROMPTS=4, for the notebooks that have it), the notebook's own. `patchlib parameters` lists them."
-)
-_GRID_PRECEDENCE = (
-    "A parameter's value is the first that there is of: the grid's or the single run's, the file's `parameters`, the "
-    "environment's PATCHLIB_NAME (as in PATCHLIB_N_PROMPTS=4), the notebook's own. `patchlib parameters` lists them."
+    "A parameter's value is the first that there is of: {}, the environment's PATCHLIB_PARAM_NAME (such as "
+    "PATCHLIB_PARAM_N_PROMPTS=4, for the notebooks that have it), the notebook's own. `patchlib parameters` lists them."
 )
 
 
@@ -52,8 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     about = "execute notebooks headless; write each as .ipynb and .html, its results, a manifest, and an index of all"
-    description = f"{about}. Exit code 1 if a notebook failed."
-    run = commands.add_parser("run", help=about, description=description, epilog=_PRECEDENCE)
+    more = _PRECEDENCE.format("-p, the file of -f")
+    run = commands.add_parser("run", help=about, description=f"{about}. Exit code 1 if a notebook failed.", epilog=more)
     which = "a path, a name (02_head_patching) or a number (02); by default all of patchlib's"
     run.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=which)
     pair, what = ("NAME", "VALUE"), "set a parameter of the notebooks; may be given again"
@@ -65,14 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_in_runs("run"))
 
     about = "list the parameters of notebooks with type, default and comment"
-    parameters = commands.add_parser("parameters", help=about, description=f"{about}.", epilog=_PRECEDENCE)
+    parameters = commands.add_parser("parameters", help=about, description=f"{about}.", epilog=more)
     parameters.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=which)
     parameters.set_defaults(command=_in_runs("parameters"))
 
     about = "run notebooks over a grid of parameters, many at a time; what is finished is not run again"
-    grid = commands.add_parser(
-        "grid", help=about, description=f"{about}. Exit code 1 if a run failed.", epilog=_GRID_PRECEDENCE
-    )
+    more = _PRECEDENCE.format("the grid's or the single run's, the file's `parameters`")
+    grid = commands.add_parser("grid", help=about, description=f"{about}. Exit code 1 if a run failed.", epilog=more)
     what = "YAML with notebooks, parameters (of all runs), grid (name: [values]), runs (single ones)"
     grid.add_argument("grid", metavar="GRID", help=what)
     grid.add_argument("-o", dest="out_dir", default="out", metavar="DIR", help="output folder (default: out)")

@@ -7,7 +7,6 @@ damaged folder is rebuilt without a network.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import logging
@@ -29,6 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from patchlib.errors import ModelError
+from patchlib.files import sha256_of
 from patchlib.model_cache import SMOLLM2 as SMOLLM2
 from patchlib.model_cache import Weights, cache_dir
 from patchlib.progress import progress_bar
@@ -83,15 +83,10 @@ def _fault(folder: Path, weights: Weights) -> str | None:
         record = json.loads((folder / RECORD).read_text())
         if record["source_sha256"] != weights.sha256:
             return "it was made from another file"
-        changed = [file for file, sha256 in record["files"].items() if _sha256(folder / file) != sha256]
+        changed = [file for file, sha256 in record["files"].items() if sha256_of(folder / file) != sha256]
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return f"changed: {', '.join(changed)}" if changed else None
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _fetch(weights: Weights, temp: Path) -> Path:
@@ -107,7 +102,7 @@ def _fetch(weights: Weights, temp: Path) -> Path:
     for source, find in sources:
         try:
             file = find()
-            found = _sha256(file)
+            found = sha256_of(file)
             if found == weights.sha256:
                 break
             failures.append(f"{source}: wrong file, its sha256 is {found} and not {weights.sha256}")
@@ -195,7 +190,7 @@ def _convert(weights: Weights, gguf: Path, folder: Path) -> None:
         del model.config.quantization_config
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        files = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
+        files = {file.name: sha256_of(file) for file in sorted(folder.iterdir())}
         (folder / RECORD).write_text(json.dumps({"source_sha256": weights.sha256, "files": files}, indent=1))
         bar.update()
 

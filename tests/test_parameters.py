@@ -38,7 +38,7 @@ out_dir: str = "out"
 @pytest.fixture
 def notebook(tmp_path, monkeypatch):
     """A notebook that writes its parameters to a file, in an environment without defaults."""
-    for name in [name for name in os.environ if name.startswith("PATCHLIB_")]:
+    for name in [name for name in os.environ if name.startswith("PATCHLIB_PARAM_")]:
         monkeypatch.delenv(name)
     return notebook_with(tmp_path, CELL)
 
@@ -156,8 +156,8 @@ def test_p_comes_before_f_before_the_environment_before_the_notebook(notebook, t
     dump += "pathlib.Path(out_dir, 'got.json').write_text(json.dumps({n: globals()[n] for n in names}))"
     notebook_with(tmp_path, CELL.replace("%matplotlib inline\n", ""), dump)
     (tmp_path / "p.yaml").write_text("model_name: file\nn_prompts: 6\nscale: 1e-3\n")
-    for name, value in {"MODEL_NAME": "env", "SEED": "9", "N_PROMPTS": "8", "OF_ANOTHER": "1", "CACHE": "x"}.items():
-        monkeypatch.setenv(f"PATCHLIB_{name}", value)
+    for name, value in {"MODEL_NAME": "env", "SEED": "9", "N_PROMPTS": "8", "OF_ANOTHER": "1"}.items():
+        monkeypatch.setenv(f"PATCHLIB_PARAM_{name}", value)
     out = tmp_path / "out"
     command = ["run", str(notebook), "-f", str(tmp_path / "p.yaml"), "-p", "model_name", "line", "-o", str(out)]
     assert main(command) == 0
@@ -169,9 +169,9 @@ def test_p_comes_before_f_before_the_environment_before_the_notebook(notebook, t
     assert run([notebook], out_dir=out, progress=False)[0].status == "ok"
     assert json.loads((out / "got.json").read_text())["seed"] == 0
 
-    monkeypatch.setenv("PATCHLIB_SEED", "nine")
+    monkeypatch.setenv("PATCHLIB_PARAM_SEED", "nine")
     assert main(command) == 2
-    assert "takes int, but was given 'nine' (str) by the environment's PATCHLIB_SEED" in capsys.readouterr().err
+    assert "takes int, but was given 'nine' (str) by the environment's PATCHLIB_PARAM_SEED" in capsys.readouterr().err
 
 
 def test_a_grid_takes_the_environment_after_its_own_values(notebook, tmp_path):
@@ -197,13 +197,13 @@ def test_a_file_that_holds_no_parameters_is_one_line_and_exit_code_2(notebook, t
 
 
 def test_parameters_are_listed_with_type_default_comment_and_range(notebook, monkeypatch, capsys):
-    monkeypatch.setenv("PATCHLIB_SEED", "3")
+    monkeypatch.setenv("PATCHLIB_PARAM_SEED", "3")
     assert main(["parameters", str(notebook)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "one"
     assert [" ".join(line.split()) for line in lines[2:4]] == [
         "n_prompts: int = 4 how many (1 or more)",
-        "seed: int = 0 (0 to 4294967295) [now '3', from PATCHLIB_SEED]",
+        "seed: int = 0 (0 to 4294967295) [now '3', from PATCHLIB_PARAM_SEED]",
     ]
     assert main(["parameters", "no_such"]) == 2
 
@@ -232,6 +232,6 @@ def test_help_of_the_module_answers_in_a_second_and_says_which_value_counts():
     before = os.times()
     finished = subprocess.run([sys.executable, "-m", "patchlib", "run", "--help"], capture_output=True, text=True)
     after = os.times()
-    assert "-p, the file of -f, the environment's PATCHLIB_NAME" in " ".join(finished.stdout.split())
+    assert "-p, the file of -f, the environment's PATCHLIB_PARAM_NAME" in " ".join(finished.stdout.split())
     # The processor's time and not the clock's, which others on the machine stretch.
     assert after.children_user + after.children_system - before.children_user - before.children_system < 1

@@ -49,7 +49,7 @@ def test_each_file_is_compared_and_a_difference_is_exit_code_1(finished, capsys)
         "same 6 0 tiny,seed=0 tiny.effects.nc",
         "same 2 0 tiny,seed=0 tiny.table.csv",
         "same 6 0 tiny,seed=1 tiny.effects.nc",
-        "DIFFERS 2 0.5 tiny,seed=1 tiny.table.csv seed differs",
+        "DIFFERS 2 0.5 tiny,seed=1 tiny.table.csv seed differs; changed after its run",
         "3 runs again: 3 of 5 files have the same numbers",
     ]
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before

@@ -155,20 +155,32 @@ def _wait(child: subprocess.Popen[str], job: Job, folder: Path, token: str, stop
         if _is_disowned(folder, token):  # at once: another may be at work in this folder
             return _Ended("interrupted", "interrupted")
         if stop is not None and stop.is_set():
+            kernel = _offspring(child)  # which an interrupted papermill leaves to notice that by itself
             child.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 child.wait(GRACE)
+            _kill(kernel)
             return _Ended("interrupted", "interrupted")
 
 
 def _end(child: subprocess.Popen[str]) -> None:
     """Kill what is left of a run: its process and its kernel."""
     if child.poll() is None:
-        with suppress(psutil.NoSuchProcess):
-            for process in [*psutil.Process(child.pid).children(recursive=True), child]:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
+        _kill(_offspring(child))
+        child.kill()
         child.wait()
     if child.stdin:
         with suppress(BrokenPipeError):
             child.stdin.close()
+
+
+def _offspring(child: subprocess.Popen[str]) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(child.pid).children(recursive=True)
+    return []
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()

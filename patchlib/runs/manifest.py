@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -22,6 +21,7 @@ import psutil
 import xarray as xr
 
 from patchlib.errors import RunError
+from patchlib.files import sha256_of
 from patchlib.runs.provenance import provenance
 from patchlib.versions import versions
 
@@ -57,7 +57,7 @@ def save_run(
         "models": [{"name": name, "weights_hash": weights} for name, weights in models],
         "wall_time_s": round(time.time() - psutil.Process().create_time()),
         "peak_memory_mb": round(peak_memory() / 2**20, 1),
-        "files": [{"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in paths],
+        "files": [{"name": path.name, "sha256": sha256_of(path)} for path in paths],
     }
     return write_json(folder / f"{notebook}.manifest.json", manifest)
 

@@ -21,8 +21,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from patchlib.errors import RunError
 from patchlib.runs.notebooks import one_line
 
-PREFIX = "PATCHLIB_"
-_OTHER_VARIABLES = ("cache", "browser", "gpt2", "screenshots")  # PATCHLIB_... that are no parameters
+PREFIX = "PATCHLIB_PARAM_"
 _TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "list": (list,), "dict": (dict,),
     "tuple": (tuple, list), "None": (type(None),),
@@ -144,9 +143,8 @@ def variable(name: str) -> str:
 
 
 def from_environment() -> dict[str, str]:
-    """Defaults of parameters: ``PATCHLIB_N_PROMPTS=4`` is n_prompts; each counts where a notebook has it."""
-    named = {key.removeprefix(PREFIX).lower(): text for key, text in os.environ.items() if key.startswith(PREFIX)}
-    return {name: text for name, text in named.items() if name not in _OTHER_VARIABLES}
+    """Defaults of parameters: ``PATCHLIB_PARAM_N_PROMPTS=4`` is n_prompts; each counts where a notebook has it."""
+    return {key.removeprefix(PREFIX).lower(): text for key, text in os.environ.items() if key.startswith(PREFIX)}
 
 
 def given_parameters(pairs: Iterable[tuple[str, str]], file: str | Path | None = None) -> dict[str, Any]:

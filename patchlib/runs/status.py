@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from patchlib.files import sha256_of
 from patchlib.runs.manifest import write_json
 
 STATUS = "status.json"
@@ -44,7 +44,7 @@ def damage(folder: Path) -> str | None:
         path = folder / file["name"]
         if not path.is_file():
             return f"{path.name} is missing"
-        if hashlib.sha256(path.read_bytes()).hexdigest() != file["sha256"]:
+        if sha256_of(path) != file["sha256"]:
             return f"{path.name} was changed"
     return None
 

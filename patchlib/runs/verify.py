@@ -16,10 +16,10 @@ import pandas as pd
 import xarray as xr
 
 from patchlib.errors import RunError
+from patchlib.files import sha256_of
 from patchlib.runs.collect import OK, Run, collect
 from patchlib.runs.grid import Planned
 from patchlib.runs.notebooks import find_notebooks, one_line
-from patchlib.runs.provenance import code_hash
 from patchlib.runs.schedule import run_grid
 
 ATOL = 1e-4
@@ -71,7 +71,7 @@ def verify(
     for run, planned in again:
         with tempfile.TemporaryDirectory(prefix="patchlib-verify-") as temporary:
             (status,) = run_grid([planned], temporary)
-            for row in _compare(run, planned, status, Path(temporary) / "runs" / planned.name, atol, rtol):
+            for row in _compare(run, status, Path(temporary) / "runs" / planned.name, atol, rtol):
                 told(row)
                 rows.append(row)
     return pd.DataFrame(rows)
@@ -88,25 +88,26 @@ def _planned(run: Run) -> Planned:
     return Planned(run.name, notebook, parameters)
 
 
-def _compare(run: Run, planned: Planned, status: dict[str, Any], place: Path, atol: float, rtol: float) -> list[dict]:
-    names = {path.name: path for path in run.results.values()}
-    row = {"run": run.name, "values": 0, "largest": np.nan, "same": False}
+def _compare(run: Run, status: dict[str, Any], place: Path, atol: float, rtol: float) -> list[dict[str, Any]]:
+    row = {"run": run.name, "file": "", "values": 0, "largest": np.nan, "same": False}
     if status["status"] != OK:
-        return [row | {"file": "", "note": f"did not run again: {status['status']}, {status['error']}"}]
-    new = {file["name"]: place / file["name"] for file in _manifest(place, run.notebook)["files"]}
-    made_by = _manifest(run.folder, run.notebook).get("code_hash")
-    note = "" if made_by == code_hash(planned.notebook) else "the code is another since"
+        return [row | {"note": f"did not run again: {status['status']}, {status['error']}"}]
+    then, now = _manifest(run.folder, run.notebook), _manifest(place, run.notebook)
+    since = {"code": then.get("code_hash") != now["code_hash"], "weights": then["models"] != now["models"]}
+    said = [f"made by other {what}" for what, differs in since.items() if differs]
+    old, new = ({file["name"]: file["sha256"] for file in one["files"]} for one in (then, now))
     rows = []
-    for name in sorted({*names, *new}):
-        if name not in names or name not in new:
-            where = "now" if name in names else "then"
-            found = _Difference(0, np.nan, f"was not made {where}")
+    for name in sorted({*old, *new}):
+        if name in old and name in new and (run.folder / name).is_file():
+            found = difference(run.folder / name, place / name, atol, rtol)
+            was_changed = sha256_of(run.folder / name) != old[name]
         else:
-            found = difference(names[name], new[name], atol, rtol)
-        said = "; ".join(filter(None, [found.fault, note]))
+            what = "was not made then" if name not in old else "was not made now" if name not in new else "is missing"
+            found, was_changed = _Difference(0, np.nan, what), False
+        note = "; ".join([*filter(None, [found.fault]), *["changed after its run"] * was_changed, *said])
         same = found.fault is None
-        rows.append(row | {"file": name, "values": found.values, "largest": found.largest, "same": same, "note": said})
-    return rows or [row | {"file": "", "same": True, "note": "has no results to compare"}]
+        rows.append(row | {"file": name, "values": found.values, "largest": found.largest, "same": same, "note": note})
+    return rows or [row | {"same": True, "note": "has no results to compare"}]
 
 
 def difference(old: Path, new: Path, atol: float = ATOL, rtol: float = RTOL) -> _Difference:
@@ -128,7 +129,7 @@ def difference(old: Path, new: Path, atol: float = ATOL, rtol: float = RTOL) -> 
             largest = max(largest, float(gap[~np.isnan(gap)].max(initial=0)))
             if not np.allclose(other, one, rtol, atol, equal_nan=True):
                 faults.append(f"{name} differs")
-        elif not (pd.Series(one.ravel()).astype(str) == pd.Series(other.ravel()).astype(str)).all():
+        elif not pd.Series(one.ravel(), dtype=object).equals(pd.Series(other.ravel(), dtype=object)):
             faults.append(f"{name} differs")
     return _Difference(values, largest, "; ".join(faults) or None)
 
