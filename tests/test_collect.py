@@ -44,6 +44,13 @@ def read(monkeypatch):
     return opened
 
 
+def test_dask_computes_with_it_run_by_run(folder):
+    effects = patchlib.collect(folder).dataset(STEM, "output").effect
+    parts = effects.chunk(run=1)
+    assert parts.chunks is not None and parts.chunks[0] == (1, 1, 1)
+    xr.testing.assert_equal(parts.mean("run").compute(), effects.mean("run"))
+
+
 def test_every_run_is_listed_those_that_failed_too(folder):
     runs = patchlib.collect(folder).runs
     assert list(runs.index) == [f"{STEM},seed={seed}" for seed in range(5)]

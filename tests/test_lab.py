@@ -19,6 +19,7 @@ from patchlib.cli import main
 from patchlib.errors import ModelError, RunError
 from patchlib.lab import copy_notebooks
 from patchlib.model_cache import HUB, OURS, SMOLLM2, cached_models, clear_models
+from tests.tiny import tiny_path
 
 ROOT = Path(__file__).parents[1]
 NAMES = tuple(sorted(path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")))
@@ -128,6 +129,14 @@ def test_models_on_this_disk_are_listed_with_their_sizes(caches, capsys):
         "6",
         "MB",
     ]
+
+
+def test_a_model_is_fetched_by_name_and_a_wrong_name_is_one_line(capsys):
+    assert main(["models", "--fetch", tiny_path("gpt2")]) == 0
+    assert capsys.readouterr().out.endswith("is on this disk.\n")
+    assert main(["models", "--fetch", "no/such-model"]) == 2
+    said = capsys.readouterr().err
+    assert "no/such-model" in said and said.count("\n") == 1
 
 
 def test_clearing_without_a_name_spares_what_other_programs_share(caches, capsys):

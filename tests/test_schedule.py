@@ -19,6 +19,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+import submitit
 from distributed import Client, LocalCluster
 
 import patchlib
@@ -144,6 +145,22 @@ def test_a_pool_that_breaks_with_its_worker_is_made_again_and_costs_only_that_ru
     with pool() as mine, pytest.raises(RunError, match=r"the executor broke .* what had finished is kept"):
         run_grid(runs, tmp_path / "other", executor=mine)
     assert read_status(tmp_path / "other" / "runs" / "tiny,mode=good,seed=0")["status"] == "ok"
+
+
+@pytest.mark.slow
+def test_submitit_which_brings_runs_to_slurm_is_waited_for(tiny, tmp_path):
+    slurm = submitit.AutoExecutor(tmp_path / "jobs", cluster="local")  # its jobs are processes of their own here
+    slurm.update_parameters(timeout_min=5)
+    runs = read_grid(tiny(grid={"seed": [0, 1]}))
+    assert [status["status"] for status in run_grid(runs, tmp_path / "out", executor=slurm)] == ["ok", "ok"]
+    assert len(list((tmp_path / "jobs").glob("*_result.pkl"))) == 2
+    assert not run_grid(runs[:0], tmp_path / "out", executor=slurm)
+
+
+def test_what_is_no_executor_is_refused_before_anything_is_written(tiny, tmp_path):
+    with pytest.raises(RunError, match="executor takes what can `submit`, or a function that makes it, not str"):
+        run_grid(read_grid(tiny()), tmp_path / "out", executor="slurm")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

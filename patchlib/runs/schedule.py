@@ -45,7 +45,7 @@ Told = Callable[[dict[str, Any]], None]
 def run_grid(
     runs: Sequence[Planned],
     out_dir: str | Path = "out",
-    executor: Executor | Callable[[], Executor] | None = None,
+    executor: Any = None,
     workers: int = 1,
     threads: int | None = None,
     retries: int = 1,
@@ -61,9 +61,10 @@ def run_grid(
     Args:
         runs: From ``read_grid``.
         out_dir: Made if it is missing.
-        executor: Of `concurrent.futures`, such as ``distributed.Client(address).get_executor()``; threads of this
-            process when None. Its workers need this Python environment and must see ``out_dir`` under the same path.
-            A function that makes one is called again when it breaks, as a ProcessPoolExecutor does with a worker.
+        executor: A ``concurrent.futures.Executor``, such as ``distributed.Client(address).get_executor()``, or what
+            has its ``submit`` and gives jobs with a ``result``, such as submitit's; threads of this process when None.
+            Its workers need this Python environment and must see ``out_dir`` under the same path. A function that
+            makes one is called again when it breaks, as a ProcessPoolExecutor does with a worker.
         workers: How many runs at a time, without an executor.
         threads: Of each run; the cores here shared among the workers when None, and 1 with an executor.
         retries: How often a run is tried again whose kernel or process died. A cell's error is not tried again.
@@ -75,8 +76,9 @@ def run_grid(
         The status of each run, in the order of ``runs``.
 
     Raises:
-        RunError: A folder that cannot be written, or finished runs that do not go with these.
+        RunError: A folder that cannot be written, finished runs that do not go with these, or what is no executor.
     """
+    make, is_ours = _maker(executor, workers)
     folder = Path(out_dir).resolve()
     places = {run.name: folder / "runs" / run.name for run in runs}
     waiting = unfinished(runs, folder, force)
@@ -99,12 +101,7 @@ def run_grid(
             )
             for run in waiting
         ]  # fmt: skip
-        if executor is None:
-            _run_all(jobs, lambda: ThreadPoolExecutor(workers), True, told, retries, Event())
-        elif isinstance(executor, Executor):
-            _run_all(jobs, lambda: executor, False, told, retries, None)
-        else:
-            _run_all(jobs, executor, True, told, retries, None)
+        _run_all(jobs, make, is_ours, told, retries, Event() if executor is None else None)
     check_models(places.values())
     return [read_status(place) for place in places.values()]
 
@@ -125,10 +122,34 @@ def _fetch_default_model(runs: Iterable[Planned]) -> None:
             raise RunError(f"{SMOLLM2.name} could not be fetched, see above; nothing was run")
 
 
+class _Waiting(ThreadPoolExecutor):
+    """An executor whose jobs are no futures, as one of ``concurrent.futures``: for each, a thread waits."""
+
+    def __init__(self, other: Any) -> None:
+        super().__init__(WINDOW)
+        self._other = other
+
+    def submit(self, function: Callable[..., Any], /, *values: Any) -> Future[Any]:  # type: ignore[override]
+        return super().submit(lambda: self._other.submit(function, *values).result())
+
+
+def _maker(executor: Any, workers: int) -> tuple[Callable[[], Executor], bool]:
+    """What makes the executor, and whether it is ours: to be closed at the end, and made again when it breaks."""
+    if executor is None:
+        return lambda: ThreadPoolExecutor(workers), True
+    if isinstance(executor, Executor):
+        return lambda: executor, False
+    if callable(executor):
+        return executor, True
+    if hasattr(executor, "submit"):
+        return lambda: _Waiting(executor), True
+    raise RunError(f"executor takes what can `submit`, or a function that makes it, not {type(executor).__name__}")
+
+
 def _run_all(
-    jobs: Iterable[Job], make: Callable[[], Executor], remade: bool, told: Told, retries: int, stop: Event | None
+    jobs: Iterable[Job], make: Callable[[], Executor], is_ours: bool, told: Told, retries: int, stop: Event | None
 ) -> None:
-    """Keep an executor busy. Where it breaks and is `remade`, what it had begun counts as one try of that run."""
+    """Keep an executor busy. What it had begun when it broke, or lost with a worker, counts as one try of that run."""
     pool, todo, running = make(), deque(jobs), dict[Future[dict[str, Any]], Job]()
     tries, progress = Counter[str](), False
     try:
@@ -139,7 +160,7 @@ def _run_all(
                     running[future] = todo.popleft()
             except BrokenExecutor as error:
                 if not running:
-                    if not (remade and progress):
+                    if not (is_ours and progress):
                         said = f"the executor broke ({_brief(error)})"
                         raise RunError(f"{said}; what had finished is kept: run the grid again") from error
                     pool, progress = make(), False
@@ -148,13 +169,16 @@ def _run_all(
                 job, fault = running.pop(future), CancelledError() if future.cancelled() else future.exception()
                 begun = fault is None or read_status(Path(job.folder)).get("status") == "running"
                 progress |= begun
-                if isinstance(fault, BrokenExecutor) and tries[job.folder] + begun <= retries:
-                    tries[job.folder] += begun
-                    todo.append(job)
-                elif isinstance(fault, RunError):
+                if fault is None:
+                    told(future.result())
+                    continue
+                if isinstance(fault, RunError):
                     raise fault
+                tries[job.folder] += begun or not isinstance(fault, BrokenExecutor)
+                if tries[job.folder] <= retries:
+                    todo.append(job)
                 else:
-                    told(future.result() if fault is None else _lost(job, fault))
+                    told(_lost(job, fault))
     except BaseException:  # Ctrl-C, a full disk: nothing new is begun, and what runs is ended
         if stop:
             stop.set()
@@ -164,7 +188,7 @@ def _run_all(
                 write_status(Path(job.folder), status="interrupted", error="interrupted", token=None)
         raise
     finally:
-        if remade:
+        if is_ours:
             pool.shutdown(cancel_futures=True)
 
 
