@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 import os
-import sys
 import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -33,11 +32,16 @@ Results = Mapping[str, xr.Dataset] | xr.Dataset  # the title of each panel or li
 def set_renderer() -> None:
     """Let notebooks store figures as data, without plotly's 4.5 MB of JavaScript in every file.
 
-    Colab has a renderer of its own, and PLOTLY_RENDERER in the environment goes before: with
+    Colab's page has a renderer of its own, and PLOTLY_RENDERER in the environment goes before: with
     ``plotly_mimetype+png`` (and kaleido with a Chrome) figures are stored as pictures too, for GitHub.
     """
-    if "PLOTLY_RENDERER" not in os.environ and "google.colab" not in sys.modules:
+    if "PLOTLY_RENDERER" not in os.environ and not is_colab():
         pio.renderers.default = "plotly_mimetype"
+
+
+def is_colab() -> bool:
+    """Whether this runs behind Colab's own page, which does not know plotly's figures as data."""
+    return "COLAB_NOTEBOOK_ID" in os.environ  # google.colab is imported behind other front ends too
 
 
 def style(figure: go.Figure, title: str, subtitle: str, height: int, width: int = 820, above: int = 0) -> go.Figure:

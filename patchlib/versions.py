@@ -8,5 +8,5 @@ from importlib.metadata import version
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that results depend on, by name."""
-    libraries = ("patchlib", "torch", "transformer-lens", "transformers")
+    libraries = ("patchlib", "torch", "transformer-lens", "transformers", "numpy", "scipy")
     return {"python": platform.python_version(), **{name: version(name) for name in libraries}}

@@ -1,13 +1,18 @@
 """What nbval does not ask of a committed notebook: run to its end, small, with the common parameters."""
 
 import statistics
+import sys
+import tomllib
+import types
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PARAMETERS = {"model_name", "n_prompts", "seed", "device", "out_dir"}
 
 pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -32,9 +37,29 @@ def test_it_is_small(path):
     assert path.stat().st_size < 500_000
 
 
-def test_its_first_code_cell_has_the_parameters_that_every_notebook_takes(path):
+def test_the_first_cell_installs_patchlib_on_colab_and_only_there(path, monkeypatch):
+    cell = code_cells(path)[0]
+    assert cell.metadata.tags == ["colab"]
+    asked = []
+
+    class Shell:
+        def run_line_magic(self, name, line):
+            asked.append((name, line))
+
+    def run_cell() -> None:
+        exec(TransformerManager().transform_cell(cell.source), {"get_ipython": Shell})
+
+    run_cell()
+    assert not asked
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    run_cell()
+    repository = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    assert asked == [("pip", f'install -q "patchlib @ git+{repository}"')]
+
+
+def test_the_cell_after_it_has_the_parameters_that_every_notebook_takes(path):
     tagged = ["parameters" in cell.metadata.get("tags", []) for cell in code_cells(path)]
-    assert tagged[0] and tagged.count(True) == 1
+    assert tagged[1] and tagged.count(True) == 1
     # As papermill reads them, which is what its --help-notebook prints.
     found = papermill.inspect_notebook(path)
     assert set(found) >= PARAMETERS

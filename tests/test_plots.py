@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import sys
-import types
 from dataclasses import dataclass
 
 import numpy as np
@@ -472,7 +470,7 @@ def test_renderer_stores_data_only_unless_told_otherwise(monkeypatch):
     assert pio.renderers.default == "browser"
     monkeypatch.delenv("PLOTLY_RENDERER")
     with monkeypatch.context() as colab:
-        colab.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+        colab.setenv("COLAB_NOTEBOOK_ID", "1")
         plots.set_renderer()
         assert pio.renderers.default == "browser"
     plots.set_renderer()

@@ -82,7 +82,7 @@ def _executor(address: str | None) -> Iterator[Executor | None]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise RunError("--scheduler needs Dask; install patchlib[cluster]") from error
+        raise RunError("--scheduler needs Dask: pip install distributed") from error
     try:
         client = Client(address, set_as_default=False)
     except (OSError, ValueError) as error:

@@ -12,6 +12,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import clear_output, display
 
+from patchlib.plots import is_colab
+
 Shown: TypeAlias = "go.Figure | pd.DataFrame | str"
 """What a control can draw: figures, tables, and sentences as plain text."""
 
@@ -84,10 +86,18 @@ def outputs(shown: Iterable[Shown]) -> tuple[dict[str, Any], ...]:
 def bundle(one: Shown) -> dict[str, Any]:
     """What a notebook shows of it: figures as data alone, since a picture of each move would take a second."""
     if isinstance(one, go.Figure):
-        return {"application/vnd.plotly.v1+json": one.to_plotly_json()}
+        return {"text/html": _page(one)} if is_colab() else {"application/vnd.plotly.v1+json": one.to_plotly_json()}
     if isinstance(one, pd.DataFrame):
         return {"text/html": one.to_html(), "text/plain": one.to_string()}
     return {"text/html": f"<p>{html.escape(one)}</p>", "text/plain": one}
+
+
+def _page(figure: go.Figure) -> str:
+    """A figure as a page in the page: in an Output, Colab runs a figure's script before plotly's own is there."""
+    page = figure.to_html(include_plotlyjs="cdn", default_width="100%", default_height="100%")
+    width, height = figure.layout.width or 820, figure.layout.height or 450
+    size = f'width="{width + 20}" height="{height + 20}"'
+    return f'<iframe srcdoc="{html.escape(page)}" {size} style="border: 0" title="figure"></iframe>'
 
 
 def wide(widget: type[ipywidgets.Widget], label: str, **settings: Any) -> ipywidgets.Widget:

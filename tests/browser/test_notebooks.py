@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from patchlib import load_model
 from tests.browser.lab import Control, Lab, jupyterlab
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.real_model]
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-PICTURES = Path(os.environ.get("PATCHLIB_SCREENSHOTS", "out/screenshots"))
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 RUN = 400
 """Seconds for a whole notebook, of which another test takes half of the machine."""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        assert os.environ.get("PATCHLIB_BROWSER") != "required", "There is no browser, and .ci/run wants one."
-        pytest.skip("No Chromium or Chrome is installed, such as Debian's package chromium.")
-    with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +28,7 @@ def address(tmp_path_factory) -> Iterator[str]:
 
 
 @pytest.fixture
-def lab(browser, address, request) -> Iterator[Lab]:
+def lab(browser, address, request, pictures) -> Iterator[Lab]:
     """The notebook of the test's name, run; afterwards a picture, and what must hold of each."""
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     page.set_default_timeout(60_000)
@@ -53,16 +38,15 @@ def lab(browser, address, request) -> Iterator[Lab]:
     opened.run_all(RUN)
     assert not opened.errors()
     yield opened
-    look(opened, notebook)
+    look(opened, notebook, pictures)
     assert not opened.errors() and not opened.outside
     assert not [said for said in opened.complaints if "favicon" not in said]
     page.evaluate("window.jupyterapp.commands.execute('kernelmenu:shutdown')")
     page.close()
 
 
-def look(lab: Lab, notebook: str) -> None:
+def look(lab: Lab, notebook: str, pictures: Path) -> None:
     """Pictures of every control in both themes and at two widths, of which nothing may be hard to read."""
-    PICTURES.mkdir(parents=True, exist_ok=True)
     for theme in ("Light", "Dark"):
         lab.theme(theme)
         for width in (1280, 1920):
@@ -70,7 +54,7 @@ def look(lab: Lab, notebook: str) -> None:
             for number in range(2):
                 control = lab.control(number)
                 lab.page.wait_for_timeout(300)  # for the page to settle at its new width
-                control.cell.screenshot(path=PICTURES / f"{notebook}-{number}-{theme.lower()}-{width}.png")
+                control.cell.screenshot(path=pictures / f"{notebook}-{number}-{theme.lower()}-{width}.png")
         for number in range(2):
             lab.control(number).accessible()
 

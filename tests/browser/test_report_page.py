@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from pathlib import Path
-
 import pytest
-from playwright.sync_api import sync_playwright
 
 import patchlib
 from tests.runs_folder import PNG, add_run
 
 pytestmark = pytest.mark.browser
-PICTURES = Path(os.environ.get("PATCHLIB_SCREENSHOTS", "out/screenshots"))
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SCREENS = {"wide": (1280, 900, "light"), "phone": (375, 812, "light"), "dark": (1280, 900, "dark")}
 EVIL = "<img src=x onerror=\"document.title='broken'\"><script>document.title = 'broken'</script>"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        assert os.environ.get("PATCHLIB_BROWSER") != "required", "There is no browser, and .ci/run wants one."
-        pytest.skip("No Chromium or Chrome is installed, such as Debian's package chromium.")
-    with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +23,7 @@ def report(tmp_path_factory):
 
 
 @pytest.fixture(params=SCREENS)
-def page(browser, report, request):
+def page(browser, report, request, pictures):
     """The report on a screen; nothing may be asked of the network, nor anything be said in the console."""
     width, height, scheme = SCREENS[request.param]
     opened = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
@@ -52,8 +34,7 @@ def page(browser, report, request):
     opened.on("pageerror", lambda error: complaints.append(str(error)))
     opened.goto(report.as_uri())
     yield opened
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    opened.screenshot(path=PICTURES / f"report_{request.param}_{request.function.__name__}.png")
+    opened.screenshot(path=pictures / f"report_{request.param}_{request.function.__name__}.png")
     outside = [address for address in asked if not address.startswith(("data:", "blob:", report.as_uri()))]
     assert not outside and not complaints
     assert opened.title().startswith("patchlib report")
