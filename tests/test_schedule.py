@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from distributed import Client, LocalCluster
 import patchlib
 from patchlib import RunError, read_grid, run_grid
 from patchlib.cli import main
-from patchlib.runs import attempt, schedule
+from patchlib.runs import attempt, commands, schedule
 from patchlib.runs.status import damage, read_status, write_status
 from tests.small_grid import grid_writer
 
@@ -269,6 +270,29 @@ def attempt_times(folder: Path) -> dict[str, int]:
 def test_code_that_changed_meanwhile_fails_the_run_with_a_stub_for_the_notebook(tiny, tmp_path, stub):
     (status,) = run_grid(read_grid(tiny(parameters={"mode": "fail", "seed": 0})), tmp_path)
     assert status["status"] == "failed" and "changed while the grid ran" in status["error"]
+
+
+@pytest.mark.parametrize(
+    ("works", "said"), [(True, r"ok +0\.\d s  tiny  1 MB"), (False, "failed +tiny  its worker was lost")]
+)
+def test_an_answer_that_is_lost_after_the_run_costs_nothing_with_a_stub(tiny, tmp_path, stub, capsys, works, said):
+    asked = []
+
+    class Unreachable(ThreadPoolExecutor):
+        def submit(self, function, /, *values):
+            def work():
+                asked.append(function(*values) if works else None)
+                raise ConnectionError("the scheduler is gone")
+
+            return super().submit(work)
+
+    with Unreachable(1) as executor:
+        (status,) = run_grid(
+            read_grid(tiny(parameters={"mode": "good", "seed": 0})), tmp_path, executor, told=commands.say
+        )
+    assert re.match(said, capsys.readouterr().out)
+    assert (status["status"], len(asked)) == (("ok", 1) if works else ("failed", 2))  # 2: tried again
+    assert works or status["error"] == "its worker was lost (ConnectionError: the scheduler is gone)"
 
 
 def test_a_run_that_another_took_over_ends_with_a_stub_for_the_notebook(tiny, tmp_path, stub):

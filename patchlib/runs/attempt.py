@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from patchlib.errors import RunError
-from patchlib.runs.status import now, read_status, write_status
+from patchlib.runs.status import is_over, now, read_status, write_status
 
 LOST = 3
 """What `child` returns when the kernel died; a signal's number below 0 when it died itself."""
@@ -73,7 +73,7 @@ def run_job(job: dict[str, Any], stop: Event | None = None) -> dict[str, Any]:
     one, token = Job(**job), uuid.uuid4().hex
     folder = Path(one.folder)
     found = read_status(folder)
-    if found.get("status") not in ("waiting", "running"):
+    if is_over(found):
         return found  # Dask asks again for a result that it had and lost with its worker; or the grid was interrupted
     before = found.get("attempts") or 0  # of a worker that was lost
     for attempt in range(1, one.retries + 2):

@@ -68,7 +68,7 @@ def grid(arguments: argparse.Namespace) -> int:
         return _dry_run(runs, Path(arguments.out_dir).resolve(), arguments.workers, arguments.force)
     settings = {name: getattr(arguments, name) for name in ("workers", "threads", "retries", "timeout", "force")}
     with _executor(arguments.scheduler) as executor:
-        statuses = run_grid(runs, arguments.out_dir, executor, told=_say, **settings)
+        statuses = run_grid(runs, arguments.out_dir, executor, told=say, **settings)
     counts = Counter(status["status"] for status in statuses)
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
     return int(counts["ok"] < len(statuses))
@@ -92,12 +92,11 @@ def _executor(address: str | None) -> Iterator[Executor | None]:
         yield client.get_executor(pure=False)
 
 
-def _say(status: dict[str, Any]) -> None:
+def say(status: dict[str, Any]) -> None:
+    """A line about a run that ended."""
+    seconds = f"{status['wall_time_s']:.1f} s" if status.get("wall_time_s") is not None else ""  # lost with its worker
     memory = f"{status['peak_memory_mb']:,.0f} MB" if status.get("peak_memory_mb") else ""
-    print(
-        f"{status['status']:<12}{status['wall_time_s']:>8.1f} s  {status['name']}  {status['error'] or memory}",
-        flush=True,
-    )
+    print(f"{status['status']:<12}{seconds:>10}  {status['name']}  {status['error'] or memory}".rstrip(), flush=True)
 
 
 def _dry_run(runs: Sequence[Planned], folder: Path, workers: int, force: bool) -> int:

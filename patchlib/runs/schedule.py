@@ -33,7 +33,7 @@ from patchlib.runs.grid import Planned
 from patchlib.runs.manifest import prepare_folder, write_json
 from patchlib.runs.parameters import read_parameters
 from patchlib.runs.provenance import code_hash
-from patchlib.runs.status import now, read_status, write_status
+from patchlib.runs.status import is_over, now, read_status, write_status
 from patchlib.versions import versions
 
 WINDOW = 256
@@ -167,14 +167,14 @@ def _run_all(
                     continue
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 job, fault = running.pop(future), CancelledError() if future.cancelled() else future.exception()
-                begun = fault is None or read_status(Path(job.folder)).get("status") == "running"
-                progress |= begun
-                if fault is None:
-                    told(future.result())
-                    continue
                 if isinstance(fault, RunError):
                     raise fault
-                tries[job.folder] += begun or not isinstance(fault, BrokenExecutor)
+                status = future.result() if fault is None else read_status(Path(job.folder))
+                progress |= status.get("status") != "waiting"
+                if fault is None or is_over(status):  # though its answer may have been lost with its worker
+                    told(status)
+                    continue
+                tries[job.folder] += status.get("status") == "running" or not isinstance(fault, BrokenExecutor)
                 if tries[job.folder] <= retries:
                     todo.append(job)
                 else:

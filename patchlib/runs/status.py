@@ -35,6 +35,11 @@ def write_status(folder: Path, **values: Any) -> dict[str, Any]:
     return status
 
 
+def is_over(status: dict[str, Any]) -> bool:
+    """Whether a run has ended, well or not; it is planned as "waiting"."""
+    return status.get("status") not in ("waiting", "running")
+
+
 def damage(folder: Path) -> str | None:
     """What is wrong with the files of a run that ended well; None if they are as the manifest has them."""
     manifests = list(folder.glob("*.manifest.json"))
