@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -22,12 +23,15 @@ from typing import Any
 import psutil
 
 from patchlib.errors import RunError
+from patchlib.runs.manifest import read_json
 from patchlib.runs.status import is_over, now, read_status, write_status
 
 LOST = 3
 """What `child` returns when the kernel died; a signal's number below 0 when it died itself."""
 POLL = 0.5
 """Seconds between two looks at whether a run is still wanted."""
+SEEN = 20.0
+"""Seconds in which a worker must see what the grid wrote; network disks take some."""
 GRACE = 10.0
 """Seconds that an interrupted run has for its page and manifest before it is killed."""
 _CHILD = [sys.executable, "-m", "patchlib.runs.child"]
@@ -68,11 +72,11 @@ def run_job(job: dict[str, Any], stop: Event | None = None) -> dict[str, Any]:
         The run's status, which is on disk too.
 
     Raises:
-        RunError: The run's folder cannot be written: no other run of the grid can be kept either.
+        RunError: The run's folder cannot be seen or written from here: no other run of the grid can be kept either.
     """
     one, token = Job(**job), uuid.uuid4().hex
     folder = Path(one.folder)
-    found = read_status(folder)
+    found = _planned(folder)
     if is_over(found):
         return found  # Dask asks again for a result that it had and lost with its worker; or the grid was interrupted
     before = found.get("attempts") or 0  # of a worker that was lost
@@ -83,15 +87,14 @@ def run_job(job: dict[str, Any], stop: Event | None = None) -> dict[str, Any]:
         )  # fmt: skip
         begin = time.monotonic()
         try:
-            ended = _child(one, folder, token, stop)
+            ended = _child(one, folder, token, stop, again=attempt > 1)
         except OSError as error:
             raise RunError(f"cannot run in {folder}: {error.strerror or error}") from error
         if not ended.lost:
             break
-    manifest = _manifest(folder)
+    manifest = _manifest(folder, one)
     if ended.status == "ok" and manifest.get("code_hash") != one.code:
-        other = "patchlib or the notebook changed while the grid ran, or differs on the worker; run the grid again"
-        ended = _Ended("failed", other)
+        ended = _Ended("failed", "patchlib or the notebook changed during this run; run the grid again")
     if _is_disowned(folder, token):
         return read_status(folder)
     said = None if ended.status == "ok" else manifest.get("error") or ended.error
@@ -107,19 +110,34 @@ def clean(folder: Path) -> None:
         stale.unlink(missing_ok=True)
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    found = list(folder.glob("*.manifest.json"))
-    return json.loads(found[0].read_text("utf-8")) if found else {}
+def _planned(folder: Path) -> dict[str, Any]:
+    """The run's status, which the grid wrote before it gave the run away."""
+    end = time.monotonic() + SEEN
+    while not (found := read_status(folder)):
+        if time.monotonic() > end:
+            raise RunError(f"the worker on {platform.node()} cannot read {folder}, where the grid keeps this run; "
+                           "workers must see the grid's folder under the same path")  # fmt: skip
+        time.sleep(POLL)
+    return found
+
+
+def _manifest(folder: Path, job: Job) -> dict[str, Any]:
+    path = folder / f"{Path(job.notebook).stem}.manifest.json"
+    return read_json(path) if path.is_file() else {}
 
 
 def _is_disowned(folder: Path, token: str) -> bool:
     return read_status(folder).get("token", token) != token
 
 
-def _child(job: Job, folder: Path, token: str, stop: Event | None) -> _Ended:
+def _is_of_another(folder: Path, token: str) -> bool:
+    return read_status(folder).get("token") not in (None, token)
+
+
+def _child(job: Job, folder: Path, token: str, stop: Event | None, again: bool) -> _Ended:
     clean(folder)
     environment = {**os.environ, **dict.fromkeys(_THREADS, str(job.threads))}
-    with (folder / "log.txt").open("w", encoding="utf-8") as log:
+    with (folder / "log.txt").open("a" if again else "w", encoding="utf-8") as log:
         child = subprocess.Popen(
             _CHILD, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, env=environment,
         )  # fmt: skip
@@ -131,9 +149,10 @@ def _child(job: Job, folder: Path, token: str, stop: Event | None) -> _Ended:
             cut_short = _wait(child, job, folder, token, stop)
         finally:
             _end(child)
-    if cut_short:
+    if cut_short and not _is_of_another(folder, token):
         for half in folder.glob(".*.tmp"):
             half.unlink(missing_ok=True)
+    if cut_short:
         return cut_short
     if child.returncode in (0, -signal.SIGINT):
         return _Ended("ok" if child.returncode == 0 else "interrupted")

@@ -13,6 +13,8 @@ import xarray as xr
 
 from patchlib.errors import RunError
 from patchlib.runs.lazy import RUN, lazy_dataset
+from patchlib.runs.manifest import read_json
+from patchlib.runs.status import STATUS, manifest_of
 
 OK = "ok"
 _NOT_SWEPT = ("out_dir",)  # parameters that say where, not what
@@ -28,6 +30,7 @@ class Run:
         status: "ok", "failed", "timeout", "interrupted", "waiting", "running"; "damaged" where a file cannot be read.
         parameters: All that the manifest knows, the notebook's own defaults included.
         models: Their names.
+        headline: Numbers that the notebook saved as its headline, by name.
         results: Result's name -> its file, .nc or .csv.
     """
 
@@ -41,6 +44,7 @@ class Run:
     wall_time_s: float | None = None
     peak_memory_mb: float | None = None
     finished_utc: str | None = None
+    headline: Mapping[str, float] = field(default_factory=dict)
     results: Mapping[str, Path] = field(default_factory=dict)
 
 
@@ -58,13 +62,14 @@ class Collection:
 
     @property
     def runs(self) -> pd.DataFrame:
-        """One row a run, failed ones too: status, parameters as columns, models, time (s), memory (MB), error."""
+        """One row a run, failed ones too: status, parameters, headline numbers, models, time (s), memory (MB), error."""
         rows = []
         for run in self.found:
             row = {RUN: run.name, "notebook": run.notebook, "status": run.status}
             last = {"models": ", ".join(run.models), "wall_time_s": run.wall_time_s}
             last |= {"peak_memory_mb": run.peak_memory_mb, "finished_utc": run.finished_utc, "error": run.error}
-            rows.append(row | _named(run.parameters, {*row, *last}) | last)
+            own = row | _named(run.parameters, {*row, *last})
+            rows.append(own | {name: value for name, value in run.headline.items() if name not in own} | last)
         table = pd.DataFrame(rows).set_index(RUN)
         return table[[*(name for name in table if name not in last), *last]]
 
@@ -164,12 +169,14 @@ def collect(folder: str | Path) -> Collection:
 
 def _of_grid(folder: Path) -> Run:
     """A run by its status, and by its manifest where it got as far as that."""
-    manifests = sorted(folder.glob("*.manifest.json"))
-    missing = Run(folder.name, folder.name.partition(",")[0], folder, "damaged", "its manifest is missing; repeat it")
-    run = _of_manifest(manifests[0], folder.name) if manifests else missing
-    status = _read(folder / "status.json")
-    if isinstance(status, str):
-        return replace(run, status="damaged", error=status)
+    stem = folder.name.partition(",")[0]
+    try:
+        status = read_json(folder / STATUS)
+    except RunError as error:
+        return Run(folder.name, stem, folder, "damaged", str(error))
+    path = manifest_of(folder)
+    missing = Run(folder.name, path.name.split(".")[0], folder, "damaged", "its manifest is missing; repeat it")
+    run = _of_manifest(path, folder.name) if path.is_file() else missing
     measured = ("wall_time_s", "peak_memory_mb", "finished_utc")
     known: dict[str, Any] = {key: status[key] for key in measured if status.get(key) is not None}
     if status.get("status") != OK:
@@ -179,9 +186,10 @@ def _of_grid(folder: Path) -> Run:
 
 def _of_manifest(path: Path, name: str | None = None) -> Run:
     stem = path.name.removesuffix(".manifest.json")
-    manifest = _read(path)
-    if isinstance(manifest, str):
-        return Run(name or stem, stem, path.parent, "damaged", manifest)
+    try:
+        manifest = read_json(path)
+    except RunError as error:  # one bad file must not hide all other runs
+        return Run(name or stem, stem, path.parent, "damaged", str(error))
     start = f"{stem}."
     files = [path.parent / file["name"] for file in manifest.get("files", [])]
     missing = [file.name for file in files if not file.is_file()]
@@ -199,17 +207,9 @@ def _of_manifest(path: Path, name: str | None = None) -> Run:
         wall_time_s=manifest.get("wall_time_s"),
         peak_memory_mb=manifest.get("peak_memory_mb"),
         finished_utc=manifest.get("finished_utc"),
+        headline={name: number for name, number in manifest.get("headline", {}).items() if number is not None},
         results={file.name.removeprefix(start).rpartition(".")[0]: file for file in files},
     )
-
-
-def _read(path: Path) -> dict[str, Any] | str:
-    """What a JSON file holds, or what is wrong with it: one bad file must not hide all other runs."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        return f"{path.name} cannot be read: {error}"
-    return content if isinstance(content, dict) else f"{path.name} holds no object"
 
 
 def _values(parameters: Any) -> dict[str, Any]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
+import os
+import signal
+import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
@@ -15,10 +18,11 @@ from typing import Any
 from patchlib.errors import RunError
 from patchlib.runs.finished import unfinished
 from patchlib.runs.grid import Planned, read_grid
+from patchlib.runs.manifest import read_json
 from patchlib.runs.notebooks import find_notebooks
 from patchlib.runs.parameters import declared_parameters, from_environment, given_parameters, variable
-from patchlib.runs.schedule import run_grid
-from patchlib.runs.status import read_status
+from patchlib.runs.schedule import check_settings, run_grid
+from patchlib.runs.status import STATUS, read_status
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -61,17 +65,42 @@ def parameters(arguments: argparse.Namespace) -> int:
 def grid(arguments: argparse.Namespace) -> int:
     """Run a grid, or say what it would run."""
     runs = read_grid(arguments.grid, from_environment())
-    for name, least in {"workers": 1, "threads": 1, "retries": 0, "timeout": 1}.items():
-        if (value := getattr(arguments, name)) is not None and not value >= least:
-            raise RunError(f"--{name} takes {least} or more, not {value}")
+    settings = {name: getattr(arguments, name) for name in ("workers", "threads", "retries", "timeout")}
+    check_settings(**settings)
     if arguments.dry_run:
         return _dry_run(runs, Path(arguments.out_dir).resolve(), arguments.workers, arguments.force)
-    settings = {name: getattr(arguments, name) for name in ("workers", "threads", "retries", "timeout", "force")}
-    with _executor(arguments.scheduler) as executor:
-        statuses = run_grid(runs, arguments.out_dir, executor, told=say, **settings)
+    with _executor(arguments.scheduler) as executor, _end_by_signal():
+        statuses = run_grid(runs, arguments.out_dir, executor, told=say, force=arguments.force, **settings)
     counts = Counter(status["status"] for status in statuses)
-    print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    _print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    from patchlib.runs.report import write_report  # plotly, which the driver of a night does without
+
+    _print(f"Open the page: {write_report(arguments.out_dir).as_uri()}")
     return int(counts["ok"] < len(statuses))
+
+
+@contextmanager
+def _end_by_signal() -> Iterator[None]:
+    """What a batch system or a closed terminal sends ends a grid as Ctrl-C does."""
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))}
+    ours = [one for one, handler in before.items() if handler is signal.SIG_DFL]  # nohup ignores one of them
+    if threading.current_thread() is not threading.main_thread():
+        ours = []
+    for one in ours:
+        signal.signal(one, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for one in ours:
+            signal.signal(one, before[one])
+
+
+def _print(text: str) -> None:
+    """A line; where it cannot be written, as when `| head` has seen enough, the runs go on without."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
 
 
 @contextmanager
@@ -96,7 +125,7 @@ def say(status: dict[str, Any]) -> None:
     """A line about a run that ended."""
     seconds = f"{status['wall_time_s']:.1f} s" if status.get("wall_time_s") is not None else ""  # lost with its worker
     memory = f"{status['peak_memory_mb']:,.0f} MB" if status.get("peak_memory_mb") else ""
-    print(f"{status['status']:<12}{seconds:>10}  {status['name']}  {status['error'] or memory}".rstrip(), flush=True)
+    _print(f"{status['status']:<12}{seconds:>10}  {status['name']}  {status['error'] or memory}".rstrip())
 
 
 def _dry_run(runs: Sequence[Planned], folder: Path, workers: int, force: bool) -> int:
@@ -117,7 +146,7 @@ def _known_times(folder: Path) -> dict[str, list[float]]:
     """Seconds that finished runs of each notebook took here, in this grid or another, or by `patchlib run`."""
     known: dict[str, list[float]] = {}
     for path in (*folder.glob("runs/*/status.json"), *folder.glob("*.manifest.json")):
-        found = json.loads(path.read_text("utf-8"))
+        found = read_status(path.parent) if path.name == STATUS else read_json(path)
         if found.get("status") == "ok" and found.get("wall_time_s") is not None:
             known.setdefault(found["notebook"], []).append(found["wall_time_s"])
     return known

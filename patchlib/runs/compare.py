@@ -1,4 +1,4 @@
-"""Figures that hold runs against each other: the top cells over a sweep, the order of all cells, and models."""
+"""What several runs say together: which of their numbers go beside each other, and what is to be read off them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from patchlib.runs import compare_figures
+from patchlib.runs.collect import OK, Run
+from patchlib.runs.compare_models import HALF, agreement, first_beyond_half, over_models
 from patchlib.runs.effects import Effects, named
-
-LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito 2008
-TOP = len(LINES)
-"""Cells in a figure: one for each colour that can be told from the others."""
-RANKS = 25
-"""How far down the order of cells models are compared."""
-MATRIX = 40
-"""Runs in a matrix of rank agreements, beyond which its squares cannot be read."""
-WRITTEN = 8
-"""Runs up to which a matrix has its numbers written in."""
 
 
 @dataclass(frozen=True)
@@ -33,123 +26,118 @@ class Comparison:
     figure: go.Figure
 
 
-def compare(effects: Sequence[Effects]) -> list[Comparison]:
-    """What several runs of a notebook say together, for each of its results with an effect.
+def compare(runs: Sequence[Run], effects: Sequence[Effects]) -> list[Comparison]:
+    """What the runs of each notebook say together: its headline numbers, then each of its results with an effect.
 
-    Within one model the same cell is followed from run to run. A head of one model is no head of another, so over
-    models only the sorted sizes of the effects are compared. Token positions mean other words in other prompts:
+    Within one model the same cell is followed from run to run. A head of one model is no head of another: between
+    models, layers at the same share of the depth are compared. Token positions mean other words in other prompts:
     results over them are left out.
     """
     found = []
-    for (notebook, result), group in _grouped(effects, lambda one: (one.run.notebook, one.result)):
-        group = [one for one in group if "pos" not in one.cells.index.names and one.cells.notna().any()]
-        models = _grouped(group, lambda one: one.model)
-        for model, runs in models:
-            if len(runs) > 1:
-                where = f"{result}, {model or 'no model'}"
-                table, axis = _table(runs)
-                found += [Comparison(notebook, f"{where}: the largest effects", *_top(table, runs[0], axis))]
-                if len(table) > 2:  # of two cells there is no order to agree on
-                    found += [Comparison(notebook, f"{where}: agreement of ranks", *_agreement(table, axis))]
-        if len(models) > 1:
-            found += [Comparison(notebook, f"{result}: models", *_models(models))]
+    for notebook, group in _grouped([run for run in runs if run.status == OK], lambda run: run.notebook):
+        found += [Comparison(notebook, *one) for one in _headlines(group)]
+        own = [one for one in effects if one.run.notebook == notebook and one.cells.notna().any()]
+        for result, same in _grouped(own, lambda one: one.result):
+            if "pos" not in same[0].cells.index.names:
+                found += [Comparison(notebook, f"{result}{title}", *rest) for title, *rest in _of_result(same)]
     return found
 
 
-def varying(parameters: Iterable[dict[str, Any]]) -> list[str]:
-    """Names of the parameters that are not the same in all that have them; another notebook has others."""
-    table = pd.DataFrame([{name: repr(value) for name, value in one.items()} for one in parameters])
+def swept(runs: Sequence[Run]) -> list[str]:
+    """Names of the parameters in which runs of one notebook differ; another may just have other defaults."""
+    groups = _grouped(runs, lambda run: run.notebook)
+    return list(dict.fromkeys(name for _, group in groups for name in _varying(group)))
+
+
+def _varying(runs: Iterable[Run]) -> list[str]:
+    table = pd.DataFrame([{name: repr(value) for name, value in run.parameters.items()} for run in runs])
     return [str(name) for name in table if table[name].nunique() > 1]
 
 
-def _grouped(effects: Iterable[Effects], key: Any) -> list[tuple[Any, list[Effects]]]:
-    groups: dict[Any, list[Effects]] = {}
-    for one in effects:
+def _grouped(items: Iterable[Any], key: Any) -> list[tuple[Any, list[Any]]]:
+    groups: dict[Any, list[Any]] = {}
+    for one in items:
         groups.setdefault(key(one), []).append(one)
     return list(groups.items())
 
 
-def _table(runs: Sequence[Effects]) -> tuple[pd.DataFrame, str]:
-    """Effect by cell and run, the runs named by what they differ in and in its order; and what that is."""
-    names = varying(dict(one.run.parameters) for one in runs)
-    rows = [tuple(one.run.parameters.get(name) for name in names) for one in runs]
+def _ordered(runs: Sequence[Run]) -> tuple[list[int], list[str], str]:
+    """The runs in the order of what they differ in, their names by it, and what it is."""
+    names = _varying(runs)
+    rows = [tuple(run.parameters.get(name) for name in names) for run in runs]
     if len(set(map(repr, rows))) < len(rows):  # runs that differ in nothing that they say
-        names, rows = ["run"], [(one.run.name,) for one in runs]
+        names, rows = ["run"], [(run.name,) for run in runs]
     order = sorted(range(len(runs)), key=lambda i: [_sortable(value) for value in rows[i]])
     single = len(names) == 1
     texts = [str(row[0]) if single else ", ".join(map("{}={}".format, names, row)) for row in rows]
-    return pd.DataFrame({texts[i]: runs[i].cells for i in order}), names[0] if single else "run"
+    return order, [texts[i] for i in order], names[0] if single else "run"
 
 
 def _sortable(value: Any) -> tuple[int, Any]:
     return (0, value) if isinstance(value, int | float) else (1, str(value))
 
 
+def _headlines(runs: Sequence[Run]) -> list[tuple[str, str, go.Figure]]:
+    """A figure for each number that the notebook calls its headline, where several runs have it."""
+    found = []
+    for name in dict.fromkeys(name for run in runs for name in run.headline):
+        having = [run for run in runs if np.isfinite(run.headline.get(name, np.nan))]
+        if len(having) > 1:
+            order, texts, axis = _ordered(having)
+            values = pd.Series([having[i].headline[name] for i in order], texts)
+            said = f"Over {len(values)} runs: mean {values.mean():.2f}, from {values.min():.2f} to {values.max():.2f}."
+            found.append((name, said, compare_figures.lines({name: values}, axis, name)))
+    return found
+
+
+def _of_result(effects: Sequence[Effects]) -> list[tuple[str, str, go.Figure]]:
+    """Title, takeaway and figure of each comparison of one result: within each model, and between models."""
+    found, means = [], {}
+    for model, group in _grouped(effects, lambda one: one.model or "no model"):
+        order, texts, axis = _ordered([one.run for one in group])
+        table = pd.DataFrame({text: group[i].cells for i, text in zip(order, texts, strict=True)})
+        means[model] = table.mean(axis=1)
+        table = table.dropna()  # cells of all runs: a notebook may choose its layers by what it finds
+        if len(group) > 1 and len(table):
+            heads = {"head", "kv_head"} & set(table.index.names) or "layer" not in table.index.names
+            drawn = _top(table, group[0], axis) if heads else _by_layer(table, group[0])
+            found.append((f", {model}: {'the largest effects' if heads else 'effect by layer'}", *drawn))
+            if len(table) > 2:  # of two cells there is no order to agree on
+                found.append((f", {model}: agreement of ranks", *agreement(table, axis, f"the {len(table)} cells")))
+    if len(means) > 1:
+        found += [(f": {title}", *rest) for title, *rest in over_models(means, effects[0])]
+    return found
+
+
 def _top(table: pd.DataFrame, example: Effects, axis: str) -> tuple[str, go.Figure]:
+    """The cells with the largest mean effects, from run to run."""
+    top = table.mean(axis=1).abs().nlargest(len(compare_figures.LINES)).index
+    lines = {named(example.cells, at): table.loc[at] for at in top}
+    return _largest(table, example), compare_figures.lines(lines, axis, f"effect ({example.metric})")
+
+
+def _by_layer(table: pd.DataFrame, example: Effects) -> tuple[str, go.Figure]:
+    """Mean and range over the runs along the layers, at each role; those that change most where there are many."""
+    roles = table.index.unique("role") if "role" in table.index.names else []
+    parts = {str(role): table.xs(role, level="role") for role in roles} or {"": table}
+    change = pd.Series({name: np.ptp(part.mean(axis=1)) for name, part in parts.items()})
+    shown = change.nlargest(len(compare_figures.LINES)).index
+    figure = compare_figures.bands({name: parts[name] for name in parts if name in shown}, f"effect ({example.metric})")
+    passed = []
+    for name, part in parts.items():
+        layers = sorted({layer for run in part if (layer := first_beyond_half(part[run])) is not None})
+        where = f"L{layers[0]}" + (f" to L{layers[-1]}" if len(layers) > 1 else "") if layers else ""
+        passed += [f"{name or 'everywhere'} at {where}"] if layers else []
+    if not (example.is_stream and passed):
+        return _largest(table, example), figure
+    return f"The effect passes {HALF} for {', for '.join(passed)}; {table.shape[1]} runs.", figure
+
+
+def _largest(table: pd.DataFrame, example: Effects) -> str:
     means = table.mean(axis=1)
-    top = means.abs().nlargest(TOP).index
-    figure = go.Figure()
-    for colour, at in zip(LINES, top, strict=False):
-        name = named(example.cells, at)
-        hover = f"{name}<br>{axis} %{{x}}<br>effect %{{y:.3f}}<extra></extra>"
-        values = [round(value, 4) if np.isfinite(value) else None for value in table.loc[at]]
-        line = {"color": colour, "width": 2}
-        figure.add_scatter(x=list(table), y=values, name=name, mode="lines+markers", line=line, hovertemplate=hover)
-    figure.update_xaxes(title=axis, type="category")
-    figure.update_yaxes(title=f"effect ({example.metric})", zeroline=True)
-    first, values = named(example.cells, top[0]), table.loc[top[0]].dropna()
-    takeaway = (
-        f"Over {table.shape[1]} runs, {first} has the largest mean effect: {means[top[0]]:.2f}, "
+    at = means.abs().idxmax()
+    values = table.loc[at]
+    return (
+        f"Over {table.shape[1]} runs, {named(example.cells, at)} has the largest mean effect: {means[at]:.2f}, "
         f"from {values.min():.2f} to {values.max():.2f}."
     )
-    return takeaway, _style(figure)
-
-
-def _agreement(table: pd.DataFrame, axis: str) -> tuple[str, go.Figure]:
-    shown = table.iloc[:, :MATRIX]
-    ranks = shown.corr(method="spearman").round(3)
-    pairs = ranks.to_numpy()[np.triu_indices(len(ranks), 1)]
-    pairs = pairs[np.isfinite(pairs)]
-    labels = [str(name) for name in ranks]
-    cells = [[value if np.isfinite(value) else None for value in row] for row in ranks.to_numpy()]
-    figure = go.Figure(
-        go.Heatmap(
-            z=cells, x=labels, y=labels, zmin=-1, zmax=1, colorscale="RdBu", colorbar={"title": "Spearman"},
-            texttemplate="%{z:.2f}" if len(labels) <= WRITTEN else None,
-            hovertemplate=f"{axis} %{{x}} and %{{y}}<br>Spearman %{{z:.2f}}<extra></extra>",
-        )
-    )  # fmt: skip
-    figure.update_xaxes(title=axis, type="category")
-    figure.update_yaxes(title=axis, type="category", autorange="reversed")
-    said = f"How alike two runs order the {len(table)} cells: a Spearman correlation of "
-    said += f"{pairs.mean():.2f}" if len(pairs) else "unknown size"
-    said += f" on average, from {pairs.min():.2f} to {pairs.max():.2f}" if len(pairs) > 1 else ""
-    left_out = table.shape[1] - shown.shape[1]
-    said += f"; the first {MATRIX} runs, {left_out} more are left out." if left_out else "."
-    return said, _style(figure).update_layout(margin={"t": 20})
-
-
-def _models(models: Sequence[tuple[str, Sequence[Effects]]]) -> tuple[str, go.Figure]:
-    figure, said = go.Figure(), []
-    for number, (model, runs) in enumerate(models):
-        means = pd.DataFrame(dict(enumerate(one.cells for one in runs))).mean(axis=1).dropna()
-        top = means.loc[means.abs().nlargest(RANKS).index]
-        names = [named(runs[0].cells, at) for at in top.index]
-        figure.add_scatter(
-            x=list(range(1, len(top) + 1)), y=[round(value, 4) for value in top.abs()], name=model or "no model",
-            text=[f"{name}: {value:.3f}" for name, value in zip(names, top, strict=True)],
-            mode="lines+markers", line={"color": LINES[number % len(LINES)], "width": 2},
-            hovertemplate="%{text}<br>rank %{x}<extra>%{fullData.name}</extra>",
-        )  # fmt: skip
-        said.append(f"{names[0]} of {model or 'no model'} ({top.iloc[0]:.2f})")
-    figure.update_xaxes(title="rank of the cell")
-    figure.update_yaxes(title="absolute effect, mean of the runs", rangemode="tozero")
-    return f"The cells with the largest effect are {', '.join(said)}.", _style(figure)
-
-
-def _style(figure: go.Figure) -> go.Figure:
-    legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
-    # Not a template: plotly's default one adds 6.5 KB to each figure. Colours come from the page, light or dark.
-    figure.update_layout(template="none", height=360, margin={"l": 60, "r": 20, "t": 60, "b": 50}, legend=legend)
-    figure.update_layout(font={"family": "system-ui, sans-serif", "size": 13}, showlegend=True)
-    return figure.update_xaxes(automargin=True, showgrid=False).update_yaxes(automargin=True, zeroline=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -19,6 +19,8 @@ class Effects:
 
     Attributes:
         metric: The result's first one, which all numbers here are in.
+        site: Where was patched, as "z"; empty where the result does not say.
+        n: Prompts.
         clean: Mean over prompts of the unpatched clean run; None where the result does not say.
         corrupted: The same of the corrupted run.
         cells: Effect by cell, its index the swept axes.
@@ -27,6 +29,8 @@ class Effects:
     run: Run
     result: str
     metric: str
+    site: str
+    n: int
     clean: float | None
     corrupted: float | None
     cells: pd.Series
@@ -35,6 +39,11 @@ class Effects:
     def model(self) -> str:
         """The models that the run used, which is one as a rule."""
         return ", ".join(self.run.models)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the residual stream was patched: where the prompts differ, its effect is 1 by construction."""
+        return self.site.startswith("resid")
 
     def largest(self) -> tuple[str, float] | None:
         """The cell with the largest absolute effect; None where there is no effect at all."""
@@ -50,6 +59,16 @@ def named(cells: pd.Series, at: object) -> str:
     place = at if isinstance(at, tuple) else (at,)
     row = dict(zip(cells.index.names, place, strict=True))
     return cell_name(row) if "layer" in row else ", ".join(f"{axis} {value}" for axis, value in row.items())
+
+
+def first_effects(effects: Sequence[Effects]) -> dict[str, Effects]:
+    """For each run's name the result that speaks for it: of most prompts, of a component rather than the stream."""
+    found: dict[str, Effects] = {}
+    for one in effects:
+        other = found.setdefault(one.run.name, one)
+        if (one.n, not one.is_stream) > (other.n, not other.is_stream):
+            found[one.run.name] = one
+    return found
 
 
 def read_effects(runs: Iterable[Run]) -> tuple[list[Effects], dict[str, str]]:
@@ -79,4 +98,5 @@ def _read(run: Run, result: str) -> Effects | None:
     clean, corrupted = (float(one[name].mean()) if name in one else None for name in ("clean", "corrupted"))
     metric = str(one["metric"].item()) if "metric" in one.coords else "effect"
     cells = one.effect.reset_coords(drop=True).to_series()
-    return Effects(run, result, metric, clean, corrupted, cells)
+    site, n = str(file.attrs.get("site", "")), file.sizes.get("example", 0)
+    return Effects(run, result, metric, site, n, clean, corrupted, cells)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -17,11 +16,14 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 
 from patchlib.errors import RunError
-from patchlib.runs.manifest import new_manifest, prepare_folder, repeat_command, write_json
+from patchlib.runs.manifest import RUNNING, new_manifest, prepare_folder, read_json, repeat_command, write_json
 from patchlib.runs.notebooks import find_notebooks, notebook_folder, one_line
 from patchlib.runs.pages import write_index, write_page
-from patchlib.runs.parameters import read_parameters
+from patchlib.runs.parameters import declared_parameters, read_parameters
 from patchlib.runs.provenance import code_hash
+
+
+DIED = "DeadKernelError"
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,14 @@ class RunRecord:
 
 
 class ThisInterpreter(AsyncKernelManager):
-    """Kernels of `sys.executable`, whatever is installed as "python3"."""
+    """Kernels of `sys.executable`, whatever is installed as "python3"; `notebook` is what they run."""
+
+    notebook = ""
 
     @property
     def kernel_spec(self) -> KernelSpec:
         """The kernel that ipykernel would install, without progress bars in its outputs."""
-        env = {"TQDM_DISABLE": os.environ.get("TQDM_DISABLE", "1")}
+        env = {"TQDM_DISABLE": os.environ.get("TQDM_DISABLE", "1"), RUNNING: self.notebook}
         # Errors only, or its warning about plain TCP would stand in the middle of papermill's progress bar.
         return KernelSpec(**get_kernel_dict(["--log-level=ERROR"]), env=env)
 
@@ -79,7 +83,7 @@ def run(
     for path, defaults, values in jobs:
         if path.parent == folder:
             raise RunError(f"{path.name} lies in the output folder {folder}; choose another with -o")
-        if "out_dir" in defaults:
+        if "out_dir" in declared_parameters(path):
             # Absolute, because the notebook runs in its own folder and not in the caller's.
             values["out_dir"] = str(prepare_folder(values.get("out_dir") or folder))
     bars = [{"desc": f"{path.stem} ({i} of {len(jobs)})"} for i, (path, *_) in enumerate(jobs, start=1)]
@@ -107,18 +111,20 @@ def _run_one(
             language="python",
             progress_bar=bar,
             cwd=path.parent,
-            kernel_manager_class=ThisInterpreter,
+            kernel_manager_class=type("Kernels", (ThisInterpreter,), {"notebook": path.stem}),
         )
         status, error = "ok", None
-    except DeadKernelError:
-        status, error = "failed", "DeadKernelError: the kernel died; most often it ran out of memory"
     except Exception as caught:  # a cell's error, a full disk: this run failed, but the next may not
         status, error = "failed", one_line(caught)
+        # nbclient has no name of its own for a kernel that died as it started
+        if isinstance(caught, DeadKernelError) or str(caught).startswith("Kernel died"):
+            error = f"{DIED}: the kernel died; most often it ran out of memory"
     finally:  # on Ctrl-C too, which then ends all the runs
         wall_time = round(time.monotonic() - started, 2)
         manifest = new_manifest(path.stem, defaults | values)
         if saved.is_file():  # by the notebook, with save_run
-            manifest |= json.loads(saved.read_text("utf-8"))
+            manifest |= read_json(saved)
+        manifest["parameters"] = defaults | manifest["parameters"] | values
         manifest["code_hash"] = code
         for file in manifest["files"]:
             file["name"] = Path(os.path.relpath(saved.parent / file["name"], folder)).as_posix()

@@ -19,7 +19,7 @@ def unfinished(runs: Sequence[Planned], folder: Path, force: bool = False) -> li
     Raises:
         RunError: Without ``force``: finished runs in the folder do not go with these.
     """
-    codes = {run.notebook: code_hash(run.notebook) for run in runs}
+    codes = {notebook: code_hash(notebook) for notebook in {run.notebook for run in runs}}
     done = {
         run.name: folder / "runs" / run.name
         for run in runs
@@ -30,14 +30,13 @@ def unfinished(runs: Sequence[Planned], folder: Path, force: bool = False) -> li
         done = {name: place for name, place in done.items() if not mixed & models_of([place]).keys()}
     else:
         _check_others(folder, {run.name for run in runs}, {path.stem: code for path, code in codes.items()})
-        check_models(done.values())
+        check_models(folder.glob("runs/*"))
     return [run for run in runs if run.name not in done]
 
 
 def check_models(folders: Iterable[Path]) -> None:
     """RunError if a model had other weights in some finished runs than in others."""
-    done = [folder for folder in folders if read_status(folder).get("status") == "ok"]
-    for name, by in _mixed(done).items():
+    for name, by in _mixed(sorted(folders)).items():
         raise RunError(f"{name} had other weights in {by[0]} than in {by[1]}, so that they do not compare; {_MEND}")
 
 
@@ -55,11 +54,13 @@ def _is_done(run: Planned, folder: Path, code: str, force: bool) -> bool:
 
 def _check_others(folder: Path, planned: set[str], codes: dict[str, str]) -> None:
     """Runs of an earlier grid in this folder stand in the same report: theirs has to be the same code too."""
-    for path in folder.glob("runs/*/status.json"):
-        status = read_status(path.parent)
-        now = codes.get(str(status.get("notebook")))
-        if path.parent.name not in planned and status.get("status") == "ok" and now not in (None, status["code_hash"]):
-            raise RunError(f"{path.parent.name} of an earlier grid in {folder} was made by other code; {_MEND}")
+    for place in sorted(folder.glob("runs/*")):
+        status = read_status(place)
+        if place.name in planned or status.get("status") != "ok":
+            continue
+        now = codes.get(str(status.get("notebook")), status.get("code_hash"))
+        if (now, code_hash()) != (status.get("code_hash"), status.get("package_hash")):
+            raise RunError(f"{place.name} of an earlier grid in {folder} was made by other code; {_MEND}")
 
 
 def _mixed(folders: Iterable[Path]) -> dict[str, list[str]]:

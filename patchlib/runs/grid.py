@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from patchlib.runs.parameters import read_parameters, read_yaml
 
 KEYS = ("notebooks", "parameters", "grid", "runs")
 LONGEST = 150
-"""Characters of a folder's name, of which file systems take 255."""
+"""Bytes of a folder's name, of which file systems take 255."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ def read_grid(path: str | Path, defaults: Mapping[str, Any] | None = None) -> li
           model_name: [gpt2, EleutherAI/pythia-70m]
           seed: [0, 1, 2]
 
+    Paths are relative to the file, wherever it is read from.
+
     Args:
         path: Of the file.
         defaults: Taken where the file has no value, for notebooks that have such a parameter; out_dir is left away.
@@ -56,37 +59,52 @@ def read_grid(path: str | Path, defaults: Mapping[str, Any] | None = None) -> li
     Raises:
         RunError: The file cannot be read, an unknown key, notebook or parameter, a wrong type, or the same run twice.
     """
-    plan = _read(Path(path))
+    plan, base = _read(Path(path)), Path(path).resolve().parent
     ours = {name: value for name, value in (defaults or {}).items() if name != "out_dir"}
     fixed, axes = _mapping(plan, "parameters"), _mapping(plan, "grid")
     for name, values in axes.items():
         if not isinstance(values, list) or not values:
             raise RunError(f"{name!r} of the grid needs a list of values, such as [{values}], not {values!r}")
-    single = plan.get("runs") or []
+    single = plan.get("runs", [])
     if not isinstance(single, list) or any(not isinstance(one, dict) or "notebook" not in one for one in single):
         raise RunError("'runs' is a list of runs, each with its 'notebook', such as {notebook: 02, seed: 7}")
     notebooks = plan.get("notebooks")
+    if "notebooks" in plan and not (isinstance(notebooks, list) and notebooks):
+        raise RunError(f"'notebooks' is a list, such as [02_head_patching], not {notebooks!r}; without it all are run")
     asked: list[tuple[Path, dict[str, Any]]] = []
-    if notebooks or axes or not single:
-        paths = find_notebooks([str(one) for one in notebooks or []])
+    if notebooks or axes or "runs" not in plan:
+        paths = find_notebooks([str(one) for one in notebooks or []], base)
         asked += [
             (notebook, dict(zip(axes, values, strict=True)))
             for notebook in paths
             for values in itertools.product(*axes.values())
         ]
     for one in single:
-        (notebook,) = find_notebooks([str(one["notebook"])])
+        (notebook,) = find_notebooks([str(one["notebook"])], base)
         asked.append((notebook, {name: value for name, value in one.items() if name != "notebook"}))
+    find_notebooks([str(notebook) for notebook, _ in asked])  # of one name each: a folder's results go by it
     runs = []
     for notebook, own in asked:
         parameters = read_parameters(notebook, fixed | own, ours)[1]
         if "out_dir" in parameters:
             raise RunError("a grid gives each run a folder of its own: leave out_dir away, and say -o FOLDER")
+        for name, value in parameters.items():
+            if not _is_plain(value):
+                raise RunError(f"{name} = {value!r} of {notebook.stem} cannot be written to a file and read again; "
+                               "take numbers, text in quotes, true, false, null, and lists and mappings of them")  # fmt: skip
         runs.append(Planned(run_name(notebook, own), notebook, parameters))
-    names = [run.name for run in runs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    names = Counter(run.name.casefold() for run in runs)  # some disks take two that differ in case for one
+    if twice := sorted(name for name, count in names.items() if count > 1):
         raise RunError(f"{path} asks for the same run twice: {twice[0]}; leave one of them out")
     return runs
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON, which brings parameters to the runs and keeps them, gives back the same."""
+    try:
+        return json.loads(json.dumps(value)) == value
+    except (TypeError, ValueError):
+        return False
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -100,7 +118,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _mapping(plan: Mapping[str, Any], key: str) -> dict[str, Any]:
     found = plan.get(key) or {}
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise RunError(f"{key!r} of a grid names parameters and their values, but is {found!r}")
     return found
 
@@ -109,7 +127,7 @@ def run_name(notebook: Path, parameters: Mapping[str, Any]) -> str:
     """A folder's name that says what is in it; with a short hash where that cannot be written out."""
     words = [notebook.stem, *(f"{name}={value}" for name, value in sorted(parameters.items()))]
     said = ",".join(words)
-    safe = re.sub(r"[^\w=,.+-]+", "_", said)[:LONGEST]
+    safe = re.sub(r"[^\w=,.+-]+", "_", said).encode()[:LONGEST].decode(errors="ignore")
     if safe == said:
         return safe
     exact = json.dumps([notebook.stem, dict(parameters)], sort_keys=True, default=str)

@@ -90,7 +90,7 @@ def open_one(path: Path) -> xr.Dataset:
 
 
 def read_some(path: Path, names: Iterable[str]) -> xr.Dataset:
-    """Some variables of a run's result, with the values of their axes.
+    """Some variables of a run's result, with the values of their axes and the result's attributes.
 
     xarray's own opening looks at every variable of the file; where it only decodes what is asked for, one variable
     of a sweep takes a third of the time, which over a thousand runs is half a minute.
@@ -100,7 +100,8 @@ def read_some(path: Path, names: Iterable[str]) -> xr.Dataset:
             wanted = [name for name in names if name in file.variables]
             dims = [dim for name in wanted for dim in file[name].dimensions if dim in file.variables]
             one = {name: file[name] for name in dict.fromkeys([*wanted, *dims])}
-            return xr.decode_cf(xr.Dataset({n: (v.dimensions, v[...], dict(v.attrs)) for n, v in one.items()}))
+            found = {n: (v.dimensions, v[...], dict(v.attrs)) for n, v in one.items()}
+            return xr.decode_cf(xr.Dataset(found, attrs=dict(file.attrs)))
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read ({error}); repeat that run") from error
 

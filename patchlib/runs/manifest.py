@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import pandas as pd
 import psutil
@@ -25,12 +26,16 @@ from patchlib.files import sha256_of
 from patchlib.runs.provenance import provenance
 from patchlib.versions import versions
 
+RUNNING = "PATCHLIB_NOTEBOOK"
+"""Tells a kernel that patchlib started which notebook it runs."""
+
 
 def save_run(
     out_dir: str | Path,
     notebook: str,
     results: Mapping[str, xr.Dataset | pd.DataFrame],
     parameters: Mapping[str, Any],
+    headline: Mapping[str, float] | None = None,
 ) -> Path:
     """Save a notebook's results and the manifest that says how they came about.
 
@@ -39,27 +44,40 @@ def save_run(
 
     Args:
         out_dir: folder to write to; made if it is missing.
-        notebook: name of the notebook without its ending, such as "02_head_patching".
+        notebook: name of the notebook without its ending, such as "02_head_patching"; where patchlib runs it, the
+            name of the file that is run, so that a copy under another name has results of its own.
         results: datasets from `sweep`, or tables, by a short name.
         parameters: the notebook's parameters with the values of this run.
+        headline: the few numbers that one run is held against another by, such as {"faithfulness": 0.72}.
 
     Returns:
         The path of the manifest.
 
     Raises:
-        RunError: the folder cannot be written, or a result is of another type or cannot be saved.
+        RunError: the folder cannot be written, a result is of another type or cannot be saved, or a headline is no
+            number.
     """
+    notebook = os.environ.get(RUNNING, notebook)
+    numbers = {name: _number(name, value) for name, value in (headline or {}).items()}
     folder = prepare_folder(out_dir)
     paths = [_save(result, folder, notebook, name) for name, result in results.items()]
     attrs = [result.attrs for result in results.values() if "model" in result.attrs]
     models = dict.fromkeys((one["model"], one.get("weights_hash")) for one in attrs)
     manifest = new_manifest(notebook, parameters) | {
         "models": [{"name": name, "weights_hash": weights} for name, weights in models],
+        "headline": numbers,
         "wall_time_s": round(time.time() - psutil.Process().create_time()),
         "peak_memory_mb": round(peak_memory() / 2**20, 1),
         "files": [{"name": path.name, "sha256": sha256_of(path)} for path in paths],
     }
     return write_json(folder / f"{notebook}.manifest.json", manifest)
+
+
+def _number(name: str, value: Any) -> float | None:
+    """A plain number, which JSON can hold; None where it is not finite."""
+    if isinstance(value, bool) or not isinstance(value, SupportsFloat):
+        raise RunError(f"headline {name!r} must be a number, not {value!r}")
+    return float(value) if math.isfinite(value) else None
 
 
 def _save(result: object, folder: Path, notebook: str, name: str) -> Path:
@@ -90,6 +108,7 @@ def new_manifest(notebook: str, parameters: Mapping[str, Any]) -> dict[str, Any]
         "error": None,
         "parameters": dict(parameters),
         "models": [],
+        "headline": {},
         "versions": versions() | {"platform": platform.platform()},
         **provenance(parameters),
         "wall_time_s": None,
@@ -135,11 +154,28 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())  # or a machine that goes down leaves an empty file in its place
         os.replace(temporary, path)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file of ours holds.
+
+    Raises:
+        RunError: It is not there, or damaged.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path.name} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path.name} cannot be read: it holds no object")
+    return content
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:

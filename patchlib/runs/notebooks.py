@@ -15,12 +15,15 @@ def notebook_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "notebooks"
 
 
-def find_notebooks(names: Sequence[str | Path] | None = None) -> list[Path]:
-    """Find notebooks by path, stem (`02_head_patching`) or number (`02`); by default all the package's."""
+def find_notebooks(names: Sequence[str | Path] | None = None, base: Path | None = None) -> list[Path]:
+    """Find notebooks by path, stem (`02_head_patching`) or number (`02`); by default all the package's.
+
+    Paths are relative to the working directory, or to ``base``.
+    """
     ours = sorted(notebook_folder().glob("[0-9]*.ipynb"))
     if not names and not ours:
         raise RunError(f"there are no notebooks in {notebook_folder()}; give the path of one")
-    found = list(dict.fromkeys(_find(str(name), ours) for name in names)) if names else ours
+    found = list(dict.fromkeys(_find(str(name), ours, base or Path()) for name in names)) if names else ours
     stems = [path.stem for path in found]
     if len(set(stems)) < len(stems):
         twin = max(stems, key=stems.count)
@@ -28,15 +31,16 @@ def find_notebooks(names: Sequence[str | Path] | None = None) -> list[Path]:
     return found
 
 
-def _find(name: str, ours: list[Path]) -> Path:
-    if name.endswith(".ipynb") and Path(name).is_file():
-        return Path(name).resolve()
+def _find(name: str, ours: list[Path], base: Path) -> Path:
+    if name.endswith(".ipynb") and (base / name).is_file():
+        return (base / name).resolve()
     key = name.removesuffix(".ipynb")
     for path in ours:
         if key == path.stem or key.zfill(2) == path.stem.split("_")[0]:
             return path
     known = ", ".join(path.stem for path in ours) or "none"
-    raise RunError(f"there is no notebook {name!r}; give the path of one, or one of: {known}")
+    where = f" in {base}" if base != Path() and name.endswith(".ipynb") else ""
+    raise RunError(f"there is no notebook {name!r}{where}; give the path of one, or one of: {known}")
 
 
 def one_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,18 @@ _PLAIN_DEVICES = ("cpu", "cuda", "mps")  # known without torch, whose import tak
 
 @dataclass(frozen=True)
 class Parameter:
-    """One of a notebook's ``parameters`` cell; `kind` is its annotation, empty where it has none."""
+    """One of a notebook's ``parameters`` cell.
+
+    Attributes:
+        kind: Its annotation, empty where it has none.
+        default: Its value; the Python that makes it where that is no literal.
+    """
 
     name: str
     kind: str
     default: Any
     comment: str
+    is_literal: bool = True
 
     @property
     def takes(self) -> str:
@@ -86,6 +93,12 @@ def declared_parameters(path: Path) -> dict[str, Parameter]:
     Raises:
         RunError: The file is no notebook, or the cell is not Python.
     """
+    return dict(_declared(path, path.stat().st_mtime_ns if path.is_file() else 0))
+
+
+@cache
+def _declared(path: Path, changed: int) -> dict[str, Parameter]:
+    """Read once for all runs of a grid, and again when it has ``changed``."""
     try:
         nb = nbformat.read(path, as_version=4)
         cells = [cell.source for cell in nb.cells if "parameters" in cell.metadata.get("tags", [])]
@@ -102,15 +115,15 @@ def declared_parameters(path: Path) -> dict[str, Parameter]:
         else:
             continue
         after = lines[(node.end_lineno or 1) - 1].encode()[node.end_col_offset or 0 :].decode()  # ast counts bytes
-        default = _literal(ast.unparse(value))
-        found[name] = Parameter(name, kind, default, after.partition("#")[2].strip())
+        default = _literal(text := ast.unparse(value))
+        found[name] = Parameter(name, kind, default, after.partition("#")[2].strip(), default is not text)
     return found
 
 
 def read_parameters(
     path: Path, values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a notebook's own values of its parameters, and those to run it with, as the types that it declares.
+    """Return a notebook's own values, where they are literals, and those to run it with, as the declared types.
 
     Args:
         path: The notebook.
@@ -134,7 +147,7 @@ def read_parameters(
         if fault:
             source = f" by the environment's {variable(name)}" if name in ours else ""
             raise RunError(f"parameter {name} of notebook {path.stem} {fault}{source}")
-    return {name: one.default for name, one in declared.items()}, checked
+    return {name: one.default for name, one in declared.items() if one.is_literal}, checked
 
 
 def variable(name: str) -> str:
@@ -155,12 +168,22 @@ def given_parameters(pairs: Iterable[tuple[str, str]], file: str | Path | None =
 def read_yaml(path: str | Path, what: str) -> dict[str, Any]:
     """A YAML file's names and values; RunError, which calls it ``what``, where it has none."""
     try:
-        content = yaml.safe_load(Path(path).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.load(Path(path).read_text("utf-8"), _NoTwins)
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise RunError(f"{what} {path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise RunError(f"{what} {path} holds no keys; each line is a name and its value, such as `seed: 1`")
     return content
+
+
+class _NoTwins(yaml.SafeLoader):
+    """YAML in which a name that stands twice is an error: the first one's values would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _literal(text: str) -> Any:

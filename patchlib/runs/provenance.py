@@ -26,13 +26,26 @@ def provenance(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def code_hash(notebook: Path | None = None) -> str:
-    """A hash of patchlib's source and, if given, of a notebook's code without its outputs."""
+    """A hash of patchlib's source and, if given, of a notebook's code and of the modules beside it that it imports."""
     digest = _package_digest().copy()
     if notebook:  # read each time: it may change between two calls, and what this process imported does not
         cells = json.loads(notebook.read_text("utf-8"))["cells"]
         sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-        digest.update(json.dumps(sources).encode())
+        digest.update(json.dumps(sources + _beside(notebook.parent, sources)).encode())
     return digest.hexdigest()[:16]
+
+
+def _beside(folder: Path, sources: list[str]) -> list[str]:
+    """The source of the modules and packages of a folder that these sources import, and of those that they import."""
+    found: dict[Path, str] = {}
+    todo = list(sources)
+    while todo:
+        for name in re.findall(r"^\s*(?:from|import)\s+(\w+)", todo.pop(), re.MULTILINE):
+            for path in sorted([folder / f"{name}.py", *(folder / name).rglob("*.py")]):
+                if path.is_file() and path not in found:
+                    found[path] = path.read_text("utf-8", errors="replace")
+                    todo.append(found[path])
+    return [found[path] for path in sorted(found)]
 
 
 @cache

@@ -18,8 +18,8 @@ from plotly.utils import PlotlyJSONEncoder
 from patchlib import __version__
 from patchlib.errors import RunError
 from patchlib.runs.collect import OK, Collection, Run, collect
-from patchlib.runs.compare import compare, varying
-from patchlib.runs.effects import Effects, read_effects
+from patchlib.runs.compare import compare, swept
+from patchlib.runs.effects import Effects, first_effects, read_effects
 from patchlib.runs.pages import write_template
 from patchlib.runs.pictures import pictures
 
@@ -66,13 +66,13 @@ def write_report(folder: str | Path) -> Path:
         RunError: There are no runs in the folder, or the page cannot be written.
     """
     found = collect(folder)
-    swept = varying(dict(run.parameters) for run in found.found)
+    names = swept(found.found)
     effects, errors = read_effects(found.found)
-    comparisons = compare(effects)
+    comparisons = compare(found.found, effects)
     figures: list[dict[str, Any]] = [{"title": one.title, "plotly": one.figure} for one in comparisons]
     galleries, left_out = _galleries(found.found, figures, errors)
-    first = {one.run.name: one for one in reversed(effects)}
-    rows = [_row(found, run, swept, first.get(run.name), errors.get(run.name)) for run in found.found]
+    first = first_effects(effects)
+    rows = [_row(found, run, names, first.get(run.name), errors.get(run.name)) for run in found.found]
     own = Path(__file__).with_name("report.js").read_text("utf-8")
     scripts = (get_plotlyjs(), own)
     page = found.folder / "report.html"
@@ -80,9 +80,10 @@ def write_report(folder: str | Path) -> Path:
         page,
         folder=found.folder,
         rows=rows,
-        swept=swept,
-        fixed=_fixed(rows, swept),
-        choices=_choices(rows, swept),
+        swept=names,
+        headlines=list(dict.fromkeys(name for run in found.found for name in run.headline)),
+        fixed=_fixed(rows, names),
+        choices=_choices(rows, names),
         facts=_facts(found),
         comparisons=comparisons,
         galleries=galleries,
@@ -101,11 +102,11 @@ def _digest(script: str) -> str:
     return b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _row(found: Collection, run: Run, swept: Sequence[str], effects: Effects | None, error: str | None) -> Row:
+def _row(found: Collection, run: Run, names: Sequence[str], effects: Effects | None, error: str | None) -> Row:
     here = run.folder.relative_to(found.folder)
     files = [f"{run.notebook}.{ending}" for ending in ("html", "ipynb")]
     addresses = [(here / name).as_posix() if (run.folder / name).is_file() else None for name in files]
-    values = ", ".join(f"{name}={run.parameters[name]}" for name in swept if name in run.parameters)
+    values = ", ".join(f"{name}={run.parameters[name]}" for name in names if name in run.parameters)
     return Row(run, values or run.name, run.error or error, effects, *addresses)
 
 
@@ -134,15 +135,24 @@ def _galleries(runs: Sequence[Run], figures: list[dict[str, Any]], errors: dict[
     return [galleries[key] for key in sorted(galleries)], left_out
 
 
-def _fixed(rows: Sequence[Row], swept: Sequence[str]) -> dict[str, Any]:
-    """Parameters that all runs share."""
-    return {name: value for row in rows for name, value in row.run.parameters.items() if name not in swept}
+def _fixed(rows: Sequence[Row], names: Sequence[str]) -> dict[str, str]:
+    """Parameters that all runs of a notebook share, with its name where another has another value."""
+    values: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        for name, value in row.run.parameters.items():
+            if name not in names:
+                notebooks = values.setdefault(name, {}).setdefault("(empty)" if value == "" else str(value), [])
+                notebooks += [row.run.notebook] if row.run.notebook not in notebooks else []
+    return {
+        name: " or ".join(f"{value} ({', '.join(where)})" if len(by) > 1 else value for value, where in by.items())
+        for name, by in values.items()
+    }
 
 
-def _choices(rows: Sequence[Row], swept: Sequence[str]) -> dict[str, list[str]]:
+def _choices(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[str]]:
     """What the table can be filtered by: name of a column -> its values."""
     columns = {"status": [row.run.status for row in rows], "notebook": [row.run.notebook for row in rows]}
-    columns |= {name: [str(r.run.parameters[name]) for r in rows if name in r.run.parameters] for name in swept}
+    columns |= {name: [str(r.run.parameters[name]) for r in rows if name in r.run.parameters] for name in names}
     different = {name: list(dict.fromkeys(values)) for name, values in columns.items()}
     return {name: values for name, values in different.items() if 1 < len(values) <= CHOICES}
 

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -20,10 +20,13 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from threading import Event
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from patchlib.errors import RunError
 from patchlib.model_cache import SMOLLM2, cached_models
@@ -76,34 +79,64 @@ def run_grid(
         The status of each run, in the order of ``runs``.
 
     Raises:
-        RunError: A folder that cannot be written, finished runs that do not go with these, or what is no executor.
+        RunError: A folder that cannot be written or that another grid is at work in, finished runs that do not go
+            with these, or what is no executor.
     """
+    check_settings(workers=workers, threads=threads, retries=retries, timeout=timeout)
     make, is_ours = _maker(executor, workers)
     folder = Path(out_dir).resolve()
     places = {run.name: folder / "runs" / run.name for run in runs}
-    waiting = unfinished(runs, folder, force)
-    prepare_folder(folder)
-    codes = {run.notebook: code_hash(run.notebook) for run in waiting}
-    for run in waiting:
-        write_status(
-            prepare_folder(places[run.name]), name=run.name, notebook=run.notebook.stem, status="waiting", error=None,
-            attempts=0, parameters=dict(run.parameters), code_hash=codes[run.notebook], token=None,
-        )  # fmt: skip
-    write_json(folder / "grid.json", {"planned_utc": now(), "versions": versions(), "code_hash": code_hash(),
-                                      "runs": [_plain(run) for run in runs]})  # fmt: skip
-    if waiting:
-        _fetch_default_model(waiting)
-        shared = max(1, (os.cpu_count() or 1) // workers) if executor is None else 1
-        jobs = [
-            Job(
-                notebook=str(run.notebook), parameters=dict(run.parameters), folder=str(places[run.name]),
-                code=codes[run.notebook], threads=threads or shared, retries=retries, timeout=timeout,
-            )
-            for run in waiting
-        ]  # fmt: skip
-        _run_all(jobs, make, is_ours, told, retries, Event() if executor is None else None)
-    check_models(places.values())
-    return [read_status(place) for place in places.values()]
+    unfinished(runs, folder, force)  # what cannot be done is refused before anything is written
+    with _alone(prepare_folder(folder)):
+        waiting = unfinished(runs, folder, force)
+        codes = {notebook: code_hash(notebook) for notebook in {run.notebook for run in waiting}}
+        for run in waiting:
+            write_status(
+                prepare_folder(places[run.name]), name=run.name, notebook=run.notebook.stem, status="waiting",
+                error=None, attempts=0, parameters=dict(run.parameters), code_hash=codes[run.notebook],
+                package_hash=code_hash(), token=None,
+            )  # fmt: skip
+        write_json(folder / "grid.json", {"planned_utc": now(), "versions": versions(), "code_hash": code_hash(),
+                                          "runs": [_plain(run) for run in runs]})  # fmt: skip
+        if waiting:
+            _fetch_default_model(waiting)
+            shared = max(1, _cores() // workers) if executor is None else 1
+            jobs = [
+                Job(
+                    notebook=str(run.notebook), parameters=dict(run.parameters), folder=str(places[run.name]),
+                    code=codes[run.notebook], threads=threads or shared, retries=retries, timeout=timeout,
+                )
+                for run in waiting
+            ]  # fmt: skip
+            _run_all(jobs, make, is_ours, told, retries, Event() if executor is None else None)
+        check_models(places.values() if force else folder.glob("runs/*"))
+        return [read_status(place) for place in places.values()]
+
+
+def check_settings(**settings: float | None) -> None:
+    """RunError where workers, threads, retries or timeout are less than they can be; None is left to `run_grid`."""
+    for name, least in {"workers": 1, "threads": 1, "retries": 0, "timeout": 1}.items():
+        if (value := settings.get(name)) is not None and not value >= least:
+            raise RunError(f"{name} takes {least} or more, not {value}")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other grid at the same time in a folder: each would take the other's runs for orphans."""
+    lock = FileLock(folder / ".grid.lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise RunError(f"another grid is at work in {folder}; wait until it ends, or take another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _cores() -> int:
+    """Those that this process may use: a batch system or a container gives a part of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _plain(run: Planned) -> dict[str, Any]:

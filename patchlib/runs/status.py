@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from patchlib.errors import RunError
 from patchlib.files import sha256_of
-from patchlib.runs.manifest import write_json
+from patchlib.runs.manifest import read_json, write_json
 
 STATUS = "status.json"
 
@@ -22,10 +23,9 @@ def now() -> str:
 def read_status(folder: Path) -> dict[str, Any]:
     """A run's status, empty where there is none that can be read: the run is then repeated."""
     try:
-        found = json.loads((folder / STATUS).read_text("utf-8"))
-    except (OSError, ValueError):
+        return read_json(folder / STATUS)
+    except RunError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def write_status(folder: Path, **values: Any) -> dict[str, Any]:
@@ -37,15 +37,21 @@ def write_status(folder: Path, **values: Any) -> dict[str, Any]:
 
 def is_over(status: dict[str, Any]) -> bool:
     """Whether a run has ended, well or not; it is planned as "waiting"."""
-    return status.get("status") not in ("waiting", "running")
+    return status.get("status") in ("ok", "failed", "timeout", "interrupted")
+
+
+def manifest_of(folder: Path) -> Path:
+    """The manifest of a grid's run."""
+    return folder / f"{read_status(folder).get('notebook')}.manifest.json"
 
 
 def damage(folder: Path) -> str | None:
     """What is wrong with the files of a run that ended well; None if they are as the manifest has them."""
-    manifests = list(folder.glob("*.manifest.json"))
-    if not manifests:
-        return "its manifest is missing"
-    for file in json.loads(manifests[0].read_text("utf-8"))["files"]:
+    try:
+        files = read_json(manifest_of(folder))["files"]
+    except RunError as error:
+        return str(error)
+    for file in files:
         path = folder / file["name"]
         if not path.is_file():
             return f"{path.name} is missing"
@@ -58,7 +64,10 @@ def models_of(folders: Iterable[Path]) -> dict[str, dict[str, str]]:
     """The models of finished runs: name -> hash of the weights -> a run that used them."""
     found: dict[str, dict[str, str]] = {}
     for folder in folders:
-        for manifest in folder.glob("*.manifest.json"):
-            for model in json.loads(manifest.read_text("utf-8")).get("models", []):
-                found.setdefault(str(model["name"]), {}).setdefault(str(model["weights_hash"]), folder.name)
+        models: list[dict[str, Any]] = []
+        if read_status(folder).get("status") == "ok":
+            with suppress(RunError):  # a damaged run is made again
+                models = read_json(manifest_of(folder))["models"]
+        for model in models:
+            found.setdefault(str(model["name"]), {}).setdefault(str(model["weights_hash"]), folder.name)
     return found
