@@ -62,7 +62,7 @@ class Collection:
 
     @property
     def runs(self) -> pd.DataFrame:
-        """One row a run, failed ones too: status, parameters, headline numbers, models, time (s), memory (MB), error."""
+        """One row a run, failed ones too: status, parameters, headline numbers, models, time (s), memory (MB), ..."""
         rows = []
         for run in self.found:
             row = {RUN: run.name, "notebook": run.notebook, "status": run.status}
@@ -193,15 +193,15 @@ def _of_manifest(path: Path, name: str | None = None) -> Run:
     start = f"{stem}."
     files = [path.parent / file["name"] for file in manifest.get("files", [])]
     missing = [file.name for file in files if not file.is_file()]
-    status, error = str(manifest.get("status")), manifest.get("error")
+    status, fault = str(manifest.get("status")), manifest.get("error")
     if missing and status == OK:
-        status, error = "damaged", f"missing: {', '.join(missing)}; repeat it"
+        status, fault = "damaged", f"missing: {', '.join(missing)}; repeat it"
     return Run(
         name=name or stem,
         notebook=stem,
         folder=path.parent,
         status=status,
-        error=error,
+        error=fault,
         parameters=_values(manifest.get("parameters")),
         models=tuple(str(model["name"]) for model in manifest.get("models", [])),
         wall_time_s=manifest.get("wall_time_s"),

@@ -73,7 +73,7 @@ def grid(arguments: argparse.Namespace) -> int:
         statuses = run_grid(runs, arguments.out_dir, executor, told=say, force=arguments.force, **settings)
     counts = Counter(status["status"] for status in statuses)
     _print(", ".join(f"{count} {status}" for status, count in counts.items()))
-    from patchlib.runs.report import write_report  # plotly, which the driver of a night does without
+    from patchlib.runs.report import write_report  # not before: the driver of a night does without plotly
 
     _print(f"Open the page: {write_report(arguments.out_dir).as_uri()}")
     return int(counts["ok"] < len(statuses))

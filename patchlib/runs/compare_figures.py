@@ -1,4 +1,4 @@
-"""The figures of a report's comparisons: each drawn from a table, in colours that the page and the colour-blind can take."""
+"""The figures of a report's comparisons, each drawn from a table, in colours that can be told apart."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def over_models(means: Mapping[str, pd.Series], example: Effects) -> list[tuple[
 
 
 def agreement(table: pd.DataFrame, axis: str, what: str) -> tuple[str, go.Figure]:
-    """How alike the columns of a table order its rows, which are ``what``; the columns are runs by ``axis``, or models."""
+    """How alike the columns of a table, runs by ``axis`` or models, order its rows, which are ``what``."""
     shown = table.iloc[:, :MATRIX]
     ranks = shown.corr(method="spearman")
     pairs = ranks.to_numpy()[np.triu_indices(len(ranks), 1)]

@@ -22,7 +22,6 @@ from patchlib.runs.pages import write_index, write_page
 from patchlib.runs.parameters import declared_parameters, read_parameters
 from patchlib.runs.provenance import code_hash
 
-
 DIED = "DeadKernelError"
 
 
@@ -80,7 +79,7 @@ def run(
     """
     jobs = [(path, *read_parameters(path, parameters or {}, defaults)) for path in find_notebooks(notebooks)]
     folder = prepare_folder(out_dir)
-    for path, defaults, values in jobs:
+    for path, _, values in jobs:
         if path.parent == folder:
             raise RunError(f"{path.name} lies in the output folder {folder}; choose another with -o")
         if "out_dir" in declared_parameters(path):

@@ -90,8 +90,8 @@ def read_grid(path: str | Path, defaults: Mapping[str, Any] | None = None) -> li
             raise RunError("a grid gives each run a folder of its own: leave out_dir away, and say -o FOLDER")
         for name, value in parameters.items():
             if not _is_plain(value):
-                raise RunError(f"{name} = {value!r} of {notebook.stem} cannot be written to a file and read again; "
-                               "take numbers, text in quotes, true, false, null, and lists and mappings of them")  # fmt: skip
+                mend = "take numbers, text in quotes, true, false, null, and lists and mappings of them"
+                raise RunError(f"{name} = {value!r} of {notebook.stem} cannot be kept as JSON; {mend}")
         runs.append(Planned(run_name(notebook, own), notebook, parameters))
     names = Counter(run.name.casefold() for run in runs)  # some disks take two that differ in case for one
     if twice := sorted(name for name, count in names.items() if count > 1):
