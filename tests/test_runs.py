@@ -115,7 +115,7 @@ def test_results_come_back_and_the_manifest_describes_them(finished):
     assert pd.read_csv(out / "01_good.top.csv").columns.tolist() == ["head", "effect"]
 
     manifest = json.loads(good.manifest.read_text())
-    assert manifest["parameters"] == {"model_name": "tiny", "n_prompts": 6, "out_dir": str(out)}
+    assert manifest["parameters"] == {"model_name": "tiny", "n_prompts": 6, "scale": 1.5, "out_dir": str(out)}
     assert manifest["models"] == [{"name": "tiny", "weights_hash": "abc123"}]
     assert {"torch", "transformer-lens", "transformers", "python", "platform"} < set(manifest["versions"])
     assert 0 < manifest["wall_time_s"] == good.wall_time_s
@@ -228,6 +228,14 @@ def test_a_notebook_is_never_overwritten_by_its_own_run(ours):
     with pytest.raises(RunError, match="choose another"):
         run(["01"], out_dir=ours)
     assert (ours / "01_layer_patching.ipynb").read_bytes() == before
+
+
+def test_a_headline_is_kept_as_plain_numbers_and_what_is_none_is_refused(tmp_path):
+    path = save_run(tmp_path, "01", {}, {}, headline={"heads": np.int64(3), "share": np.float32(0.5), "none": np.nan})
+    assert json.loads(path.read_text())["headline"] == {"heads": 3.0, "share": 0.5, "none": None}
+    for wrong in ("0.5", True, None):
+        with pytest.raises(RunError, match="headline 'share' must be a number"):
+            save_run(tmp_path, "01", {}, {}, headline={"share": wrong})
 
 
 def test_a_result_that_cannot_be_saved_leaves_the_earlier_one(tmp_path):

@@ -27,6 +27,7 @@ import patchlib
 from patchlib import RunError, read_grid, run_grid
 from patchlib.cli import main
 from patchlib.runs import attempt, commands, schedule
+from patchlib.runs.provenance import code_hash
 from patchlib.runs.status import damage, read_status, write_status
 from tests.small_grid import grid_writer
 
@@ -83,7 +84,9 @@ def test_one_of_six_fails_and_alone_is_repeated(tiny, tmp_path, capsys):
     assert "6 runs, 6 to do; nothing is known of the time of tiny" in said and not out.exists()
     assert main(["grid", str(grid), "-o", str(out), "--workers", "2"]) == 1
     said = capsys.readouterr().out
-    assert "ValueError: seed 3 is unlucky" in said and said.endswith("5 ok, 1 failed\n")
+    page = f"Open the page: {(out / 'report.html').as_uri()}\n"
+    assert "ValueError: seed 3 is unlucky" in said and said.endswith(f"5 ok, 1 failed\n{page}")
+    assert "seed 3 is unlucky" in (out / "report.html").read_text()
     collected = patchlib.collect(out)
     assert collected.runs.status.value_counts().to_dict() == {"ok": 5, "failed": 1}
     assert collected.table("tiny", "table").seed.tolist() == [0, 1, 2, 4, 5]
@@ -165,7 +168,8 @@ def test_what_is_no_executor_is_refused_before_anything_is_written(tiny, tmp_pat
 
 
 @pytest.mark.slow
-def test_an_interrupted_grid_leaves_no_process_behind_and_goes_on(tiny, tmp_path):
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM])  # Ctrl-C, and what Slurm sends
+def test_an_interrupted_grid_leaves_no_process_behind_and_goes_on(tiny, tmp_path, way):
     grid, out = tiny(grid={"seed": [0, 1, 2], "mode": ["slow"]}), tmp_path / "out"
     command = [sys.executable, "-m", "patchlib", "grid", str(grid), "-o", str(out)]
     process = subprocess.Popen(
@@ -175,7 +179,9 @@ def test_an_interrupted_grid_leaves_no_process_behind_and_goes_on(tiny, tmp_path
     folders = [out / "runs" / f"tiny,mode=slow,seed={seed}" for seed in range(3)]
     wait_for(lambda: (folders[1] / "tiny.ipynb").is_file())  # papermill is at it
     children = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
+    with pytest.raises(RunError, match=r"another grid is at work in .*out; wait until it ends"):
+        run_grid(read_grid(grid), out)
+    process.send_signal(way)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and said == "patchlib: interrupted; what had finished is kept\n"
     assert [read_status(folder)["status"] for folder in folders] == ["ok", "interrupted", "waiting"]
@@ -183,7 +189,8 @@ def test_an_interrupted_grid_leaves_no_process_behind_and_goes_on(tiny, tmp_path
     assert not list(out.rglob(".*.tmp"))
     kept = (folders[0] / "tiny.manifest.json").read_bytes()
     finished = subprocess.run(command, capture_output=True, text=True)
-    assert finished.returncode == 0 and finished.stdout.endswith("3 ok\n") and len(finished.stdout.splitlines()) == 3
+    lines = finished.stdout.splitlines()
+    assert finished.returncode == 0 and lines[-2] == "3 ok" and len(lines) == 4
     assert (folders[0] / "tiny.manifest.json").read_bytes() == kept
 
 
@@ -245,6 +252,13 @@ def test_other_code_or_parameters_are_not_mixed_and_damaged_results_are_made_aga
         run_grid(read_grid(tiny(grid={"seed": [1]})), out)
     with pytest.raises(RunError, match=r"tiny,seed=1 of an earlier grid in .* was made by other code"):
         run_grid(read_grid(tiny(grid={"seed": [2]})), out)
+    (tmp_path / "beside.py").write_text("V = 1")  # which nothing imports
+    assert code_hash(notebook) != second["code_hash"] and code_hash(notebook) == (was := code_hash(notebook))
+    changed.cells[1].source += "\nfrom beside import V"
+    nbformat.write(changed, notebook)
+    now = code_hash(notebook)
+    (tmp_path / "beside.py").write_text("V = 2")
+    assert len({was, now, code_hash(notebook)}) == 3  # a module that it imports is a part of it
     (forced,) = run_grid(read_grid(tiny(grid={"seed": [1]})), out, force=True)
     assert forced["status"] == "ok" and forced["code_hash"] != second["code_hash"]
 
@@ -257,6 +271,8 @@ def test_other_weights_are_refused_and_repeated_by_force_with_a_stub_for_the_not
     before = attempt_times(tmp_path)
     with pytest.raises(RunError, match="m had other weights"):
         run_grid(read_grid(tiny(**{**plan, "grid": {"seed": [0, 1, 2]}})), tmp_path)
+    with pytest.raises(RunError, match="m had other weights"):  # nor beside those of another grid
+        run_grid(read_grid(tiny(**{**plan, "grid": {"seed": [0]}})), tmp_path)
     assert attempt_times(tmp_path) == before  # refused before anything ran
     (tmp_path / "weights of 1").unlink()
     assert [one["status"] for one in run_grid(read_grid(tiny(**plan)), tmp_path, force=True)] == ["ok", "ok"]
@@ -269,7 +285,62 @@ def attempt_times(folder: Path) -> dict[str, int]:
 
 def test_code_that_changed_meanwhile_fails_the_run_with_a_stub_for_the_notebook(tiny, tmp_path, stub):
     (status,) = run_grid(read_grid(tiny(parameters={"mode": "fail", "seed": 0})), tmp_path)
-    assert status["status"] == "failed" and "changed while the grid ran" in status["error"]
+    assert status["status"] == "failed" and "changed during this run" in status["error"]
+
+
+@pytest.mark.slow
+def test_code_that_changed_before_a_run_fails_it_at_once(tiny, tmp_path):
+    notebook = tmp_path / "tiny.ipynb"
+
+    def change(status) -> None:
+        changed = nbformat.read(notebook, as_version=4)
+        changed.cells[1].source += "\nprint('new')"
+        nbformat.write(changed, notebook)
+
+    first, second = run_grid(read_grid(tiny(grid={"seed": [0, 1]})), tmp_path / "out", told=change)
+    assert first["status"] == "ok" and (second["status"], second["attempts"]) == ("failed", 1)
+    assert "changed while the grid ran" in second["error"]
+    assert not (tmp_path / "out" / "runs" / "tiny,seed=1" / "tiny.ipynb").exists()  # nothing was computed
+
+
+@pytest.mark.slow
+def test_a_copy_under_another_name_has_results_of_its_own(tiny, tmp_path):
+    (tmp_path / "tiny.ipynb").rename(tmp_path / "my.copy.ipynb")  # it says save_run(out_dir, "tiny", ...)
+    (status,) = run_grid(read_grid(tiny(notebooks=["my.copy.ipynb"])), tmp_path / "out")
+    assert status["status"] == "ok"
+    assert patchlib.collect(tmp_path / "out").table("my.copy", "table").seed.tolist() == [0]
+
+
+def test_damaged_records_are_made_again_with_a_stub_for_the_notebook(tiny, tmp_path, stub, capsys):
+    grid = tiny(grid={"seed": [0, 1, 2]}, parameters={"mode": "good"})
+    command = ["grid", str(grid), "-o", str(tmp_path)]
+    run_grid(read_grid(grid), tmp_path)
+    (tmp_path / "runs" / "tiny,seed=0" / "status.json").write_text("")  # as a machine that went down leaves it
+    (tmp_path / "runs" / "tiny,seed=1" / "tiny.manifest.json").write_text("")
+    assert main([*command, "--dry-run"]) == 0 and "3 runs, 2 to do" in capsys.readouterr().out
+    told: list = []
+    assert {one["status"] for one in run_grid(read_grid(grid), tmp_path, told=told.append)} == {"ok"}
+    assert sorted(one["name"] for one in told) == ["tiny,seed=0", "tiny,seed=1"]
+
+
+def test_a_worker_that_does_not_see_the_folder_says_so(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(attempt, "SEEN", 0.1)
+
+    class Elsewhere(ThreadPoolExecutor):
+        def submit(self, function, /, job):
+            return super().submit(function, job | {"folder": "/nowhere/runs/tiny"})
+
+    with Elsewhere(1) as executor, pytest.raises(RunError, match=r"cannot read /nowhere/runs/tiny, .* same path"):
+        run_grid(read_grid(tiny()), tmp_path / "out", executor)
+
+
+def test_a_grid_goes_on_where_nobody_reads_what_it_says_with_a_stub(tiny, tmp_path, stub, monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        grid = tiny(grid={"seed": [0, 1]}, parameters={"mode": "good"})
+        assert main(["grid", str(grid), "-o", str(tmp_path)]) == 0
+    assert {read_status(path)["status"] for path in (tmp_path / "runs").iterdir()} == {"ok"}
+    assert (tmp_path / "report.html").is_file()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -86,6 +87,20 @@ def test_folders_that_cannot_be_verified_are_refused(tmp_path):
     (run / "status.json").write_text('{"status": "ok"}')
     with pytest.raises(RunError, match=r"there is no notebook '/no/gone.ipynb'"):
         verify(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_is_repeated_with_its_own_parameters_whatever_the_notebook_saved(tmp_path):
+    grid = grid_writer(tmp_path)(parameters={"seed": 5})
+    notebook = nbformat.read(tmp_path / "tiny.ipynb", as_version=4)
+    notebook.cells[0].source += "\nsize: int = 2**10"  # no literal: what it is, the notebook alone can say
+    notebook.cells[1].source = notebook.cells[1].source.replace('{"seed": seed, "mode": mode, ', "{")
+    nbformat.write(notebook, tmp_path / "tiny.ipynb")
+    (status,) = run_grid(read_grid(grid), tmp_path / "out")
+    assert status["status"] == "ok"
+    manifest = json.loads((tmp_path / "out" / "runs" / "tiny" / "tiny.manifest.json").read_text())
+    assert manifest["parameters"]["seed"] == 5 and "size" not in manifest["parameters"]
+    assert verify(tmp_path / "out").same.all()
 
 
 BASE = xr.Dataset({"x": ("n", [1.0, np.nan, np.inf]), "i": ("n", [1, 2, 3])}, {"name": ("n", ["a", "b", "c"])})

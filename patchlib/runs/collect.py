@@ -169,14 +169,14 @@ def collect(folder: str | Path) -> Collection:
 
 def _of_grid(folder: Path) -> Run:
     """A run by its status, and by its manifest where it got as far as that."""
-    stem = folder.name.partition(",")[0]
+    path = manifest_of(folder)
+    stem = path.name.removesuffix(".manifest.json")
+    missing = Run(folder.name, stem, folder, "damaged", "its manifest is missing; repeat it")
+    run = _of_manifest(path, folder.name) if path.is_file() else missing
     try:
         status = read_json(folder / STATUS)
     except RunError as error:
-        return Run(folder.name, stem, folder, "damaged", str(error))
-    path = manifest_of(folder)
-    missing = Run(folder.name, path.name.split(".")[0], folder, "damaged", "its manifest is missing; repeat it")
-    run = _of_manifest(path, folder.name) if path.is_file() else missing
+        return replace(run, status="damaged", error=str(error))
     measured = ("wall_time_s", "peak_memory_mb", "finished_utc")
     known: dict[str, Any] = {key: status[key] for key in measured if status.get(key) is not None}
     if status.get("status") != OK:

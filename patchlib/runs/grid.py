@@ -65,14 +65,14 @@ def read_grid(path: str | Path, defaults: Mapping[str, Any] | None = None) -> li
     for name, values in axes.items():
         if not isinstance(values, list) or not values:
             raise RunError(f"{name!r} of the grid needs a list of values, such as [{values}], not {values!r}")
-    single = plan.get("runs", [])
+    single = [] if plan.get("runs") is None else plan["runs"]
     if not isinstance(single, list) or any(not isinstance(one, dict) or "notebook" not in one for one in single):
         raise RunError("'runs' is a list of runs, each with its 'notebook', such as {notebook: 02, seed: 7}")
     notebooks = plan.get("notebooks")
-    if "notebooks" in plan and not (isinstance(notebooks, list) and notebooks):
+    if notebooks is not None and not (isinstance(notebooks, list) and notebooks):
         raise RunError(f"'notebooks' is a list, such as [02_head_patching], not {notebooks!r}; without it all are run")
     asked: list[tuple[Path, dict[str, Any]]] = []
-    if notebooks or axes or "runs" not in plan:
+    if notebooks or axes or plan.get("runs") is None:
         paths = find_notebooks([str(one) for one in notebooks or []], base)
         asked += [
             (notebook, dict(zip(axes, values, strict=True)))

@@ -42,7 +42,8 @@ def is_over(status: dict[str, Any]) -> bool:
 
 def manifest_of(folder: Path) -> Path:
     """The manifest of a grid's run."""
-    return folder / f"{read_status(folder).get('notebook')}.manifest.json"
+    stem = read_status(folder).get("notebook", folder.name.partition(",")[0])
+    return folder / f"{stem}.manifest.json"
 
 
 def damage(folder: Path) -> str | None:
