@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,8 @@ class Collection:
     def dataset(self, notebook: str, result: str, **only: Any) -> xr.Dataset:
         """One result of all finished runs, along a first axis `run`, with the parameters as coordinates on it.
 
-        Nothing is read before it is used, and then file by file. A layer or head of one model is no layer or head of
+        Nothing is read before it is used. What takes all runs, such as a mean over them, reads all of a variable at
+        once; ``ds.chunk(run=1)`` makes Dask arrays of it, which take one run after the other. A layer or head of one model is no layer or head of
         another: where models differ in their sizes, the smaller has NaN beyond its own; `model_name="gpt2"` takes the
         runs of one. Where the runs are a grid, `ds.set_index(run=["model_name", "seed"]).unstack("run")` gives it an
         axis for each parameter. A parameter whose name the result uses itself is called `parameter_<name>`.
@@ -118,9 +119,10 @@ class Collection:
         tables = []
         for run in self._having(notebook, result, ".csv", only):
             try:
-                table = pd.read_csv(run.results[result])
+                table = pd.read_csv(run.results[result], keep_default_na=False, na_values=[""])  # "None" is a word
             except (OSError, ValueError) as error:
                 raise RunError(f"{run.results[result]} cannot be read ({error}); repeat that run") from error
+            table = table.rename(columns={RUN: f"result_{RUN}"})
             columns = {RUN: run.name} | _named(run.parameters, {RUN, *table})
             tables.append(pd.concat([pd.DataFrame(columns, index=table.index), table], axis=1))
         return pd.concat(tables, ignore_index=True)
@@ -158,13 +160,24 @@ def collect(folder: str | Path) -> Collection:
         RunError: There are no runs in the folder.
     """
     folder = Path(folder).resolve()
-    found = [_of_grid(path.parent) for path in sorted(folder.glob("runs/*/status.json"))]
-    found += [_of_manifest(path) for path in sorted(folder.glob("*.manifest.json"))]
+    found = [_safely(_of_grid, path.parent) for path in sorted(folder.glob("runs/*/status.json"))]
+    taken = {run.name for run in found}
+    plain = [_safely(_of_manifest, path) for path in sorted(folder.glob("*.manifest.json"))]
+    found += [replace(run, name=f"./{run.name}") if run.name in taken else run for run in plain]
     if not found:
         raise RunError(
             f"there are no runs in {folder}; give a folder that `patchlib grid -o` or `patchlib run -o` wrote"
         )
     return Collection(folder, tuple(sorted(found, key=lambda run: (run.notebook, run.name))))
+
+
+def _safely(read: Callable[[Path], Run], path: Path) -> Run:
+    """A run, damaged where its records are not such as we write: one of them must not hide all others."""
+    try:
+        return read(path)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        name, place = (path.name, path) if path.is_dir() else (path.name.removesuffix(".manifest.json"), path.parent)
+        return Run(name, name.partition(",")[0], place, "damaged", f"its records cannot be read ({error!r}); repeat it")
 
 
 def _of_grid(folder: Path) -> Run:
@@ -177,8 +190,9 @@ def _of_grid(folder: Path) -> Run:
         status = read_json(folder / STATUS)
     except RunError as error:
         return replace(run, status="damaged", error=str(error))
-    measured = ("wall_time_s", "peak_memory_mb", "finished_utc")
-    known: dict[str, Any] = {key: status[key] for key in measured if status.get(key) is not None}
+    known: dict[str, Any] = {key: _float(status.get(key)) for key in ("wall_time_s", "peak_memory_mb")}
+    known |= {"finished_utc": status.get("finished_utc")}
+    known = {key: value for key, value in known.items() if value is not None}
     if status.get("status") != OK:
         known |= {"status": str(status.get("status")), "error": status.get("error")}
     return replace(run, parameters={**run.parameters, **_values(status.get("parameters"))}, **known)
@@ -204,12 +218,16 @@ def _of_manifest(path: Path, name: str | None = None) -> Run:
         error=fault,
         parameters=_values(manifest.get("parameters")),
         models=tuple(str(model["name"]) for model in manifest.get("models", [])),
-        wall_time_s=manifest.get("wall_time_s"),
-        peak_memory_mb=manifest.get("peak_memory_mb"),
+        wall_time_s=_float(manifest.get("wall_time_s")),
+        peak_memory_mb=_float(manifest.get("peak_memory_mb")),
         finished_utc=manifest.get("finished_utc"),
         headline={name: number for name, number in manifest.get("headline", {}).items() if number is not None},
         results={file.name.removeprefix(start).rpartition(".")[0]: file for file in files},
     )
+
+
+def _float(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _values(parameters: Any) -> dict[str, Any]:

@@ -31,15 +31,19 @@ def compare(runs: Sequence[Run], effects: Sequence[Effects]) -> list[Comparison]
 
     Within one model the same cell is followed from run to run. A head of one model is no head of another: between
     models, layers at the same share of the depth are compared. Token positions mean other words in other prompts:
-    results over them are left out.
+    results over them are left out. Effects on different metrics, at different sites, in different directions
+    or over different axes are never put together.
     """
     found = []
     for notebook, group in _grouped([run for run in runs if run.status == OK], lambda run: run.notebook):
         found += [Comparison(notebook, *one) for one in _headlines(group)]
         own = [one for one in effects if one.run.notebook == notebook and one.cells.notna().any()]
         for result, same in _grouped(own, lambda one: one.result):
-            if "pos" not in same[0].cells.index.names:
-                found += [Comparison(notebook, f"{result}{title}", *rest) for title, *rest in _of_result(same)]
+            kinds = _grouped(same, lambda one: one.kind)
+            for kind, alike in kinds:
+                name = ", ".join([result, *(filter(None, kind) if len(kinds) > 1 else ())])
+                if "pos" not in alike[0].cells.index.names:
+                    found += [Comparison(notebook, f"{name}{title}", *rest) for title, *rest in _of_result(alike)]
     return found
 
 
@@ -65,11 +69,11 @@ def _ordered(runs: Sequence[Run]) -> tuple[list[int], list[str], str]:
     """The runs in the order of what they differ in, their names by it, and what it is."""
     names = _varying(runs)
     rows = [tuple(run.parameters.get(name) for name in names) for run in runs]
-    if len(set(map(repr, rows))) < len(rows):  # runs that differ in nothing that they say
-        names, rows = ["run"], [(run.name,) for run in runs]
     order = sorted(range(len(runs)), key=lambda i: [_sortable(value) for value in rows[i]])
     single = len(names) == 1
     texts = [str(row[0]) if single else ", ".join(map("{}={}".format, names, row)) for row in rows]
+    if len(set(texts)) < len(texts):  # runs that differ in nothing that they say
+        texts, single = [run.name for run in runs], False
     return order, [texts[i] for i in order], names[0] if single else "run"
 
 
@@ -92,20 +96,22 @@ def _headlines(runs: Sequence[Run]) -> list[tuple[str, str, go.Figure]]:
 
 def _of_result(effects: Sequence[Effects]) -> list[tuple[str, str, go.Figure]]:
     """Title, takeaway and figure of each comparison of one result: within each model, and between models."""
-    found, means = [], {}
+    found, tables = [], {}
     for model, group in _grouped(effects, lambda one: one.model or "no model"):
         order, texts, axis = _ordered([one.run for one in group])
         table = pd.DataFrame({text: group[i].cells for i, text in zip(order, texts, strict=True)})
-        means[model] = table.mean(axis=1)
-        table = table.dropna()  # cells of all runs: a notebook may choose its layers by what it finds
+        cells = len(table)
+        table = table.dropna()  # a notebook may choose its layers by what it finds
+        tables[model] = table
         if len(group) > 1 and len(table):
             heads = {"head", "kv_head"} & set(table.index.names) or "layer" not in table.index.names
             drawn = _top(table, group[0], axis) if heads else _by_layer(table, group[0])
             found.append((f", {model}: {'the largest effects' if heads else 'effect by layer'}", *drawn))
+            what = f"the {len(table)} cells" + (f" of {cells} that all of them have" if len(table) < cells else "")
             if len(table) > 2:  # of two cells there is no order to agree on
-                found.append((f", {model}: agreement of ranks", *agreement(table, axis, f"the {len(table)} cells")))
-    if len(means) > 1:
-        found += [(f": {title}", *rest) for title, *rest in over_models(means, effects[0])]
+                found.append((f", {model}: agreement of ranks", *agreement(table, axis, what)))
+    if len(tables) > 1:
+        found = [(f": {title}", *rest) for title, *rest in over_models(tables, effects[0])] + found
     return found
 
 

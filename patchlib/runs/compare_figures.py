@@ -9,13 +9,22 @@ import pandas as pd
 import plotly.graph_objects as go
 
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito 2008
+SHOWN = 30
+"""Runs up to which each has a point of its own."""
+LONGEST = 40
+"""Characters of a model's name in a legend."""
 WRITTEN = 8
 """Columns up to which a matrix has its numbers written in."""
 
 
 def lines(values: Mapping[str, pd.Series], axis: str, unit: str) -> go.Figure:
-    """A line for each series, over the runs that index it; a single one needs no legend."""
+    """A line for each series, over the runs that index it, or how they spread where these are many."""
     figure = go.Figure()
+    if len(next(iter(values.values()))) > SHOWN:
+        for colour, (name, line) in zip(LINES, values.items(), strict=False):
+            figure.add_box(y=_plain(line), name=name, marker={"color": colour}, boxpoints="outliers")
+        figure.update_yaxes(title=unit, rangemode="tozero")
+        return _style(figure, legend=False)
     for colour, (name, line) in zip(LINES, values.items(), strict=False):
         figure.add_scatter(
             x=list(line.index), y=_plain(line), name=name, mode="lines+markers", line={"color": colour, "width": 2},
@@ -51,13 +60,14 @@ def depths(models: Mapping[str, pd.DataFrame], unit: str) -> go.Figure:
     figure = go.Figure()
     for number, (model, table) in enumerate(models.items()):
         figure.add_scatter(
-            x=table["depth"].round(4), y=_plain(table["effect"]), name=model, text=table["cell"], mode="lines+markers",
+            x=table["depth"].round(4), y=_plain(table["effect"]), name=_short(model), text=table["cell"], mode="lines+markers",
             line={"color": LINES[number % len(LINES)], "width": 2, "dash": ("solid", "dot")[number // len(LINES) % 2]},
             marker={"size": 4}, hovertemplate="%{text}: %{y:.3f}<br>depth %{x:.0%}<extra>%{fullData.name}</extra>",
         )  # fmt: skip
     figure.update_xaxes(title="share of the model's layers", tickformat=".0%")
     figure.update_yaxes(title=unit, rangemode="tozero")
-    return _style(figure)
+    below = {"orientation": "v", "y": -0.25, "yanchor": "top"}  # names are long: each has a line of its own
+    return _style(figure).update_layout(legend=below, height=340 + 22 * len(models), margin={"t": 20})
 
 
 def matrix(ranks: pd.DataFrame, axis: str) -> go.Figure:
@@ -78,6 +88,11 @@ def matrix(ranks: pd.DataFrame, axis: str) -> go.Figure:
 def _plain(values: pd.Series) -> list[float | None]:
     """Four digits, which take a quarter of the room in a page; None is a gap."""
     return [round(float(value), 4) if np.isfinite(value) else None for value in values]
+
+
+def _short(name: str) -> str:
+    """The end of a long name, where paths and hub names say most."""
+    return name if len(name) <= LONGEST else f"…{name[-LONGEST:]}"
 
 
 def _pale(colour: str) -> str:

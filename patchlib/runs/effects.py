@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from patchlib.cells import cell_name
@@ -20,6 +21,7 @@ class Effects:
     Attributes:
         metric: The result's first one, which all numbers here are in.
         site: Where was patched, as "z"; empty where the result does not say.
+        direction: "denoise" or "noise"; empty where the result does not say.
         n: Prompts.
         clean: Mean over prompts of the unpatched clean run; None where the result does not say.
         corrupted: The same of the corrupted run.
@@ -30,6 +32,7 @@ class Effects:
     result: str
     metric: str
     site: str
+    direction: str
     n: int
     clean: float | None
     corrupted: float | None
@@ -39,6 +42,11 @@ class Effects:
     def model(self) -> str:
         """The models that the run used, which is one as a rule."""
         return ", ".join(self.run.models)
+
+    @property
+    def kind(self) -> tuple[str, ...]:
+        """What two results have to share for their effects to be held against each other; last, the axes."""
+        return self.metric, self.site, self.direction, ", ".join(map(str, self.cells.index.names))
 
     @property
     def is_stream(self) -> bool:
@@ -97,6 +105,6 @@ def _read(run: Run, result: str) -> Effects | None:
     one = file.isel(metric=0) if "metric" in file.dims else file
     clean, corrupted = (float(one[name].mean()) if name in one else None for name in ("clean", "corrupted"))
     metric = str(one["metric"].item()) if "metric" in one.coords else "effect"
-    cells = one.effect.reset_coords(drop=True).to_series()
-    site, n = str(file.attrs.get("site", "")), file.sizes.get("example", 0)
-    return Effects(run, result, metric, site, n, clean, corrupted, cells)
+    cells = one.effect.reset_coords(drop=True).to_series().replace([np.inf, -np.inf], np.nan)
+    site, direction = (str(file.attrs.get(name, "")) for name in ("site", "direction"))
+    return Effects(run, result, metric, site, direction, file.sizes.get("example", 0), clean, corrupted, cells)

@@ -92,7 +92,8 @@ def _save(result: object, folder: Path, notebook: str, name: str) -> Path:
             if isinstance(result, xr.Dataset):
                 result.to_netcdf(temporary, engine="h5netcdf")
             else:
-                result.to_csv(temporary, index=not isinstance(result.index, pd.RangeIndex))
+                named = result.rename_axis(index=lambda name: "index" if name is None else name)
+                named.to_csv(temporary, index=not isinstance(result.index, pd.RangeIndex))
     except (TypeError, ValueError) as error:
         raise RunError(f"result {name!r} cannot be saved as netCDF: {error}") from error
     return path

@@ -23,7 +23,7 @@ class Picture:
     """One figure.
 
     Attributes:
-        place: Number of the cell and of the output in it: the same for all runs of a notebook.
+        place: Number of the cell and of the figure in it: the same for all runs of a notebook.
         title: The figure's own; empty where it has none.
         plotly: What plotly draws it from; None for a picture.
         address: A `data:` address of the picture; None for plotly's.
@@ -51,9 +51,11 @@ def pictures(executed: Path) -> list[Picture]:
         raise RunError(f"{executed.name} cannot be read as a notebook ({error}); repeat that run") from error
     found = []
     for cell, content in enumerate(notebook.cells):
-        for number, output in enumerate(content.get("outputs", [])):
-            picture = _picture((cell, number), output.get("data", {}))
-            found += [picture] if picture else []
+        number = 0  # of the figure, not of the output: a warning before it comes in some runs and not in others
+        for output in content.get("outputs", []):
+            if picture := _picture((cell, number), output.get("data", {})):
+                found.append(picture)
+                number += 1
     return found
 
 

@@ -10,6 +10,13 @@ const body = byId("runs").tBodies[0];
 const rows = [...body.rows];
 const columns = every("thead button").map((button) => button.textContent);
 
+// "seed=1" is that value of that column, and not any text with a 1 in it
+function named(row, word) {
+  const [name, value] = [word.split("=", 1)[0], word.slice(word.indexOf("=") + 1)];
+  const at = columns.findIndex((column) => column.toLowerCase() === name);
+  return word.includes("=") && at >= 0 && row.cells[at].dataset.value.toLowerCase() === value;
+}
+
 function filter() {
   const words = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
   const chosen = every("select[data-column]").filter((one) => one.value);
@@ -17,7 +24,8 @@ function filter() {
   for (const row of rows) {
     const text = row.textContent.toLowerCase();
     const fits = (one) => `=${row.cells[columns.indexOf(one.dataset.column)].dataset.value}` === one.value;
-    row.hidden = !(words.every((word) => text.includes(word)) && chosen.every(fits));
+    const has = (word) => text.includes(word) || named(row, word);
+    row.hidden = !(words.every(has) && chosen.every(fits));
     if (!row.hidden) shown.add(row.dataset.row);
   }
   byId("count").textContent = `${shown.size} of ${rows.length} runs`;
@@ -59,8 +67,22 @@ function drawComparison(element) {
 
 dark.addEventListener("change", () => every(".plot.js-plotly-plot").forEach(drawComparison));
 
-// --- Thumbnails: the figures themselves, drawn once each when they come near, one after the other ---
-let queue = Promise.resolve();
+// --- Thumbnails: the figures themselves, drawn once each when they come near; what came last is looked at first ---
+const waiting = [];
+let drawing = false;
+
+async function drawWaiting() {
+  if (drawing) return;
+  drawing = true;
+  for (let element; (element = waiting.pop()); ) {
+    try {
+      await (element.matches(".plot") ? drawComparison : drawThumbnail)(element);
+    } catch (error) { // it must not keep the next from being drawn; its title stays, as the picture's text
+      console.error(error);
+    }
+  }
+  drawing = false;
+}
 
 async function drawThumbnail(button) {
   const { plotly, address } = figures[button.dataset.figure];
@@ -74,13 +96,10 @@ async function drawThumbnail(button) {
 }
 
 const near = new IntersectionObserver((entries, observer) => {
-  for (const { isIntersecting, target } of entries) {
-    if (!isIntersecting) continue;
-    observer.unobserve(target);
-    const draw = target.matches(".plot") ? drawComparison : drawThumbnail;
-    // A figure that cannot be drawn must not keep the next from it; its title stays, as the picture's text.
-    queue = queue.then(() => draw(target)).catch((error) => console.error(error));
-  }
+  const near = entries.filter((entry) => entry.isIntersecting).map((entry) => entry.target);
+  near.forEach((target) => observer.unobserve(target));
+  waiting.push(...near.reverse()); // the topmost first
+  drawWaiting();
 }, { rootMargin: "300px" });
 every(".plot, .thumbs button").forEach((one) => near.observe(one));
 
@@ -105,7 +124,9 @@ function enlarge(button) {
     image.alt = title;
     place.append(image);
   } else {
-    Plotly.newPlot(place, structuredClone(plotly.data), structuredClone(plotly.layout), { ...CONFIG, responsive: false });
+    const layout = structuredClone(plotly.layout);
+    if (layout.width > place.clientWidth) layout.width = Math.max(place.clientWidth, 320);
+    Plotly.newPlot(place, structuredClone(plotly.data), layout, { ...CONFIG, responsive: false });
   }
 }
 
@@ -116,6 +137,7 @@ function step(by) {
 
 every(".thumbs button").forEach((button) => button.addEventListener("click", () => enlarge(button)));
 byId("close").addEventListener("click", () => dialog.close());
+dialog.addEventListener("close", () => current.focus()); // on the figure that was shown last
 byId("previous").addEventListener("click", () => step(-1));
 byId("next").addEventListener("click", () => step(1));
 dialog.addEventListener("click", (event) => event.target === dialog && dialog.close()); // beside it

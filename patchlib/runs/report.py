@@ -25,7 +25,7 @@ from patchlib.runs.pictures import pictures
 
 FIGURE_BYTES = 20_000_000
 """Most that the runs' figures may take together in the page, which a browser still opens at once."""
-CHOICES = 12
+CHOICES = 40
 """Values of a parameter up to which it is chosen from a list."""
 
 
@@ -128,8 +128,10 @@ def _galleries(runs: Sequence[Run], figures: list[dict[str, Any]], errors: dict[
             continue
         room -= size
         for picture in found:
-            title = picture.title or f"Figure in cell {picture.place[0] + 1}"
+            here = f"Figure in cell {picture.place[0] + 1}"
+            title = picture.title or here
             gallery = galleries.setdefault((run.notebook, picture.place), Gallery(run.notebook, title))
+            gallery.title = title if title == gallery.title else here  # a title that names one run is not all runs'
             gallery.thumbs.append((number, len(figures), title))
             figures.append({"title": title, "plotly": picture.plotly, "address": picture.address})
     return [galleries[key] for key in sorted(galleries)], left_out
@@ -152,6 +154,7 @@ def _fixed(rows: Sequence[Row], names: Sequence[str]) -> dict[str, str]:
 def _choices(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[str]]:
     """What the table can be filtered by: name of a column -> its values."""
     columns = {"status": [row.run.status for row in rows], "notebook": [row.run.notebook for row in rows]}
+    names = [name for name in names if name not in columns]
     columns |= {name: [str(r.run.parameters[name]) for r in rows if name in r.run.parameters] for name in names}
     different = {name: list(dict.fromkeys(values)) for name, values in columns.items()}
     return {name: values for name, values in different.items() if 1 < len(values) <= CHOICES}
