@@ -10,6 +10,7 @@ import io
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import nbformat
@@ -30,10 +31,13 @@ def shrink(png: str) -> str:
 def execute(path: Path) -> None:
     """Run a notebook in an empty folder and write it back."""
     notebook = nbformat.read(path, as_version=4)
+    begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(notebook, timeout=600, record_timing=False, store_widget_state=False)
         client.execute(cwd=folder)
-    notebook.metadata = {"kernelspec": notebook.metadata.kernelspec, "language_info": {"name": "python"}}
+    took = {"seconds": round(time.monotonic() - begin), "cores": os.cpu_count()}  # for `patchlib grid --dry-run`
+    kept = {"kernelspec": notebook.metadata.kernelspec, "language_info": {"name": "python"}}
+    notebook.metadata = kept | {"patchlib": took}
     for cell in notebook.cells:
         if "live" in cell.metadata.get("tags", []):
             cell.outputs = []  # a stored control is dead: it would show an error until it is run

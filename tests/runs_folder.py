@@ -81,7 +81,7 @@ def add_run(folder: Path, name: str | None = None, status: str = "ok", **more: A
     default = {"output": sweep_result(seed, model), "roles": pd.DataFrame({"head": ["L1H0"], "score": [seed / 10]})}
     if status in ("ok", "failed"):
         results = more.get("results", default if status == "ok" else {})
-        path = save_run(place, stem, results, parameters | {"out_dir": str(place)})
+        path = save_run(place, stem, results, parameters | {"out_dir": str(place)}, {"score": (seed or 0) / 10})
         changed = {"status": status, "error": more.get("error"), "title": "Heads", "wall_time_s": 12.5}
         path.write_text(json.dumps(json.loads(path.read_text()) | changed | {"peak_memory_mb": 1200.0 + (seed or 0)}))
         nbformat.write(

@@ -67,8 +67,9 @@ def test_the_cell_after_it_has_the_parameters_that_every_notebook_takes(path):
     assert not bare, "no type or no comment"
 
 
-def test_no_metadata_of_a_run_is_left(path):
+def test_no_metadata_of_a_run_is_left_but_how_long_it_takes(path):
     nb = nbformat.read(path, as_version=4)
+    assert set(nb.metadata.patchlib) == {"seconds", "cores"}  # by .ci/notebooks.py
     assert nb.metadata.kernelspec.name == "python3"
     for metadata in (nb.metadata, *(cell.metadata for cell in nb.cells)):
         assert not {"papermill", "execution", "widgets"} & set(metadata)

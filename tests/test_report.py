@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import xarray as xr
 from bs4 import BeautifulSoup
@@ -48,11 +49,13 @@ def page(folder):
 
 def test_the_table_has_every_run_with_its_numbers(page):
     heads = [cell.text for cell in page.select("#runs thead th")]
-    assert heads == ["notebook", "status", "model_name", "seed", "time (s)", "memory (MB)", "clean", "corrupted",
-                     "largest effect"]  # fmt: skip
+    assert heads == ["notebook", "status", "model_name", "seed", "score", "largest effect", "clean", "corrupted",
+                     "time (s)", "memory (MB)"]  # fmt: skip
     rows = [[cell.get_text(" ", strip=True) for cell in row.select("th, td")] for row in page.select("#runs tbody tr")]
     assert [row[1].split()[0] for row in rows] == ["ok", "ok", "ok", "ok", "failed", "waiting"]
-    assert rows[2][2:] == ["tiny", "1", "11.0", "1,201", "3.50 logit_diff", "-2.50 logit_diff", "L1H0: 0.81 of output"]
+    assert rows[2][2:] == [
+        "tiny", "1", "0.1", "L1H0: 0.81 of output", "3.50 logit_diff, n = 4", "-2.50 logit_diff, n = 4", "11.0", "1,201",
+    ]  # fmt: skip
     assert EVIL in rows[4][1] and rows[4][2] == EVIL
     facts = dict(zip((t.text for t in page.select("dt")), (d.text for d in page.select("dd")), strict=True))
     assert facts["Runs"] == "4 ok, 1 failed, 1 waiting" and facts["Models"] == "big, tiny"
@@ -100,23 +103,94 @@ def test_figures_of_all_runs_stand_beside_one_another(page):
     assert captions[:2] == ["model_name=big, seed=0", "model_name=tiny, seed=0"]
     figures = figures_of(page)
     shown = [figures[int(button["data-figure"])] for button in page.select(".thumbs button")]
+    titles = [one.select_one(".note").text for one in galleries]
+    assert titles == ["Figure in cell 2", "Figure in cell 3", "Figure in cell 4"]  # each run's title is its own
+    assert captions[-1] == f"model_name={EVIL}, seed=3, failed"
     assert [bool(one["plotly"]) for one in shown] == [True] * 10 + [False] * 2
     assert shown[0]["title"] == "Heads of big, model_name=big,seed=0: figure 0"
     assert shown[-1]["address"] == f"data:image/png;base64,{PNG}"
 
 
-def test_comparisons_follow_a_models_cells_over_seeds_and_only_sizes_over_models(page):
-    titles = [one.text for one in page.select("article h3")]
-    assert titles == ["output, tiny: the largest effects", "output, tiny: agreement of ranks", "output: models"]
-    said = [one.text for one in page.select("article > p")]
-    assert said[0] == "Over 3 runs, L1H0 has the largest mean effect: 0.81, from 0.80 to 0.82."
-    assert said[1].startswith("How alike two runs order the 6 cells: a Spearman correlation of 0.")
-    assert said[2] == "The cells with the largest effect are L1H0 of big (0.80), L1H0 of tiny (0.81)."
-    top, ranks, models = (one["plotly"]["data"] for one in figures_of(page)[:3])
+def comparisons(page) -> dict[str, str]:
+    return {one.h3.text: one.p.text for one in page.select("article")}
+
+
+def test_comparisons_follow_a_models_cells_over_seeds_and_the_depth_over_models(page):
+    said = comparisons(page)
+    assert list(said) == [
+        "score", "output: models along their depth", "output: models, agreement along the depth",
+        "output, tiny: the largest effects", "output, tiny: agreement of ranks",
+    ]  # fmt: skip
+    assert said["score"] == "Over 4 runs: mean 0.08, from 0.00 to 0.20."
+    top = "The layer with the largest effect is that of L1H0 of big (0.80, 50%), L1H0 of tiny (0.81, 67%). "
+    assert said["output: models along their depth"].startswith(top)
+    assert said["output, tiny: the largest effects"].startswith("Over 3 runs, L1H0 has the largest mean effect: 0.81,")
+    ranks = said["output, tiny: agreement of ranks"]
+    assert re.fullmatch(
+        r"How alike two runs order the 6 cells: a Spearman .* the 2 largest, 2.0 are the same .*", ranks
+    )
+    assert said["output: models, agreement along the depth"].startswith("How alike two models order the 3 layers at")
+    score, models, depth, top, ranks = (one["plotly"]["data"] for one in figures_of(page)[:5])
+    assert score[0]["y"] == [0, 0, 0.1, 0.2]
+    assert [line["name"] for line in models] == ["big", "tiny, 3 runs"]
+    assert [len(line["x"]) for line in models] == [4, 3] and models[1]["y"][1] == pytest.approx(0.81)
+    assert all(value >= 0 for line in models for value in line["y"])
+    assert depth[0]["x"] == ["big", "tiny"] and depth[0]["z"][0][0] == 1
     assert [line["name"] for line in top][:2] == ["L1H0", "L2H1"]
     assert top[0]["x"] == ["0", "1", "2"] and top[0]["y"] == pytest.approx([0.8, 0.81, 0.82])
     assert [ranks[0]["z"][i][i] for i in range(3)] == [1, 1, 1]
-    assert [len(line["x"]) for line in models] == [20, 6] and models[1]["y"][:2] == pytest.approx([0.81, 0.3])
+
+
+def test_what_does_not_compare_is_never_put_together(tmp_path):
+    """Opposite effects of two directions, two metrics, heads and their keys: each would cancel the other out."""
+    for seed in (0, 1):
+        sweep = sweep_result(seed)
+        kinds = {"a": sweep, "b": sweep.assign(effect=-sweep.effect).assign_attrs(direction="noise"),
+                 "c": sweep.assign_coords(metric=["kl"]), "d": sweep.rename(head="kv_head"),
+                 "e": sweep.isel(head=0, drop=True)}  # fmt: skip
+        for name, one in kinds.items():
+            values = {"seed": seed, "kind": name}
+            add_run(tmp_path, f"{name},seed={seed}", parameters=values, results={"output": one})
+    said = comparisons(page_of(tmp_path))
+    tops = [said[title] for title in said if title.endswith("the largest effects")]
+    assert len(tops) == 4 and all(text.startswith("Over 2 runs, L1") for text in tops)
+    assert "output, logit_diff, z, noise, layer, head, tiny: the largest effects" in said
+    assert "output, kl, z, layer, head, tiny: the largest effects" in said
+
+
+def test_only_cells_that_all_runs_have_are_compared(tmp_path):
+    for seed in range(3):
+        sweep = sweep_result(seed, layers=8)
+        sweep = sweep.isel(layer=[1, 2, 7] if seed else [1, 2, 5])  # as by_role of notebook 02, by what it finds
+        sweep.effect[0, 2, 1] = 5.0
+        add_run(tmp_path, f"seed={seed}", parameters={"seed": seed}, results={"by_role": sweep})
+    add_run(tmp_path, "model_name=m", parameters={"model_name": "m"}, results={"by_role": sweep})
+    said = comparisons(page_of(tmp_path))
+    assert said["by_role, tiny: the largest effects"].startswith("Over 3 runs, L1H0")
+    assert "the 4 cells of 8 that all of them have" in said["by_role, tiny: agreement of ranks"]
+    assert not [title for title in said if "models" in title]  # of some layers the depth is not known
+
+
+def test_layers_are_read_as_layers(tmp_path):
+    """The residual stream, by role: where it passes one half, between seeds and between models of other depth."""
+    for model, layers in (("tiny", 6), ("deep", 12)):
+        for seed in range(2):
+            stream = np.linspace(0, 1, layers) + 0.01 * seed
+            effect = xr.DataArray(np.stack([1 - stream, stream], -1)[None], dims=("metric", "layer", "role"))
+            coords = {"metric": ["logit_diff"], "layer": np.arange(layers), "role": ["S2", "END"]}
+            sweep = xr.Dataset({"effect": effect}, coords, {"model": model, "weights_hash": model, "site": "resid_pre"})
+            values = {"seed": seed, "model_name": model}
+            add_run(tmp_path, f"{model},seed={seed}", parameters=values, results={"stream": sweep})
+    page = page_of(tmp_path)
+    said = comparisons(page)
+    assert said["stream, tiny: effect by layer"] == "The effect passes 0.5 for S2 at L3, for END at L3; 2 runs."
+    text = said["stream: models along their depth, at S2"]
+    assert text.startswith("The effect passes 0.5 at L6 at S2 of deep (58%), L3 at S2 of tiny (67%).")
+    agreed = said["stream: models, agreement along the depth"]
+    assert "the 12 layers at the same share of the depth, at each role: a Spearman correlation of 1.00;" not in agreed
+    assert "the 12 layers at the same share of the depth, at each role: a Spearman correlation of 0.9" in agreed
+    bands = next(one for one in figures_of(page) if len(one["plotly"]["data"]) == 6)
+    assert bands["plotly"]["data"][2]["y"][0] == pytest.approx(0.995)
 
 
 def test_figures_beyond_the_limit_are_left_out_and_told(folder, monkeypatch):
@@ -147,7 +221,7 @@ def test_results_without_layers_positions_or_effects(tmp_path):
     effects, _ = read_effects(patchlib.collect(tmp_path).found)
     assert [one.largest() and one.largest()[0] for one in effects][:3] == ["head 0", "L1 at position 0", None]
     titles = [one.text for one in page_of(tmp_path).select("article h3")]
-    assert titles == ["heads, tiny: the largest effects"]  # of two heads no order, of positions no comparison
+    assert titles == ["score", "heads, tiny: the largest effects"]  # of two heads no order, of positions none
 
 
 def test_damaged_files_are_shown_with_their_run_and_hide_no_other(tmp_path):

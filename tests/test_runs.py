@@ -122,7 +122,9 @@ def test_results_come_back_and_the_manifest_describes_them(finished):
     assert 50 < manifest["peak_memory_mb"] < 4000
     for file in manifest["files"]:
         assert hashlib.sha256((out / file["name"]).read_bytes()).hexdigest() == file["sha256"]
-    assert re.fullmatch(r"patchlib run \S+/01_good.ipynb -p model_name tiny -p n_prompts 6", manifest["repeat"])
+    assert re.fullmatch(
+        r"patchlib run \S+/01_good.ipynb -p model_name tiny -p n_prompts 6 -p scale 1\.5", manifest["repeat"]
+    )
     assert (manifest["title"], manifest["description"]) == ("Good & tidy", "What this one shows.")
 
 

@@ -86,10 +86,11 @@ class Collection:
         """One result of all finished runs, along a first axis `run`, with the parameters as coordinates on it.
 
         Nothing is read before it is used. What takes all runs, such as a mean over them, reads all of a variable at
-        once; ``ds.chunk(run=1)`` makes Dask arrays of it, which take one run after the other. A layer or head of one model is no layer or head of
-        another: where models differ in their sizes, the smaller has NaN beyond its own; `model_name="gpt2"` takes the
-        runs of one. Where the runs are a grid, `ds.set_index(run=["model_name", "seed"]).unstack("run")` gives it an
-        axis for each parameter. A parameter whose name the result uses itself is called `parameter_<name>`.
+        once; ``ds.chunk(run=1)`` makes Dask arrays of it, which take one run after the other. A layer or head of one
+        model is no layer or head of another: where models differ in their sizes, the smaller has NaN beyond its own;
+        `model_name="gpt2"` takes the runs of one. Where the runs are a grid,
+        `ds.set_index(run=["model_name", "seed"]).unstack("run")` gives it an axis for each parameter. A parameter whose
+        name the result uses itself is called `parameter_<name>`.
 
         Args:
             notebook: Its stem, such as "02_head_patching".

@@ -134,12 +134,26 @@ def _dry_run(runs: Sequence[Planned], folder: Path, workers: int, force: bool) -
     for run in runs:
         found = read_status(folder / "runs" / run.name).get("status", "new")
         print(f"{'repeat' if run.name in left and found == 'ok' else found:<12}{run.name}")
-    seconds = sum(mean(known[run.notebook.stem]) for run in todo if run.notebook.stem in known) / workers
-    unknown = sorted({run.notebook.stem for run in todo} - set(known))
+    stored = {notebook: _stored_time(notebook) for notebook in {run.notebook for run in todo}}
+    times = {run.name: known.get(run.notebook.stem) or stored[run.notebook] for run in todo}
+    seconds = sum(mean(one) for one in times.values() if one) / min(workers, max(1, len(todo)))
+    guessed = sorted({run.notebook.stem for run in todo if times[run.name] and run.notebook.stem not in known})
+    unknown = sorted({run.notebook.stem for run in todo if not times[run.name]})
     print(f"{len(runs)} runs, {len(todo)} to do", end="")
-    print(f": about {seconds:,.0f} s by the runs that are there" if seconds else "", end="")
+    print(f": about {_duration(seconds)} with {workers} at a time" if seconds else "", end="")
+    print(f"; by its default parameters, as it is stored: {', '.join(guessed)}" if guessed else "", end="")
     print(f"; nothing is known of the time of {', '.join(unknown)}" if unknown else "")
     return 0
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min"
+
+
+def _stored_time(notebook: Path) -> list[float]:
+    """Seconds that a notebook took when it was stored, if it says so, as patchlib's do."""
+    took = read_json(notebook).get("metadata", {}).get("patchlib", {})
+    return [took["seconds"]] if "seconds" in took else []
 
 
 def _known_times(folder: Path) -> dict[str, list[float]]:

@@ -18,6 +18,8 @@ def report(tmp_path_factory):
     for seed in range(3):
         add_run(out, f"seed={seed}", parameters={"seed": seed}, png=PNG)
     add_run(out, "model_name=other,seed=0", parameters={"model_name": "other"})
+    long = {"model_name": f"/home/somebody/{'models/' * 12}of-mine", "seed": 4}
+    add_run(out, "seed=4", "waiting", parameters=long)
     add_run(out, "seed=3", "failed", parameters={"seed": 3}, error=f"ValueError: {EVIL} {'long ' * 40}")
     return patchlib.write_report(out)
 
@@ -46,19 +48,21 @@ def visible_rows(page) -> list[str]:
 
 
 def test_the_table_is_filtered_and_sorted_with_the_keyboard(page):
-    assert len(visible_rows(page)) == 5
+    assert len(visible_rows(page)) == 6
     page.get_by_label("model_name").select_option("tiny")
     page.get_by_label("status").select_option("ok")
-    assert len(visible_rows(page)) == 3 and page.locator("#count").inner_text() == "3 of 5 runs"
+    assert len(visible_rows(page)) == 3 and page.locator("#count").inner_text() == "3 of 6 runs"
     assert page.locator(".thumbs li:visible").count() == 3 * 3
     page.get_by_label("Search").fill("0.82")
     assert len(visible_rows(page)) == 1
+    page.get_by_label("Search").fill("seed=1")
+    assert len(visible_rows(page)) == 1 and page.locator("#runs tbody tr:visible td").nth(2).inner_text() == "1"
     page.get_by_label("Search").fill("")
     header = page.get_by_role("button", name="memory (MB)")
     header.focus()
     page.keyboard.press("Enter")
     page.keyboard.press("Enter")
-    memory = [row.locator("td").nth(4).inner_text() for row in page.locator("#runs tbody tr:visible").all()]
+    memory = [row.locator("td").last.inner_text() for row in page.locator("#runs tbody tr:visible").all()]
     assert memory == ["1,202", "1,201", "1,200"]
     assert page.locator("th[aria-sort=descending]").count() == 1
 
@@ -83,7 +87,8 @@ def test_figures_are_drawn_and_enlarged(page):
     dialog.locator("#large img").wait_for()
     page.keyboard.press("Escape")
     assert not dialog.is_visible()
-    assert page.evaluate("document.activeElement === document.querySelector('.thumbs button')")
+    last = "document.activeElement === [...document.querySelectorAll('.thumbs button')].at(-1)"
+    assert page.evaluate(last)  # the one that was looked at last
 
 
 def test_comparisons_are_drawn_in_the_colours_of_the_page(page):
@@ -91,7 +96,7 @@ def test_comparisons_are_drawn_in_the_colours_of_the_page(page):
     for plot in plots.all():
         plot.scroll_into_view_if_needed()
         plot.locator(".main-svg").first.wait_for()
-    assert plots.count() == 3
+    assert plots.count() == 5
     ink = page.evaluate("getComputedStyle(document.body).color")
     said = plots.first.locator(".xtick text").first.evaluate("text => getComputedStyle(text).fill")
     assert said == ink
