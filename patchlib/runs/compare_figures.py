@@ -60,7 +60,7 @@ def depths(models: Mapping[str, pd.DataFrame], unit: str) -> go.Figure:
     figure = go.Figure()
     for number, (model, table) in enumerate(models.items()):
         figure.add_scatter(
-            x=table["depth"].round(4), y=_plain(table["effect"]), text=table["cell"], name=_short(model),
+            x=_plain(table["depth"]), y=_plain(table["effect"]), text=list(table["cell"]), name=_short(model),
             mode="lines+markers",
             line={"color": LINES[number % len(LINES)], "width": 2, "dash": ("solid", "dot")[number // len(LINES) % 2]},
             marker={"size": 4}, hovertemplate="%{text}: %{y:.3f}<br>depth %{x:.0%}<extra>%{fullData.name}</extra>",

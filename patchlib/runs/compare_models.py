@@ -31,7 +31,9 @@ def over_models(tables: Mapping[str, pd.DataFrame], example: Effects) -> list[tu
         return []
     found = [_along_the_depth(tables, example)]
     if len(table := _at_same_depths(tables)) > 2:  # of two there is no order to agree on
-        what = f"the {len(table)} layers at the same share of the depth" + (", at each role" * _has_roles(tables))
+        what = f"the {table.index.unique(0).size} layers at the same share of the depth" + (
+            ", at each role" * _has_roles(tables)
+        )
         found.append(("models, agreement along the depth", *agreement(table, "model", what)))
     return found
 
