@@ -123,8 +123,8 @@ def test_comparisons_follow_a_models_cells_over_seeds_and_the_depth_over_models(
         "output, tiny: the largest effects", "output, tiny: agreement of ranks",
     ]  # fmt: skip
     assert said["score"] == "Over 4 runs: mean 0.08, from 0.00 to 0.20."
-    top = "The layer with the largest effect is that of L1H0 of big (0.80, 50%), L1H0 of tiny (0.81, 67%). "
-    assert said["output: models along their depth"].startswith(top)
+    top = "The layer with the largest effect comes after 50% to 67% of a model's layers: L1H0 of big (0.80), "
+    assert said["output: models along their depth"] == f"{top}L1H0 of tiny (0.81)."
     assert said["output, tiny: the largest effects"].startswith("Over 3 runs, L1H0 has the largest mean effect: 0.81,")
     ranks = said["output, tiny: agreement of ranks"]
     assert re.fullmatch(
@@ -132,8 +132,8 @@ def test_comparisons_follow_a_models_cells_over_seeds_and_the_depth_over_models(
     )
     assert said["output: models, agreement along the depth"].startswith("How alike two models order the 3 layers at")
     score, models, depth, top, ranks = (one["plotly"]["data"] for one in figures_of(page)[:5])
-    assert score[0]["y"] == [0, 0, 0.1, 0.2]
-    assert [line["name"] for line in models] == ["big", "tiny, 3 runs"]
+    assert [(line["name"], line["y"]) for line in score] == [("big", [0]), ("tiny", [0, 0.1, 0.2])]
+    assert [line["name"] for line in models] == ["big", "tiny (3 runs)"]
     assert [len(line["x"]) for line in models] == [4, 3] and models[1]["y"][1] == pytest.approx(0.81)
     assert all(value >= 0 for line in models for value in line["y"])
     assert depth[0]["x"] == ["big", "tiny"] and depth[0]["z"][0][0] == 1
@@ -188,7 +188,7 @@ def test_layers_are_read_as_layers(tmp_path):
     said = comparisons(page)
     assert said["stream, tiny: effect by layer"] == "The effect passes 0.5 for S2 at L3, for END at L3; 2 runs."
     text = said["stream: models along their depth, at S2"]
-    assert text.startswith("The effect passes 0.5 at L6 at S2 of deep (58%), L3 at S2 of tiny (67%).")
+    assert text == ("The effect passes 0.5 after 58% to 67% of a model's layers: L6 at S2 of deep, L3 at S2 of tiny.")
     agreed = said["stream: models, agreement along the depth"]
     assert "order the 6 layers at the same share of the depth, at each role: a Spearman correlation of 1.00." in agreed
     bands = next(one for one in figures_of(page) if len(one["plotly"]["data"]) == 6)

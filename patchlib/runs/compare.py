@@ -87,10 +87,13 @@ def _headlines(runs: Sequence[Run]) -> list[tuple[str, str, go.Figure]]:
     for name in dict.fromkeys(name for run in runs for name in run.headline):
         having = [run for run in runs if np.isfinite(run.headline.get(name, np.nan))]
         if len(having) > 1:
-            order, texts, axis = _ordered(having)
-            values = pd.Series([having[i].headline[name] for i in order], texts)
+            values = pd.Series([run.headline[name] for run in having])
             said = f"Over {len(values)} runs: mean {values.mean():.2f}, from {values.min():.2f} to {values.max():.2f}."
-            found.append((name, said, compare_figures.lines({name: values}, axis, name)))
+            by_model, axis = {}, "run"
+            for model, group in _grouped(having, lambda run: ", ".join(dict.fromkeys(run.models)) or "no model"):
+                order, texts, axis = _ordered(group)
+                by_model[model] = pd.Series([group[i].headline[name] for i in order], texts)
+            found.append((name, said, compare_figures.lines(by_model, axis, name)))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -11,18 +11,18 @@ import plotly.graph_objects as go
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito 2008
 SHOWN = 30
 """Runs up to which each has a point of its own."""
-LONGEST = 40
-"""Characters of a model's name in a legend."""
+LONGEST = 24
+"""Characters of a name in a figure."""
 WRITTEN = 8
 """Columns up to which a matrix has its numbers written in."""
 
 
 def lines(values: Mapping[str, pd.Series], axis: str, unit: str) -> go.Figure:
-    """A line for each series, over the runs that index it, or how they spread where these are many."""
+    """A line for each series over the runs that index it; where there are many of either, how the runs spread."""
     figure = go.Figure()
-    if len(next(iter(values.values()))) > SHOWN:
-        for colour, (name, line) in zip(LINES, values.items(), strict=False):
-            figure.add_box(y=_plain(line), name=name, marker={"color": colour}, boxpoints="outliers")
+    if len(values) > len(LINES) or max(map(len, values.values())) > SHOWN:
+        for name, line in zip(short(values), values.values(), strict=True):
+            figure.add_box(y=_plain(line), name=name, marker={"color": LINES[0]}, boxpoints="outliers")
         figure.update_yaxes(title=unit, rangemode="tozero")
         return _style(figure, legend=False)
     for colour, (name, line) in zip(LINES, values.items(), strict=False):
@@ -58,9 +58,9 @@ def bands(values: Mapping[str, pd.DataFrame], unit: str) -> go.Figure:
 def depths(models: Mapping[str, pd.DataFrame], unit: str) -> go.Figure:
     """A line for each model over the share of its layers; tables with depth, effect and the cell's name."""
     figure = go.Figure()
-    for number, (model, table) in enumerate(models.items()):
+    for number, (model, table) in enumerate(zip(short(models), models.values(), strict=True)):
         figure.add_scatter(
-            x=_plain(table["depth"]), y=_plain(table["effect"]), text=list(table["cell"]), name=_short(model),
+            x=_plain(table["depth"]), y=_plain(table["effect"]), text=list(table["cell"]), name=model,
             mode="lines+markers",
             line={"color": LINES[number % len(LINES)], "width": 2, "dash": ("solid", "dot")[number // len(LINES) % 2]},
             marker={"size": 4}, hovertemplate="%{text}: %{y:.3f}<br>depth %{x:.0%}<extra>%{fullData.name}</extra>",
@@ -73,7 +73,7 @@ def depths(models: Mapping[str, pd.DataFrame], unit: str) -> go.Figure:
 
 def matrix(ranks: pd.DataFrame, axis: str) -> go.Figure:
     """Spearman correlations between the columns of a table."""
-    labels = [str(name) for name in ranks]
+    labels = short(map(str, ranks))
     figure = go.Figure(
         go.Heatmap(
             z=[_plain(row) for _, row in ranks.iterrows()], x=labels, y=labels, zmin=-1, zmax=1, colorscale="RdBu",
@@ -91,9 +91,11 @@ def _plain(values: pd.Series) -> list[float | None]:
     return [round(float(value), 4) if np.isfinite(value) else None for value in values]
 
 
-def _short(name: str) -> str:
-    """The end of a long name, where paths and hub names say most."""
-    return name if len(name) <= LONGEST else f"…{name[-LONGEST:]}"
+def short(names: Iterable[str]) -> list[str]:
+    """Names that fit: those of a hub or a path by their last part, unless that is another's too."""
+    full = list(names)
+    tails = [name.rpartition("/")[2][-LONGEST:] for name in full]
+    return tails if len(set(tails)) == len(full) else full
 
 
 def _pale(colour: str) -> str:
@@ -106,4 +108,6 @@ def _style(figure: go.Figure, legend: bool = True) -> go.Figure:
     margin = {"l": 60, "r": 20, "t": 60 if legend else 20, "b": 50}
     figure.update_layout(template="none", height=360, margin=margin, legend=where, showlegend=legend)
     figure.update_layout(font={"family": "system-ui, sans-serif", "size": 13})
-    return figure.update_xaxes(automargin=True, showgrid=False).update_yaxes(automargin=True, zeroline=True)
+    return figure.update_xaxes(automargin=True, showgrid=False, zeroline=False).update_yaxes(
+        automargin=True, zeroline=True
+    )

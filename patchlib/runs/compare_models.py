@@ -16,6 +16,8 @@ MATRIX = 40
 """Columns of a matrix of rank agreements, beyond which its squares cannot be read."""
 TOP = 10
 """Cells of each run that its agreement with another is told of."""
+NAMED = 4
+"""Models in a sentence; the figure has all of them."""
 HALF = 0.5
 """Effect beyond which more than half of what the prompts differ in has come, or has not gone yet."""
 
@@ -76,26 +78,25 @@ def _has_roles(tables: Mapping[str, pd.DataFrame]) -> bool:
 
 def _along_the_depth(tables: Mapping[str, pd.DataFrame], example: Effects) -> tuple[str, str, go.Figure]:
     role = _telling_role(next(iter(tables.values()))) if _has_roles(tables) else None
-    profiles, said = {}, []
-    for model, table in tables.items():
+    profiles, places, said = {}, [], []
+    for name, (model, table) in zip(compare_figures.short(tables), tables.items(), strict=True):
         shown = table if role is None else table[table.index.get_level_values("role") == role]
         by_layer, means = _by_layer(shown), shown.mean(axis=1)
         at = means.abs().groupby(level="layer").idxmax()  # the cell that a layer's point is named after
         cells = {layer: named(example.cells, at[layer]) for layer in by_layer.index}
         depth = pd.Series(_depth(by_layer), by_layer.index)
-        name = f"{model}, {table.shape[1]} runs" if table.shape[1] > 1 else model
-        profiles[name] = pd.DataFrame({"depth": depth, "effect": by_layer, "cell": cells})
+        legend = f"{model} ({table.shape[1]} runs)" if table.shape[1] > 1 else model
+        profiles[legend] = pd.DataFrame({"depth": depth, "effect": by_layer, "cell": cells})
         layer = first_beyond_half(by_layer) if example.is_stream else by_layer.abs().idxmax()
         if layer is not None:
-            size = "" if example.is_stream else f"{means[at[layer]]:.2f}, "
-            said.append(f"{cells[layer]} of {model} ({size}{depth[layer]:.0%})")
-    how = f"The effect passes {HALF}" if example.is_stream else "The layer with the largest effect is that of"
-    at_which = f" at {', '.join(said) or 'no layer'}" if example.is_stream else f" {', '.join(said)}"
-    takeaway = f"{how}{at_which}. The share is that of the model's layers up to there."
+            places.append(depth[layer])
+            said.append(f"{cells[layer]} of {name}" + ("" if example.is_stream else f" ({means[at[layer]]:.2f})"))
+    what = f"The effect passes {HALF}" if example.is_stream else "The layer with the largest effect comes"
+    where = f"after {min(places):.0%} to {max(places):.0%} of a model's layers" if places else "nowhere"
+    takeaway = f"{what} {where}: {', '.join(said[:NAMED])}{', ...' if len(said) > NAMED else ''}."
     title = "models along their depth" + (f", at {role}" if role is not None else "")
-    unit = f"effect ({example.metric})"
-    if {"head", "kv_head"} & set(example.cells.index.names):
-        unit = f"largest absolute {unit} of a head"
+    has_heads = {"head", "kv_head"} & set(example.cells.index.names)
+    unit = "largest |effect| of a head" if has_heads else f"effect ({example.metric})"
     return title, takeaway, compare_figures.depths(profiles, unit)
 
 

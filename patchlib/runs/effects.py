@@ -41,7 +41,7 @@ class Effects:
     @property
     def model(self) -> str:
         """The models that the run used, which is one as a rule."""
-        return ", ".join(self.run.models)
+        return ", ".join(dict.fromkeys(self.run.models))
 
     @property
     def kind(self) -> tuple[str, ...]:
