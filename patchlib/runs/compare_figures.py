@@ -58,7 +58,7 @@ def bands(values: Mapping[str, pd.DataFrame], unit: str) -> go.Figure:
 def depths(models: Mapping[str, pd.DataFrame], unit: str) -> go.Figure:
     """A line for each model over the share of its layers; tables with depth, effect and the cell's name."""
     figure = go.Figure()
-    for number, (model, table) in enumerate(zip(short(models), models.values(), strict=True)):
+    for number, (model, table) in enumerate(models.items()):
         figure.add_scatter(
             x=_plain(table["depth"]), y=_plain(table["effect"]), text=list(table["cell"]), name=model,
             mode="lines+markers",
@@ -94,7 +94,8 @@ def _plain(values: pd.Series) -> list[float | None]:
 def short(names: Iterable[str]) -> list[str]:
     """Names that fit: those of a hub or a path by their last part, unless that is another's too."""
     full = list(names)
-    tails = [name.rpartition("/")[2][-LONGEST:] for name in full]
+    tails = [name.rpartition("/")[2] for name in full]
+    tails = [name if len(name) <= LONGEST else f"…{name[-LONGEST:]}" for name in tails]
     return tails if len(set(tails)) == len(full) else full
 
 

@@ -79,13 +79,13 @@ def _has_roles(tables: Mapping[str, pd.DataFrame]) -> bool:
 def _along_the_depth(tables: Mapping[str, pd.DataFrame], example: Effects) -> tuple[str, str, go.Figure]:
     role = _telling_role(next(iter(tables.values()))) if _has_roles(tables) else None
     profiles, places, said = {}, [], []
-    for name, (model, table) in zip(compare_figures.short(tables), tables.items(), strict=True):
+    for name, table in zip(compare_figures.short(tables), tables.values(), strict=True):
         shown = table if role is None else table[table.index.get_level_values("role") == role]
         by_layer, means = _by_layer(shown), shown.mean(axis=1)
         at = means.abs().groupby(level="layer").idxmax()  # the cell that a layer's point is named after
         cells = {layer: named(example.cells, at[layer]) for layer in by_layer.index}
         depth = pd.Series(_depth(by_layer), by_layer.index)
-        legend = f"{model} ({table.shape[1]} runs)" if table.shape[1] > 1 else model
+        legend = f"{name} ({table.shape[1]} runs)" if table.shape[1] > 1 else name
         profiles[legend] = pd.DataFrame({"depth": depth, "effect": by_layer, "cell": cells})
         layer = first_beyond_half(by_layer) if example.is_stream else by_layer.abs().idxmax()
         if layer is not None:
@@ -93,7 +93,7 @@ def _along_the_depth(tables: Mapping[str, pd.DataFrame], example: Effects) -> tu
             said.append(f"{cells[layer]} of {name}" + ("" if example.is_stream else f" ({means[at[layer]]:.2f})"))
     what = f"The effect passes {HALF}" if example.is_stream else "The layer with the largest effect comes"
     where = f"after {min(places):.0%} to {max(places):.0%} of a model's layers" if places else "nowhere"
-    takeaway = f"{what} {where}: {', '.join(said[:NAMED])}{', ...' if len(said) > NAMED else ''}."
+    takeaway = f"{what} {where}: {', '.join(said[:NAMED])}{' and others' if len(said) > NAMED else ''}."
     title = "models along their depth" + (f", at {role}" if role is not None else "")
     has_heads = {"head", "kv_head"} & set(example.cells.index.names)
     unit = "largest |effect| of a head" if has_heads else f"effect ({example.metric})"
