@@ -29,6 +29,7 @@ if mode == "orphan" and once("orphaned"):
     assert "spawn" in " ".join(worker.cmdline()), "this is not a worker process, but whoever runs the tests"
     worker.kill()
     time.sleep(120)
+print("trim", os.environ.get("MALLOC_TRIM_THRESHOLD_"))
 time.sleep({"hang": 120, "slow": 2}.get(mode, 0))
 table = pd.DataFrame({"seed": [seed], "word": ["one"]})
 effects = xr.Dataset({"effect": ("layer", np.arange(3.0) + seed)}, {"label": ("layer", list("abc"))})
