@@ -122,7 +122,7 @@ def test_comparisons_follow_a_models_cells_over_seeds_and_the_depth_over_models(
         "score", "output: models along their depth", "output: models, agreement along the depth",
         "output, tiny: the largest effects", "output, tiny: agreement of ranks",
     ]  # fmt: skip
-    assert said["score"] == "Over 4 runs: mean 0.08, from 0.00 to 0.20."
+    assert said["score"] == "Over 4 runs of 2 models: from 0.00 to 0.20."
     top = "The layer with the largest effect comes after 50% to 67% of a model's layers: L1H0 of big (0.80), "
     assert said["output: models along their depth"] == f"{top}L1H0 of tiny (0.81)."
     assert said["output, tiny: the largest effects"].startswith("Over 3 runs, L1H0 has the largest mean effect: 0.81,")
@@ -224,6 +224,7 @@ def test_results_without_layers_positions_or_effects(tmp_path):
     assert [one.largest() and one.largest()[0] for one in effects][:3] == ["head 0", "L1 at position 0", None]
     titles = [one.text for one in page_of(tmp_path).select("article h3")]
     assert titles == ["score", "heads, tiny: the largest effects"]  # of two heads no order, of positions none
+    assert comparisons(page_of(tmp_path))["score"] == "Over 2 runs: mean 0.05, from 0.00 to 0.10."
 
 
 def test_damaged_files_are_shown_with_their_run_and_hide_no_other(tmp_path):

@@ -88,11 +88,13 @@ def _headlines(runs: Sequence[Run]) -> list[tuple[str, str, go.Figure]]:
         having = [run for run in runs if np.isfinite(run.headline.get(name, np.nan))]
         if len(having) > 1:
             values = pd.Series([run.headline[name] for run in having])
-            said = f"Over {len(values)} runs: mean {values.mean():.2f}, from {values.min():.2f} to {values.max():.2f}."
             by_model, axis = {}, "run"
             for model, group in _grouped(having, lambda run: ", ".join(dict.fromkeys(run.models)) or "no model"):
                 order, texts, axis = _ordered(group)
                 by_model[model] = pd.Series([group[i].headline[name] for i in order], texts)
+            who = f"{len(values)} runs" + (f" of {len(by_model)} models" if len(by_model) > 1 else "")
+            mean = f"mean {values.mean():.2f}, " if len(by_model) == 1 else ""  # of one model's runs only
+            said = f"Over {who}: {mean}from {values.min():.2f} to {values.max():.2f}."
             found.append((name, said, compare_figures.lines(by_model, axis, name)))
     return found
 
