@@ -86,7 +86,6 @@ def run_grid(
     make, is_ours = _maker(executor, workers)
     folder = Path(out_dir).resolve()
     places = {run.name: folder / "runs" / run.name for run in runs}
-    unfinished(runs, folder, force)  # what cannot be done is refused before anything is written
     with _alone(prepare_folder(folder)):
         waiting = unfinished(runs, folder, force)
         codes = {notebook: code_hash(notebook) for notebook in {run.notebook for run in waiting}}
@@ -94,7 +93,7 @@ def run_grid(
             write_status(
                 prepare_folder(places[run.name]), name=run.name, notebook=run.notebook.stem, status="waiting",
                 error=None, attempts=0, parameters=dict(run.parameters), code_hash=codes[run.notebook],
-                package_hash=code_hash(), token=None,
+                package_hash=code_hash(), token=None, finished_utc=None, wall_time_s=None, peak_memory_mb=None,
             )  # fmt: skip
         write_json(folder / "grid.json", {"planned_utc": now(), "versions": versions(), "code_hash": code_hash(),
                                           "runs": [_plain(run) for run in runs]})  # fmt: skip
