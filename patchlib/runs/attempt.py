@@ -24,7 +24,7 @@ import psutil
 
 from patchlib.errors import RunError
 from patchlib.runs.manifest import read_json
-from patchlib.runs.status import is_over, now, read_status, write_status
+from patchlib.runs.status import is_over, manifest_of, now, read_status, write_status
 
 LOST = 3
 """What `child` returns when the kernel died; a signal's number below 0 when it died itself."""
@@ -92,7 +92,7 @@ def run_job(job: dict[str, Any], stop: Event | None = None) -> dict[str, Any]:
             raise RunError(f"cannot run in {folder}: {error.strerror or error}") from error
         if not ended.lost:
             break
-    manifest = _manifest(folder, one)
+    manifest = _manifest(folder)
     if ended.status == "ok" and manifest.get("code_hash") != one.code:
         ended = _Ended("failed", "patchlib or the notebook changed during this run; run the grid again")
     if _is_disowned(folder, token):
@@ -121,8 +121,8 @@ def _planned(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _manifest(folder: Path, job: Job) -> dict[str, Any]:
-    path = folder / f"{Path(job.notebook).stem}.manifest.json"
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = manifest_of(folder, read_status(folder))
     return read_json(path) if path.is_file() else {}
 
 

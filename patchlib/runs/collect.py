@@ -47,6 +47,11 @@ class Run:
     headline: Mapping[str, float] = field(default_factory=dict)
     results: Mapping[str, Path] = field(default_factory=dict)
 
+    @property
+    def model(self) -> str:
+        """The models that the run used, which is one as a rule; "no model" where there is none."""
+        return ", ".join(dict.fromkeys(self.models)) or "no model"
+
 
 @dataclass(frozen=True)
 class Collection:
@@ -183,14 +188,17 @@ def _safely(read: Callable[[Path], Run], path: Path) -> Run:
 
 def _of_grid(folder: Path) -> Run:
     """A run by its status, and by its manifest where it got as far as that."""
-    path = manifest_of(folder)
-    stem = path.name.removesuffix(".manifest.json")
-    missing = Run(folder.name, stem, folder, "damaged", "its manifest is missing; repeat it")
-    run = _of_manifest(path, folder.name) if path.is_file() else missing
+    status, fault = dict[str, Any](), None
     try:
         status = read_json(folder / STATUS)
     except RunError as error:
-        return replace(run, status="damaged", error=str(error))
+        fault = str(error)
+    path = manifest_of(folder, status)
+    stem = path.name.removesuffix(".manifest.json")
+    missing = Run(folder.name, stem, folder, "damaged", "its manifest is missing; repeat it")
+    run = _of_manifest(path, folder.name) if path.is_file() else missing
+    if fault:
+        return replace(run, status="damaged", error=fault)
     known: dict[str, Any] = {key: _float(status.get(key)) for key in ("wall_time_s", "peak_memory_mb")}
     known |= {"finished_utc": status.get("finished_utc")}
     known = {key: value for key, value in known.items() if value is not None}

@@ -22,7 +22,7 @@ from patchlib.runs.manifest import read_json
 from patchlib.runs.notebooks import find_notebooks
 from patchlib.runs.parameters import declared_parameters, from_environment, given_parameters, variable
 from patchlib.runs.schedule import check_settings, run_grid
-from patchlib.runs.status import STATUS, read_status
+from patchlib.runs.status import STATUS, duration, read_status
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -140,14 +140,10 @@ def _dry_run(runs: Sequence[Planned], folder: Path, workers: int, force: bool) -
     guessed = sorted({run.notebook.stem for run in todo if times[run.name] and run.notebook.stem not in known})
     unknown = sorted({run.notebook.stem for run in todo if not times[run.name]})
     print(f"{len(runs)} runs, {len(todo)} to do", end="")
-    print(f": about {_duration(seconds)} with {workers} at a time" if seconds else "", end="")
+    print(f": about {duration(seconds)} with {workers} at a time" if seconds else "", end="")
     print(f"; by its default parameters, as it is stored: {', '.join(guessed)}" if guessed else "", end="")
     print(f"; nothing is known of the time of {', '.join(unknown)}" if unknown else "")
     return 0
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min"
 
 
 def _stored_time(notebook: Path) -> list[float]:

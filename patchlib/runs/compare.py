@@ -89,7 +89,7 @@ def _headlines(runs: Sequence[Run]) -> list[tuple[str, str, go.Figure]]:
         if len(having) > 1:
             values = pd.Series([run.headline[name] for run in having])
             by_model, axis = {}, "run"
-            for model, group in _grouped(having, lambda run: ", ".join(dict.fromkeys(run.models)) or "no model"):
+            for model, group in _grouped(having, lambda run: run.model):
                 order, texts, axis = _ordered(group)
                 by_model[model] = pd.Series([group[i].headline[name] for i in order], texts)
             who = f"{len(values)} runs" + (f" of {len(by_model)} models" if len(by_model) > 1 else "")
@@ -102,14 +102,14 @@ def _headlines(runs: Sequence[Run]) -> list[tuple[str, str, go.Figure]]:
 def _of_result(effects: Sequence[Effects]) -> list[tuple[str, str, go.Figure]]:
     """Title, takeaway and figure of each comparison of one result: within each model, and between models."""
     found, tables = [], {}
-    for model, group in _grouped(effects, lambda one: one.model or "no model"):
+    for model, group in _grouped(effects, lambda one: one.run.model):
         order, texts, axis = _ordered([one.run for one in group])
         table = pd.DataFrame({text: group[i].cells for i, text in zip(order, texts, strict=True)})
         cells = len(table)
         table = table.dropna()  # a notebook may choose its layers by what it finds
         tables[model] = table
         if len(group) > 1 and len(table):
-            heads = {"head", "kv_head"} & set(table.index.names) or "layer" not in table.index.names
+            heads = group[0].has_heads or "layer" not in table.index.names
             drawn = _top(table, group[0], axis) if heads else _by_layer(table, group[0])
             found.append((f", {model}: {'the largest effects' if heads else 'effect by layer'}", *drawn))
             what = f"the {len(table)} cells" + (f" of {cells} that all of them have" if len(table) < cells else "")

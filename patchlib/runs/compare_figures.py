@@ -37,7 +37,7 @@ def lines(values: Mapping[str, pd.Series], axis: str, unit: str) -> go.Figure:
 
 def bands(values: Mapping[str, pd.DataFrame], unit: str) -> go.Figure:
     """The mean of the columns by layer, and the band that all of them lie in, for each table."""
-    figure = go.Figure()
+    figure, spread = go.Figure(), "from %{customdata[0]:.3f} to %{customdata[1]:.3f}"
     for colour, (name, table) in zip(LINES, values.items(), strict=False):
         layers, (low, high) = list(table.index), (_plain(table.min(axis=1)), _plain(table.max(axis=1)))
         around = {"showlegend": False, "hoverinfo": "skip", "legendgroup": name, "mode": "lines", "line": {"width": 0}}
@@ -46,9 +46,7 @@ def bands(values: Mapping[str, pd.DataFrame], unit: str) -> go.Figure:
         figure.add_scatter(
             x=layers, y=_plain(table.mean(axis=1)), name=name, legendgroup=name, mode="lines+markers",
             line={"color": colour, "width": 2}, marker={"size": 4}, customdata=list(zip(low, high, strict=True)),
-            hovertemplate="L%{x} "
-            + name
-            + "<br>mean %{y:.3f}, from %{customdata[0]:.3f} to %{customdata[1]:.3f}<extra></extra>",
+            hovertemplate=f"L%{{x}} {name}<br>mean %{{y:.3f}}, {spread}<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(title="layer")
     figure.update_yaxes(title=unit, rangemode="tozero")

@@ -95,8 +95,7 @@ def _along_the_depth(tables: Mapping[str, pd.DataFrame], example: Effects) -> tu
     where = f"after {min(places):.0%} to {max(places):.0%} of a model's layers" if places else "nowhere"
     takeaway = f"{what} {where}: {', '.join(said[:NAMED])}{' and others' if len(said) > NAMED else ''}."
     title = "models along their depth" + (f", at {role}" if role is not None else "")
-    has_heads = {"head", "kv_head"} & set(example.cells.index.names)
-    unit = "largest |effect| of a head" if has_heads else f"effect ({example.metric})"
+    unit = "largest |effect| of a head" if example.has_heads else f"effect ({example.metric})"
     return title, takeaway, compare_figures.depths(profiles, unit)
 
 
@@ -105,7 +104,7 @@ def _by_layer(table: pd.DataFrame) -> pd.Series:
 
     The largest of the mean would be smaller, the more runs there are: noise cancels out in it.
     """
-    several = table.index.droplevel([name for name in table.index.names if name != "layer"]).duplicated().any()
+    several = table.index.get_level_values("layer").has_duplicates
     return (table.abs().groupby(level="layer").max() if several else table.groupby(level="layer").first()).mean(axis=1)
 
 

@@ -39,14 +39,14 @@ class Effects:
     cells: pd.Series
 
     @property
-    def model(self) -> str:
-        """The models that the run used, which is one as a rule."""
-        return ", ".join(dict.fromkeys(self.run.models))
-
-    @property
     def kind(self) -> tuple[str, ...]:
         """What two results have to share for their effects to be held against each other; last, the axes."""
         return self.metric, self.site, self.direction, ", ".join(map(str, self.cells.index.names))
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether its cells are heads, of which a layer has several."""
+        return not {"head", "kv_head"}.isdisjoint(self.cells.index.names)
 
     @property
     def is_stream(self) -> bool:

@@ -22,6 +22,7 @@ from patchlib.runs.compare import compare, swept
 from patchlib.runs.effects import Effects, first_effects, read_effects
 from patchlib.runs.pages import write_template
 from patchlib.runs.pictures import pictures
+from patchlib.runs.status import duration
 
 FIGURE_BYTES = 20_000_000
 """Most that the runs' figures may take together in the page, which a browser still opens at once."""
@@ -171,5 +172,5 @@ def _facts(found: Collection) -> Mapping[str, str]:
     facts["Notebooks"] = ", ".join(dict.fromkeys(run.notebook for run in runs))
     if models := dict.fromkeys(model for run in runs for model in run.models):
         facts["Models"] = ", ".join(models)
-    facts["Time, all runs"] = f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min"
+    facts["Time, all runs"] = duration(seconds)
     return facts | ({"Most memory": f"{max(peaks):,.0f} MB"} if peaks else {})

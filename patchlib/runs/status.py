@@ -20,6 +20,11 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def duration(seconds: float) -> str:
+    """A time as commands and pages say it."""
+    return f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min"
+
+
 def read_status(folder: Path) -> dict[str, Any]:
     """A run's status, empty where there is none that can be read: the run is then repeated."""
     try:
@@ -40,16 +45,16 @@ def is_over(status: dict[str, Any]) -> bool:
     return status.get("status") in ("ok", "failed", "timeout", "interrupted")
 
 
-def manifest_of(folder: Path) -> Path:
-    """The manifest of a grid's run."""
-    stem = read_status(folder).get("notebook", folder.name.partition(",")[0])
+def manifest_of(folder: Path, status: dict[str, Any]) -> Path:
+    """The manifest of a grid's run with this status."""
+    stem = status.get("notebook", folder.name.partition(",")[0])
     return folder / f"{stem}.manifest.json"
 
 
 def damage(folder: Path) -> str | None:
     """What is wrong with the files of a run that ended well; None if they are as the manifest has them."""
     try:
-        files = read_json(manifest_of(folder))["files"]
+        files = read_json(manifest_of(folder, read_status(folder)))["files"]
     except RunError as error:
         return str(error)
     for file in files:
@@ -66,9 +71,9 @@ def models_of(folders: Iterable[Path]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for folder in folders:
         models: list[dict[str, Any]] = []
-        if read_status(folder).get("status") == "ok":
+        if (status := read_status(folder)).get("status") == "ok":
             with suppress(RunError):  # a damaged run is made again
-                models = read_json(manifest_of(folder))["models"]
+                models = read_json(manifest_of(folder, status))["models"]
         for model in models:
             found.setdefault(str(model["name"]), {}).setdefault(str(model["weights_hash"]), folder.name)
     return found
