@@ -14,7 +14,7 @@ from patchlib import __version__
 from patchlib.errors import ModelError, PatchlibError
 
 if TYPE_CHECKING:
-    from patchlib.model_cache import CachedModel
+    from patchlib.models.cache import CachedModel
 
 _PRECEDENCE = (
     "A parameter's value is the first that there is of: {}, the environment's PATCHLIB_PARAM_NAME (such as "
@@ -131,7 +131,7 @@ def _in_runs(name: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _models(arguments: argparse.Namespace) -> int:
-    from patchlib.model_cache import cached_models, clear_models
+    from patchlib.models.cache import cached_models, clear_models
 
     wanted = arguments.filter.lower()
     if arguments.cached:
@@ -141,12 +141,12 @@ def _models(arguments: argparse.Namespace) -> int:
         print("Deleted:" if deleted else "Nothing to delete.")
         _print_models(deleted)
     elif arguments.fetch:
-        from patchlib.models import load_model
+        from patchlib.models.load import load_model
 
         load_model(arguments.fetch, device="cpu")
         print(f"{arguments.fetch} is on this disk.")
     else:
-        from patchlib.models import list_models
+        from patchlib.models.load import list_models
 
         names = list_models(arguments.filter)
         if not names:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from patchlib.cells import cell_name
+from patchlib._util import cell_name
 from patchlib.errors import RunError
 from patchlib.runs.collect import OK, Run
 from patchlib.runs.lazy import read_some

@@ -21,10 +21,9 @@ import pandas as pd
 import psutil
 import xarray as xr
 
+from patchlib._util import sha256_of, versions
 from patchlib.errors import RunError
-from patchlib.files import sha256_of
 from patchlib.runs.provenance import provenance
-from patchlib.versions import versions
 
 RUNNING = "PATCHLIB_NOTEBOOK"
 """Tells a kernel that patchlib started which notebook it runs."""

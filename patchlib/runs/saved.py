@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib.models import weights_hash
+from patchlib.models.load import weights_hash
 
 FOLDER = Path(__file__).parent / "saved_runs"
 

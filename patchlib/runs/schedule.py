@@ -28,8 +28,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from patchlib._util import versions
 from patchlib.errors import RunError
-from patchlib.model_cache import SMOLLM2, cached_models
+from patchlib.models.cache import SMOLLM2, cached_models
 from patchlib.runs.attempt import Job, run_job
 from patchlib.runs.finished import check_models, unfinished
 from patchlib.runs.grid import Planned
@@ -37,7 +38,6 @@ from patchlib.runs.manifest import prepare_folder, write_json
 from patchlib.runs.parameters import read_parameters
 from patchlib.runs.provenance import code_hash
 from patchlib.runs.status import is_over, now, read_status, write_status
-from patchlib.versions import versions
 
 WINDOW = 256
 """Runs that an executor is given at a time: more than most have workers, few for the memory of a night's driver."""

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from patchlib._util import sha256_of
 from patchlib.errors import RunError
-from patchlib.files import sha256_of
 from patchlib.runs.manifest import read_json, write_json
 
 STATUS = "status.json"

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from patchlib._util import sha256_of
 from patchlib.errors import RunError
-from patchlib.files import sha256_of
 from patchlib.runs.collect import OK, Run, collect
 from patchlib.runs.grid import Planned
 from patchlib.runs.manifest import read_json
