@@ -142,7 +142,12 @@ class Ablation:
         return kept.to(device), torch.stack([self._replacement(i) for i in examples]).to(device)
 
     def _read(
-        self, sets: Sequence[HeadSet], examples: Sequence[int], read: Read, last_only: bool, batch_tokens: int | None = None
+        self,
+        sets: Sequence[HeadSet],
+        examples: Sequence[int],
+        read: Read,
+        last_only: bool,
+        batch_tokens: int | None = None,
     ) -> Float[np.ndarray, "set example *value"]:
         """What is read under each set, as many sets at a time as memory has room for their streams."""
         batch_tokens = batch_tokens or self._batch_tokens

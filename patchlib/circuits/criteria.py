@@ -124,8 +124,9 @@ def completeness(
             (HeadSet(circuit.without(heads).head_positions(), True), HeadSet(circuit.head_positions(heads), False))
             for heads in sets
         ]
-        values = ablation.measure([head_set for pair in pairs for head_set in pair])
-        return values.astype(np.float64).mean(axis=1).reshape(-1, 2)
+        values = ablation.measure([head_set for pair in pairs for head_set in pair]).astype(np.float64)
+        means: np.ndarray = values.mean(axis=1)
+        return means.reshape(-1, 2)
 
     draw = random.Random(seed)
     sets: dict[str, list[Head]] = {"none": []}
