@@ -11,8 +11,8 @@ import xarray as xr
 
 from patchlib.circuits.discovery import Discovery, Found
 from patchlib.errors import SweepError
-from patchlib.plots.sweeps import GREY, LEGEND, LINES, PALE, RED, style
-from patchlib.plots.takeaways import METRIC_NAMES
+from patchlib.plots.style import GREY, LEGEND, LINES, PALE, RED, style
+from patchlib.plots.wording import METRIC_NAMES
 
 BLUE = LINES[0]
 COLORS = {

@@ -11,7 +11,7 @@ import xarray as xr
 from plotly.subplots import make_subplots
 
 from patchlib.errors import SweepError
-from patchlib.plots.sweeps import GREY, LINES, PALE, layer_step, style
+from patchlib.plots.style import GREY, LINES, PALE, layer_step, style
 
 SHADES = [[0, "#ffffff"], [0.5, "#6baed6"], [1, "#08306b"]]
 PANEL = 380

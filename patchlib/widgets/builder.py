@@ -7,7 +7,7 @@ import pandas as pd
 from patchlib._util import head_names
 from patchlib.circuits.ablation import Ablation, Head
 from patchlib.circuits.circuit import Circuit, faithfulness
-from patchlib.plots.circuit_takeaways import of_faithfulness
+from patchlib.plots.takeaways import of_faithfulness
 from patchlib.widgets.drawing import Live, Shown, live
 from patchlib.widgets.pickers import HeadTicks
 

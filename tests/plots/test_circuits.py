@@ -20,8 +20,8 @@ from patchlib import (
     faithfulness,
     minimality,
 )
-from patchlib.plots import circuit_takeaways
 from patchlib.plots import circuits as circuit_plots
+from patchlib.plots import takeaways
 from tests.helpers import make_pairs
 from tests.tiny import load_tiny
 
@@ -100,7 +100,7 @@ def test_knock_outs_stand_beside_chance():
     assert tuple(chance.x) == (-0.1, 0.3) and set(chance.y) == {"2 random sets"}
     assert named.x == (-2.5,) and named.error_x.array[0] == pytest.approx(0.5)
     assert named.error_x.arrayminus[0] == pytest.approx(0.5)
-    assert circuit_takeaways.of_knock_out(table) == (
+    assert takeaways.of_knock_out(table) == (
         "From 4.00: without the writers (L9H6) the logit difference changes by -2.50 [-3.00, -2.00]; 2 random sets of "
         "as many heads in the same layers change it by -0.10 to +0.30, mean +0.10. n = 8."
     )
@@ -115,13 +115,13 @@ def test_backup_heads_stand_above_the_line():
     points, diagonal = circuit_plots.backup_scatter(table, top_k=1).data
     assert tuple(points.text) == ("L10H2", "", "") and tuple(points.y) == (0.9, 0.2, 0.4)
     assert tuple(diagonal.x) == tuple(diagonal.y)
-    said = circuit_takeaways.of_backup(table)
+    said = takeaways.of_backup(table)
     assert said == (
         "Without L9H6, L10H2 writes +0.80 [0.50, 1.00] logits more of the answer than before; "
         "all other heads together +0.70."
     )
     table.ci_low = -0.1
-    assert "no head's increase stands out" in circuit_takeaways.of_backup(table.iloc[1:])
+    assert "no head's increase stands out" in takeaways.of_backup(table.iloc[1:])
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_completeness_compares_circuit_and_model_point_by_point(tested):
     np.testing.assert_allclose(points["without a role"].x, table.model[1:3], atol=1e-4)
     np.testing.assert_allclose(points["without a role"].y, table.circuit[1:3], atol=1e-4)
     worst = table.loc[table.incompleteness.idxmax()]
-    assert f"an incompleteness of {worst.incompleteness:.2f}" in circuit_takeaways.of_completeness(table)
+    assert f"an incompleteness of {worst.incompleteness:.2f}" in takeaways.of_completeness(table)
 
 
 def test_minimality_has_a_bar_for_each_head(tested):
@@ -150,14 +150,14 @@ def test_minimality_has_a_bar_for_each_head(tested):
     figure = circuit_plots.minimality_bar(table)
     shares = {head: share for trace in figure.data for head, share in zip(trace.x, trace.y, strict=True)}
     assert shares == pytest.approx(dict(zip(table["head"], table.share, strict=True)), abs=1e-4)
-    assert circuit_takeaways.of_minimality(table).startswith(f"{table['head'][0]} adds most ({table.share[0]:.0%}")
+    assert takeaways.of_minimality(table).startswith(f"{table['head'][0]} adds most ({table.share[0]:.0%}")
     table.share = [0.5, 0.2, 0.001]
-    assert circuit_takeaways.of_minimality(table).endswith(f"{table['head'][2]} adds less than 1%.")
+    assert takeaways.of_minimality(table).endswith(f"{table['head'][2]} adds less than 1%.")
 
 
 def test_faithfulness_is_said_with_its_protocol(tested):
     found = faithfulness(*tested)
-    said = circuit_takeaways.of_faithfulness(found)
+    said = takeaways.of_faithfulness(found)
     assert f"faithfulness {found.faithfulness:.2f} [{found.ci_low:.2f}, {found.ci_high:.2f}]" in said
     assert found.protocol in said and f"with no head at all {found.floor:.2f}" in said
 
@@ -170,7 +170,7 @@ def test_writers_are_said_with_where_they_look():
     )
     attention.loc[{"layer": 1, "head": 0, "role": "S2"}] = 0.7
     attention.loc[{"layer": 0, "head": 1, "role": "IO"}] = 0.6
-    assert circuit_takeaways.of_writers(attribution, attention) == (
+    assert takeaways.of_writers(attribution, attention) == (
         "L1H0 writes most towards the answer (+2.00 logits) and attends most to S2 (0.70); "
         "L0H1 writes most against it (-0.50 logits) and attends most to IO (0.60)."
     )

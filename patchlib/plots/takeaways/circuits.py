@@ -6,7 +6,7 @@ import pandas as pd
 import xarray as xr
 
 from patchlib.circuits.discovery import Discovery
-from patchlib.plots.takeaways import METRIC_NAMES
+from patchlib.plots.wording import METRIC_NAMES
 
 
 def of_writers(attribution: xr.DataArray, attention: xr.DataArray) -> str:
