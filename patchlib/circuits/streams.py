@@ -49,7 +49,6 @@ def read_under_ablations(
     kept: Bool[Tensor, "set example pos layer head"],
     replacement: Float[Tensor, "example pos layer head d_head"],
     read: Read,
-    *,
     last_only: bool,
     batch_tokens: int,
     share: bool,

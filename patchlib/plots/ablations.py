@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from patchlib._util import check_count, head_name
 from patchlib.plots.circuits import BLUE, MARKS, color_of
+from patchlib.plots.heads import head_points
 from patchlib.plots.style import GREY, LEGEND, LINES, PALE, RED, style
 from patchlib.plots.wording import METRIC_NAMES
 
@@ -34,34 +35,23 @@ def knock_out_strip(
     sets = table.drop(index="none")
     is_random = sets.index.str.startswith("random ")
     figure = go.Figure()
-    if is_random.any():
-        n_random = int(is_random.sum())
-        figure.add_scatter(
-            x=sets.change[is_random].round(4),
-            y=[f"{n_random} random sets"] * n_random,
-            mode="markers",
-            marker={"color": GREY, "size": 8, "opacity": 0.6},
-            customdata=sets["heads"][is_random],
-            hovertemplate="%{customdata}<br>%{x:.2f}<extra></extra>",
-        )
+    hover = "%{customdata}<br>%{x:.2f}<extra></extra>"
+    if n_random := int(is_random.sum()):
+        label, change = [f"{n_random} random sets"] * n_random, sets.change[is_random]
+        marker = {"color": GREY, "size": 8, "opacity": 0.6}
+        figure.add_scatter(x=change.round(4), y=label, marker=marker, customdata=sets["heads"][is_random])
     named = sets[~is_random]
     for i, (name, row) in enumerate(zip(named.index, named.to_dict("records"), strict=True)):
-        low, high = row["change"] - row["ci_low"], row["ci_high"] - row["change"]
-        figure.add_scatter(
-            x=[round(row["change"], 4)],
-            y=[str(name)],
-            mode="markers",
-            customdata=[row["heads"]],
-            error_x={"type": "data", "symmetric": False, "array": [high], "arrayminus": [low]},
-            marker={"color": LINES[i % len(LINES)], "size": 11},
-            hovertemplate="%{customdata}<br>%{x:.2f}<extra></extra>",
-        )
+        change, marker = row["change"], {"color": LINES[i % len(LINES)], "size": 11}
+        bar = {"symmetric": False, "array": [row["ci_high"] - change], "arrayminus": [change - row["ci_low"]]}
+        figure.add_scatter(x=[round(change, 4)], y=[name], marker=marker, error_x=bar, customdata=[row["heads"]])
+    figure.update_traces(mode="markers", hovertemplate=hover)
     metric = METRIC_NAMES.get(table.metric.iloc[0], table.metric.iloc[0])
     figure.update_xaxes(title=f"change of the {metric}", gridcolor=PALE, zerolinecolor=GREY)
     figure.update_yaxes(gridcolor=PALE, categoryorder="array", categoryarray=[])
     n, unablated = table.n.iloc[0], table.metric_mean["none"]
     said = f"mean over {n} clean prompts, bars: 95% bootstrap intervals; unablated: {unablated:.2f}"
-    figure = style(figure, title, said, 190 + 36 * (len(named) + int(is_random.any())))
+    figure = style(figure, title, said, 190 + 36 * (len(named) + (n_random > 0)))
     return figure.update_layout(showlegend=False)
 
 
@@ -89,20 +79,9 @@ def backup_scatter(table: pd.DataFrame, top_k: int = 6, title: str = "Who steps 
     check_count("top_k", top_k, least=0)
     is_top = table.index.isin(table.change.abs().nlargest(top_k).index)
     names = [head_name(*head) for head in zip(table.layer, table.head_index, strict=True)]
-    figure = go.Figure(
-        go.Scatter(
-            x=table.before.round(4),
-            y=table.after.round(4),
-            mode="markers+text",
-            customdata=names,
-            text=np.where(is_top, names, ""),
-            textposition="top center",
-            textfont={"size": 11},
-            marker={"size": np.where(is_top, 9, 5), "color": np.where(table.change > 0, BLUE, RED)},
-            showlegend=False,
-            hovertemplate="%{customdata}<br>before %{x:.2f}<br>after %{y:.2f}<extra></extra>",
-        )
-    )
+    hover = "%{customdata}<br>before %{x:.2f}<br>after %{y:.2f}<extra></extra>"
+    color = np.where(table.change > 0, BLUE, RED)
+    figure = head_points(table.before.to_numpy(), table.after.to_numpy(), names, is_top, hover, color)
     _diagonal(figure, np.concatenate([table.before, table.after]))
     figure.update_xaxes(title="direct logit attribution before").update_yaxes(title="after the knock-out")
     gone, n = table.knocked_out.iloc[0], table.n.iloc[0]
@@ -133,16 +112,12 @@ def completeness_scatter(
     labels = {"random": "random sets", "greedy": "greedy sets, grown to be worst"}
     figure = go.Figure()
     for i, (group, rows) in enumerate(table.groupby(groups, sort=False)):
-        figure.add_scatter(
-            x=rows.model.round(4),
-            y=rows.circuit.round(4),
-            mode="lines+markers" if group == "greedy" else "markers",
-            name=f"without {labels.get(str(group), group)}",
-            marker={"size": 10, "symbol": MARKS[i], "color": LINES[i % len(LINES)]},
-            line={"width": 1},
-            customdata=rows.kind + ": " + rows["heads"].replace("", "none"),
-            hovertemplate="%{customdata}<br>model %{x:.2f}, circuit %{y:.2f}<extra></extra>",
-        )
+        mode, name = "lines+markers" if group == "greedy" else "markers", f"without {labels.get(str(group), group)}"
+        marker = {"size": 10, "symbol": MARKS[i], "color": LINES[i % len(LINES)]}
+        customdata = rows.kind + ": " + rows["heads"].replace("", "none")
+        figure.add_scatter(x=rows.model.round(4), y=rows.circuit.round(4), mode=mode, name=name, marker=marker)
+        figure.data[-1].update(line={"width": 1}, customdata=customdata)
+    figure.update_traces(hovertemplate="%{customdata}<br>model %{x:.2f}, circuit %{y:.2f}<extra></extra>")
     _diagonal(figure, np.concatenate([table.model, table.circuit]))
     figure.update_xaxes(title="model without the heads").update_yaxes(title="circuit without the heads")
     return style(figure, title, table.protocol.iloc[0], 480, above=30).update_layout(legend=LEGEND)
@@ -165,14 +140,9 @@ def minimality_bar(table: pd.DataFrame, title: str = "Minimal? What each head ad
     """
     figure = go.Figure()
     for i, (head_type, rows) in enumerate(table.groupby("head_type", sort=False)):
-        figure.add_bar(
-            x=rows.head_name,
-            y=rows.share.round(4),
-            name=str(head_type),
-            marker={"color": color_of(str(head_type), i)},
-            customdata=rows.K,
-            hovertemplate="%{x}<br>%{y:.1%} once the circuit lacks %{customdata}<extra></extra>",
-        )
+        marker = {"color": color_of(str(head_type), i)}
+        figure.add_bar(x=rows.head_name, y=rows.share.round(4), name=str(head_type), marker=marker, customdata=rows.K)
+    figure.update_traces(hovertemplate="%{x}<br>%{y:.1%} once the circuit lacks %{customdata}<extra></extra>")
     figure.update_xaxes(categoryorder="array", categoryarray=list(table.head_name.unique()), tickangle=-45)
     figure.update_yaxes(title="change, as a share of the model's", tickformat=".0%", gridcolor=PALE)
     return style(figure, title, table.protocol.iloc[0], 460, above=50).update_layout(legend=LEGEND)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ import xarray as xr
 
 from patchlib._util import check_choice, check_count, head_name
 from patchlib.circuits.discovery import Discovery, PlacedHead
+from patchlib.plots.heads import head_points
 from patchlib.plots.style import GREY, LINES, PALE, RED, style
 
 BLUE = LINES[0]
@@ -65,20 +66,10 @@ def writers(
     across, other = (attention.sel(role=role).mean("example") for role in roles)
     x, y = (across - other).values.ravel(), attribution.mean("example").values.ravel()
     names = [head_name(layer, head) for layer in attribution.layer.values for head in attribution["head"].values]
-    top = set(np.argsort(-abs(y))[:top_k].tolist())
-    figure = go.Figure(
-        go.Scatter(
-            x=x.round(4),
-            y=y.round(4),
-            mode="markers+text",
-            text=[name if i in top else "" for i, name in enumerate(names)],
-            textposition=np.where(y > 0, "top center", "bottom center"),
-            textfont={"size": 11},
-            customdata=names,
-            marker={"size": [9 if i in top else 5 for i in range(len(y))], "color": np.where(y > 0, BLUE, RED)},
-            hovertemplate="%{customdata}<br>attention %{x:.2f}<br>logits %{y:.2f}<extra></extra>",
-        )
-    )
+    is_top = np.isin(np.arange(len(y)), np.argsort(-abs(y))[:top_k])
+    hover = "%{customdata}<br>attention %{x:.2f}<br>logits %{y:.2f}<extra></extra>"
+    figure = head_points(x, y, names, is_top, hover, np.where(y > 0, BLUE, RED))
+    figure.update_traces(textposition=np.where(y > 0, "top center", "bottom center"))
     dest, n = attention.attrs["dest"], attribution.sizes["example"]
     figure.update_xaxes(title=f"attention from {dest}: to {roles[0]} minus to {roles[1]}", range=[-1.05, 1.05])
     figure.update_yaxes(title="direct logit attribution, right minus wrong answer")
@@ -112,8 +103,8 @@ def circuit_graph(discovery: Discovery, title: str = "The circuit that was found
     top = max((layer for layer, *_ in heads), default=0) + 3
     figure = go.Figure()
     _draw_paths(figure, discovery.steps, points, columns, top)
-    for i, (head_type, of_type) in enumerate(types.groupby("head_type", sort=False)):
-        _draw_heads(figure, str(head_type), of_type, points, columns, i)
+    for i, (_, of_type) in enumerate(types.groupby("head_type", sort=False)):
+        _draw_heads(figure, of_type, points, columns, i)
     if heads:
         figure.add_annotation(x=columns.index("END"), y=top, text="<b>logits</b>", showarrow=False, yshift=10)
     figure.update_xaxes(title="position in the sentence", tickvals=list(range(len(columns))), ticktext=columns)
@@ -158,11 +149,9 @@ def _draw_paths(
         # Receivers hear together, so the lines of one step meet at the input that was patched.
         meeting: Point = (columns.index("END"), top)
         if receivers != "logits":
-            hearing = [
-                head for head in points
-                if head_name(*head[:2]) in receivers.split(", ")
-                and columns.index(head[2]) >= columns.index(position)  # attention looks back
-            ]  # fmt: skip
+            # Attention looks back: a head hears at this position only if it stands there or further on.
+            later = columns[columns.index(position) :]
+            hearing = [head for head in points if head_name(*head[:2]) in receivers.split(", ") and head[2] in later]
             meeting = columns.index(position) + 0.42, min(layer for layer, *_ in hearing) - 1.0
             while any(abs(meeting[0] - x) < 0.1 and abs(meeting[1] - y) < 1.4 for x, y in inputs):
                 meeting = meeting[0], meeting[1] - 0.7
@@ -183,31 +172,20 @@ def _draw_line(figure: go.Figure, start: Point, end: Point, color: str, width: f
 
 
 def _draw_heads(
-    figure: go.Figure,
-    head_type: str,
-    table: pd.DataFrame,
-    points: dict[PlacedHead, Point],
-    columns: Sequence[str],
-    i: int,
+    figure: go.Figure, table: pd.DataFrame, points: dict[PlacedHead, Point], columns: Sequence[str], i: int
 ) -> None:
     """The marks of one head type, the i-th."""
+    head_type = str(table.head_type.iloc[0])
     heads = _placed(table)
     x, y = zip(*(points[head] for head in heads), strict=True)
-    names: Iterable[str] = (f"{head_name(layer, head)} at {position}" for layer, head, position in heads)
-    figure.add_scatter(
-        x=x,
-        y=y,
-        mode="markers+text",
-        name=head_type,
-        text=[f"{layer}.{head}" for layer, head, _ in heads],
+    names = [f"{head_name(layer, head)} at {position}" for layer, head, position in heads]
+    sides = ["left" if points[head][0] < columns.index(head[2]) else "right" for head in heads]
+    figure.add_scatter(x=x, y=y, mode="markers+text", name=head_type, text=[f"{i}.{h}" for i, h, _ in heads])
+    outline, color = {"width": 1, "color": "white"}, color_of(head_type, i)
+    figure.data[-1].update(
         textfont={"size": 11},
-        textposition=["middle left" if points[head][0] < columns.index(head[2]) else "middle right" for head in heads],
-        marker={
-            "size": 12,
-            "symbol": MARKS[i % len(MARKS)],
-            "line": {"width": 1, "color": "white"},
-            "color": color_of(head_type, i),
-        },
+        textposition=[f"middle {side}" for side in sides],
+        marker={"size": 12, "symbol": MARKS[i % len(MARKS)], "line": outline, "color": color},
         customdata=list(zip(names, table.effect, table.looks_at, table.attention, strict=True)),
         hovertemplate="%{customdata[0]}<br>largest effect %{customdata[1]:.3f}"
         f"<br>attends to %{{customdata[2]}} (%{{customdata[3]:.2f}})<extra>{head_type}</extra>",

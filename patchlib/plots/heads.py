@@ -41,30 +41,17 @@ def loss_by_position(losses: xr.DataArray, copy: int | None = None, title: str =
     figure = go.Figure()
     inside = losses.pos.values[1:]
     low, high = ((mean + sign * spread).values[1:].round(3) for sign in (-1, 1))
-    figure.add_scatter(
-        x=np.concatenate([inside, inside[::-1]]),
-        y=np.concatenate([high, low[::-1]]),
-        fill="toself",
-        mode="lines",
-        line={"width": 0},
-        fillcolor="rgba(0, 114, 178, 0.2)",
-        hoverinfo="skip",
-        showlegend=False,
-    )
-    figure.add_scatter(
-        x=inside,
-        y=mean.values[1:].round(3),
-        mode="lines+markers",
-        line={"color": LINES[0]},
-        marker={"size": 4},
-        showlegend=False,
-        hovertemplate="position %{x}<br>%{y:.2f} nats<extra></extra>",
-    )
+    band_x, band_y = np.concatenate([inside, inside[::-1]]), np.concatenate([high, low[::-1]])
+    figure.add_scatter(x=band_x, y=band_y, mode="lines", line={"width": 0}, hoverinfo="skip")
+    figure.update_traces(fill="toself", fillcolor="rgba(0, 114, 178, 0.2)")
+    hover = "position %{x}<br>%{y:.2f} nats<extra></extra>"
+    figure.add_scatter(x=inside, y=mean.values[1:].round(3), mode="lines+markers", hovertemplate=hover)
+    figure.data[1].update(line={"color": LINES[0]}, marker={"size": 4})
+    figure.update_traces(showlegend=False)
     if copy is not None:
         figure.add_vline(x=copy, line={"color": GREY, "dash": "dash"})
-        figure.add_annotation(
-            x=copy, y=1, yref="paper", text="it begins again", showarrow=False, xanchor="left", xshift=6
-        )
+        at_top = {"y": 1, "yref": "paper", "xanchor": "left", "xshift": 6}
+        figure.add_annotation(x=copy, text="it begins again", showarrow=False, **at_top)
     figure.update_xaxes(title="position of the token that is predicted", gridcolor=PALE, zeroline=False)
     figure.update_yaxes(title="loss (nats)", gridcolor=PALE, zerolinecolor=GREY, rangemode="tozero")
     return style(figure, title, f"mean of {n} rows, {losses.attrs['task']}; band: 95% interval of the mean", 420)
@@ -87,20 +74,12 @@ def score_map(score: xr.DataArray, title: str, what: str = "score") -> go.Figure
         (30, 9)
     """
     score = score.transpose("layer", "head")
+    names = [f"H{head}" for head in score["head"].values]
     figure = go.Figure(
-        go.Heatmap(
-            z=score.values.round(4),
-            x=[f"H{head}" for head in score["head"].values],
-            y=score.layer.values,
-            xgap=1,
-            ygap=1,
-            colorscale=SHADES,
-            zmin=0,
-            zmax=1,
-            colorbar={"title": {"text": what}, "thickness": 16},
-            hovertemplate=f"L%{{y}}%{{x}}<br>{what} %{{z:.2f}}<extra></extra>",
-        )
+        go.Heatmap(z=score.values.round(4), x=names, y=score.layer.values, xgap=1, ygap=1, zmin=0, zmax=1)
     )
+    figure.update_traces(colorscale=SHADES, colorbar={"title": {"text": what}, "thickness": 16})
+    figure.update_traces(hovertemplate=f"L%{{y}}%{{x}}<br>{what} %{{z:.2f}}<extra></extra>")
     figure.update_yaxes(title="layer", dtick=layer_step(score.sizes["layer"])).update_xaxes(title="head", dtick=1)
     said = ", ".join(f"{name} {value}" for name, value in score.attrs.items()) or "every head"
     return style(figure, title, said, 160 + 14 * score.sizes["layer"] + 60, 560)
@@ -135,31 +114,25 @@ def attention(patterns: xr.DataArray, title: str = "Where heads look", columns: 
     n_rows = math.ceil(len(cells) / columns)
     margin = 20 + 7 * max(min(len(str(token)), 12) for token in patterns.token.values)  # pixels of the longest label
     width, height = columns * (PANEL + margin), n_rows * (PANEL + margin + 45)
-    gap = (margin + 45) / height if n_rows > 1 else 0
-    figure = make_subplots(
-        n_rows, columns, subplot_titles=cells, horizontal_spacing=(margin + 20) / width, vertical_spacing=gap
-    )
+    gaps = {
+        "horizontal_spacing": (margin + 20) / width,
+        "vertical_spacing": (margin + 45) / height if n_rows > 1 else 0,
+    }
+    figure = make_subplots(n_rows, columns, subplot_titles=cells, **gaps)
     labels = [html.escape(_shown(str(token)), quote=False) for token in patterns.token.values]
     labelled = list(range(0, n_pos, max(1, math.ceil(n_pos * 12 / PANEL))))
     ticks = {"tickvals": labelled, "ticktext": [labels[i] for i in labelled], "showgrid": False, "zeroline": False}
     ticks |= {"tickfont": {"size": 10}}
     for i, cell in enumerate(cells):
         panel = {"row": i // columns + 1, "col": i % columns + 1}
-        values = patterns.sel(cell=cell).values
-        figure.add_heatmap(
-            z=np.where(np.tri(n_pos, dtype=bool), values.round(3), np.nan),  # nobody looks ahead
-            colorscale=SHADES,
-            zmin=0,
-            zmax=1,
-            showscale=i == 0,
-            customdata=[labels],
-            hoverongaps=False,
-            colorbar={"title": {"text": "attention"}, "thickness": 14, "len": 0.6},
-            hovertemplate=f"{cell}<br>from position %{{y}} to position %{{x}}: %{{z:.2f}}<extra></extra>",
-            **panel,
-        )
+        values = patterns.sel(cell=cell).values.round(3)
+        lower = np.where(np.tri(n_pos, dtype=bool), values, np.nan)  # nobody looks ahead
+        hover = f"{cell}<br>from position %{{y}} to position %{{x}}: %{{z:.2f}}<extra></extra>"
+        figure.add_heatmap(z=lower, customdata=[labels], hoverongaps=False, hovertemplate=hover, **panel)
         figure.update_xaxes(ticks, tickangle=-90, **panel)
         figure.update_yaxes(ticks, autorange="reversed", **panel)
+    figure.update_traces(colorscale=SHADES, zmin=0, zmax=1, showscale=False)
+    figure.data[0].update(showscale=True, colorbar={"title": {"text": "attention"}, "thickness": 14, "len": 0.6})
     said = "rows: the token that looks; columns: what it looks at"
     return style(figure, title, said, height + 70, width + 110, 14).update_annotations(font={"size": 13})
 
@@ -168,6 +141,16 @@ def _shown(token: str) -> str:
     """A token as a label: spaces and line ends made visible, long ones cut."""
     token = token.replace("\n", "\u21b5").strip(" ") or "\u2423"
     return token if len(token) <= 12 else token[:11] + "\u2026"
+
+
+def head_points(
+    x: np.ndarray, y: np.ndarray, names: list[str], is_top: np.ndarray, hover: str, color: str | np.ndarray
+) -> go.Figure:
+    """A point for each head, of which the top ones are large and labelled."""
+    marker = {"size": np.where(is_top, 9, 5), "color": color}
+    figure = go.Figure(go.Scatter(x=np.round(x, 4), y=np.round(y, 4), mode="markers+text", marker=marker))
+    figure.update_traces(customdata=names, hovertemplate=hover, showlegend=False)
+    return figure.update_traces(text=np.where(is_top, names, ""), textposition="top center", textfont={"size": 11})
 
 
 def measures_against(
@@ -202,20 +185,8 @@ def measures_against(
     a, b = x.transpose("layer", "head").values.ravel(), y.transpose("layer", "head").values.ravel()
     names = [head_name(layer, head) for layer in x.layer.values for head in x["head"].values]
     top = {*np.argsort(-abs(a))[:top_k].tolist(), *np.argsort(-abs(b))[:top_k].tolist()}
-    figure = go.Figure(
-        go.Scatter(
-            x=a.round(4),
-            y=b.round(4),
-            mode="markers+text",
-            text=[name if i in top else "" for i, name in enumerate(names)],
-            textposition="top center",
-            textfont={"size": 11},
-            customdata=names,
-            showlegend=False,
-            marker={"size": [9 if i in top else 5 for i in range(len(names))], "color": LINES[0]},
-            hovertemplate="%{customdata}<br>%{x:.2f}, %{y:.2f}<extra></extra>",
-        )
-    )
+    is_top = np.isin(np.arange(len(a)), list(top))
+    figure = head_points(a, b, names, is_top, "%{customdata}<br>%{x:.2f}, %{y:.2f}<extra></extra>", LINES[0])
     figure.update_xaxes(title=x_title, gridcolor=PALE, zerolinecolor=GREY)
     figure.update_yaxes(title=y_title, gridcolor=PALE, zerolinecolor=GREY)
     return style(figure, title, f"all {len(names)} heads; labelled: the {top_k} largest of either", 460)
