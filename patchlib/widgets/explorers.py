@@ -15,7 +15,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib import stats
 from patchlib._util import Head, cell_dims, cell_name, check_heads, head_name
-from patchlib.circuits.heads import attention_patterns, detector_scores, direct_logit_attribution
+from patchlib.circuits.attention import attention_patterns, detector_scores
+from patchlib.circuits.heads import direct_logit_attribution
 from patchlib.errors import SweepError
 from patchlib.plots import style, takeaways, wording
 from patchlib.plots.heads import attention
