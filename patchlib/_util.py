@@ -9,7 +9,7 @@ import hashlib
 import platform
 from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import version
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
@@ -22,9 +22,9 @@ Head = tuple[int, int]
 T = TypeVar("T")
 
 
-def head_name(layer: int, head: int) -> str:
-    """A head as people write it: "L9H6"."""
-    return f"L{int(layer)}H{int(head)}"
+def head_name(layer: int, head: int, mark: str = "H") -> str:
+    """A head as people write it: "L9H6"; "L9KV2" with the mark of heads that share their keys and values."""
+    return f"L{int(layer)}{mark}{int(head)}"
 
 
 def head_names(layer_heads: Iterable[Head]) -> str:
@@ -72,8 +72,17 @@ def check_count(setting: str, value: object, least: int = 1, error: type[Patchli
 def check_choice(setting: str, value: T, choices: Collection[T], error: type[PatchlibError] = SweepError) -> T:
     """`value`, if it is one of the choices; an error that lists them otherwise."""
     if not isinstance(value, str) or value not in choices:
-        raise error(f"Unknown {setting} {value!r}: choose {' or '.join(map(repr, choices))}.")
+        *others, last = map(repr, choices)
+        listed = f"{', '.join(others)} or {last}" if others else last
+        raise error(f"Unknown {setting} {value!r}: choose {listed}.")
     return value
+
+
+def check_fraction(setting: str, value: object, error: type[PatchlibError] = SweepError) -> float:
+    """`value` as a float; an error unless it is a number between 0 and 1, neither of them included."""
+    if not isinstance(value, Real) or not 0 < float(value) < 1:
+        raise error(f"{setting} must lie between 0 and 1, such as 0.95, not {value!r}.")
+    return float(value)
 
 
 def check_indices(axis: str, wanted: Iterable[int] | int | None, n: int) -> list[int]:
@@ -87,19 +96,30 @@ def check_indices(axis: str, wanted: Iterable[int] | int | None, n: int) -> list
     return [int(i) for i in indices]
 
 
-def check_heads(layer_heads: Iterable[Head], n_layers: int, n_heads: int, first_layer: int = 0) -> list[Head]:
-    """(layer, head) pairs as ints; SweepError for one that the model does not have, or for none at all."""
+def check_heads(
+    layer_heads: Iterable[Head], n_layers: int, n_heads: int, first_layer: int = 0, mark: str = "H"
+) -> list[Head]:
+    """(layer, head) pairs as ints; SweepError for one that the model does not have, or for none at all.
+
+    Args:
+        layer_heads: Pairs of whole numbers, Python's or NumPy's.
+        n_layers: The model's.
+        n_heads: The model's, in one layer.
+        first_layer: The lowest layer whose heads can be used.
+        mark: Of the heads' names: "KV" for the heads that share keys and values.
+    """
     heads = list(layer_heads) if isinstance(layer_heads, Iterable) else [layer_heads]
     for head in heads:
-        match head:
+        match tuple(head) if isinstance(head, Iterable) else head:
             case (layer, index) if is_index(layer) and is_index(index):
                 if first_layer <= layer < n_layers and 0 <= index < n_heads:
                     continue
-                name = head_name(layer, index)
+                name = head_name(layer, index, mark)
             case _:
                 name = repr(head)
         of_them = "" if first_layer == 0 else f", of which those from layer {first_layer} on can be used"
-        raise SweepError(f"There is no head {name}: the model has {n_layers} layers of {n_heads} heads{of_them}.")
+        kind = "heads" if mark == "H" else f"{mark} heads"
+        raise SweepError(f"There is no head {name}: the model has {n_layers} layers of {n_heads} {kind}{of_them}.")
     if not heads:
         raise SweepError("No head was named: give at least one (layer, head).")
     return [(int(layer), int(index)) for layer, index in heads]
