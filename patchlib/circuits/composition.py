@@ -14,7 +14,7 @@ from transformer_lens.utilities import composition_scores
 
 from patchlib._util import head_names
 from patchlib.errors import SweepError
-from patchlib.patching.unpatched import check_model
+from patchlib.models.check import check_model
 
 
 def k_composition(

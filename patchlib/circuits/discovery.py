@@ -16,8 +16,8 @@ from patchlib.circuits.ablation import Head
 from patchlib.circuits.circuit import Circuit
 from patchlib.circuits.head_types import roles
 from patchlib.errors import SweepError
-from patchlib.patching.path_engine import Receiver
-from patchlib.patching.paths import inputs_of, path_patch
+from patchlib.patching.paths import path_patch
+from patchlib.patching.receivers import Receiver, inputs_of
 from patchlib.patching.sweeps import sweep
 from patchlib.stats import cell_dims, summary_table
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs

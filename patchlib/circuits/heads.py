@@ -12,10 +12,11 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib.errors import SweepError
+from patchlib.models.check import check_model
+from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_batch_tokens
 from patchlib.patching.engine import Hooks
 from patchlib.patching.sites import get_site
-from patchlib.patching.unpatched import check_model, length_batches
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
 from patchlib.tasks.induction import repeated_tokens
 from patchlib.tasks.tokens import as_row, tokenize

@@ -15,9 +15,10 @@ from patchlib._util import head_names
 from patchlib.circuits.ablation import Ablation, Head, HeadSet
 from patchlib.circuits.knockouts import everywhere
 from patchlib.errors import SweepError
+from patchlib.models.check import check_model
+from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_logit_bytes
 from patchlib.patching.metrics import next_token_losses
-from patchlib.patching.unpatched import check_model, length_batches
 from patchlib.stats import mean_interval
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
 
