@@ -108,9 +108,9 @@ def discover(
         least = max(min_effect, min_share * table.effect.abs().max())
         table = table[(table.effect.abs() >= least) & ~((table.ci_low <= 0) & (table.ci_high >= 0))]
         for row in table.itertuples():
-            about = {"depth": level, "to": to, "site": site, "layer": row.layer, "head": row.head, "at": at}
+            about = {"depth": level, "to": to, "site": site, "layer": row.layer, "head": row.head_index, "at": at}
             steps.append({**about, "effect": row.effect, "ci_low": row.ci_low, "ci_high": row.ci_high, "n": row.n})
-        return [(int(row.layer), int(row.head), at) for row in table.itertuples() if row.effect > 0]
+        return [(int(row.layer), int(row.head_index), at) for row in table.itertuples() if row.effect > 0]
 
     results["logits"] = path_patch(model, pairs, positions="END", **how)
     frontier = take(results["logits"], "END", 1)
