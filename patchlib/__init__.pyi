@@ -78,10 +78,10 @@ from .stats import contrast as contrast
 from .stats import effect_interval as effect_interval
 from .stats import summary_table as summary_table
 from .tasks.base import PatchingDataset as PatchingDataset
-from .tasks.base import PromptPairs as PromptPairs
 from .tasks.induction import InductionDataset as InductionDataset
 from .tasks.induction import repeated_tokens as repeated_tokens
 from .tasks.ioi import IOIDataset as IOIDataset
 from .tasks.ioi import classify_ioi_head as classify_ioi_head
+from .tasks.pairs import PromptPairs as PromptPairs
 
 __version__: str
