@@ -48,8 +48,8 @@ from .errors import RunError as RunError
 from .errors import SweepError as SweepError
 from .errors import TaskError as TaskError
 from .lab import copy_notebooks as copy_notebooks
-from .models.load import DEFAULT_MODEL as DEFAULT_MODEL
-from .models.load import list_models as list_models
+from .models.default import DEFAULT_MODEL as DEFAULT_MODEL
+from .models.names import list_models as list_models
 from .models.load import load_model as load_model
 from .models.load import weights_hash as weights_hash
 from .patching.donors import SOURCES as SOURCES
