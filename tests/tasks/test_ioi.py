@@ -129,8 +129,8 @@ def test_the_global_random_generators_are_left_alone(model):
         ({"n_prompts": 10**6}, "n_prompts=1000000 is more than the .* pairs"),
         ({"seed": 1.5}, "seed must be"),
         ({"seed": -1}, "seed must be"),
-        ({"corruption": "swap"}, "'swap': choose 'swap_subject' or 'swap_order' or 'abc' or 'random_subject'"),
-        ({"templates": "AABB"}, "'AABB': choose 'mixed' or 'ABBA' or 'BABA'"),
+        ({"corruption": "swap"}, "'swap': choose 'swap_subject'.* or 'random_subject'"),
+        ({"templates": "AABB"}, "'AABB': choose 'mixed'.* or 'BABA'"),
         ({"templates": ""}, "choose 'mixed'"),
     ],
 )
