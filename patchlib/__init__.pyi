@@ -48,8 +48,8 @@ from .errors import RunError as RunError
 from .errors import SweepError as SweepError
 from .errors import TaskError as TaskError
 from .lab import copy_notebooks as copy_notebooks
-from .models.load import DEFAULT_MODEL as DEFAULT_MODEL
-from .models.load import list_models as list_models
+from .models.default import DEFAULT_MODEL as DEFAULT_MODEL
+from .models.names import list_models as list_models
 from .models.load import load_model as load_model
 from .models.load import weights_hash as weights_hash
 from .patching.baseline import baseline as baseline
@@ -77,10 +77,10 @@ from .stats import contrast as contrast
 from .stats import effect_interval as effect_interval
 from .stats import summary_table as summary_table
 from .tasks.base import PatchingDataset as PatchingDataset
-from .tasks.base import PromptPairs as PromptPairs
 from .tasks.induction import InductionDataset as InductionDataset
 from .tasks.induction import repeated_tokens as repeated_tokens
 from .tasks.ioi import IOIDataset as IOIDataset
 from .tasks.ioi import classify_ioi_head as classify_ioi_head
+from .tasks.pairs import PromptPairs as PromptPairs
 
 __version__: str

@@ -11,11 +11,12 @@ from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import version
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
-
-import xarray as xr
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from patchlib.errors import PatchlibError, SweepError
+
+if TYPE_CHECKING:  # the command line reads names of models and runs, and need not wait a second for xarray
+    import xarray as xr
 
 Head = tuple[int, int]
 """(layer, head), both counted from 0."""
