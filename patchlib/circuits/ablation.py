@@ -59,7 +59,7 @@ class Ablation:
         >>> whole = patchlib.HeadSet({}, keep=False)
         >>> without_one = patchlib.HeadSet(patchlib.everywhere([(23, 3)]), keep=False)
         >>> ablation.measure([whole, without_one]).mean(axis=1).round(1)  # mean logit difference over prompts
-        array([0., 0.], dtype=float32)
+        array([4.4, 1.1], dtype=float32)
     """
 
     def __init__(

@@ -91,8 +91,12 @@ def discover(
         TaskError, ExactnessError: As ``sweep``.
 
     Example:
-        >>> search = patchlib.discover(model, task, depth=1, max_heads=2, progress=False)
+        >>> two_prompts = task.to_pairs(model).select([0, 1])
+        >>> search = patchlib.discover(model, two_prompts, depth=1, max_heads=2, progress=False)
         >>> search.steps[["receivers", "layer", "head_index", "position"]]
+          receivers  layer  head_index position
+        0    logits     23           3      END
+        1    logits     24           4      END
     """
     pairs = as_pairs(model, task)
     if "END" not in pairs.roles:
