@@ -6,6 +6,7 @@ It imports neither torch nor a model, so that a headless run, a report or the co
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import version
@@ -98,30 +99,38 @@ def check_indices(axis: str, wanted: Iterable[int] | int | None, n: int) -> list
 
 
 def check_heads(
-    layer_heads: Iterable[Head], n_layers: int, n_heads: int, first_layer: int = 0, mark: str = "H"
+    layer_heads: Iterable[Head],
+    n_layers: int | None = None,
+    n_heads: int | None = None,
+    first_layer: int = 0,
+    least: int = 1,
+    mark: str = "H",
 ) -> list[Head]:
-    """(layer, head) pairs as ints; SweepError for one that the model does not have, or for none at all.
+    """(layer, head) pairs as ints; SweepError for one that the model does not have, or for too few of them.
 
     Args:
-        layer_heads: Pairs of whole numbers, Python's or NumPy's.
-        n_layers: The model's.
-        n_heads: The model's, in one layer.
+        layer_heads: Pairs of whole numbers from 0, Python's or NumPy's; a NumPy array with two columns goes too.
+        n_layers, n_heads: The model's; None where no model is known yet.
         first_layer: The lowest layer whose heads can be used.
+        least: How many pairs must be given: 1, or 0.
         mark: Of the heads' names: "KV" for the heads that share keys and values.
     """
-    heads = list(layer_heads) if isinstance(layer_heads, Iterable) else [layer_heads]
+    listed = getattr(layer_heads, "tolist", lambda: layer_heads)()
+    heads = list(listed) if isinstance(listed, Iterable) else [listed]
     for head in heads:
         match tuple(head) if isinstance(head, Iterable) else head:
             case (layer, index) if is_index(layer) and is_index(index):
-                if first_layer <= layer < n_layers and 0 <= index < n_heads:
+                if first_layer <= layer < (n_layers or math.inf) and 0 <= index < (n_heads or math.inf):
                     continue
                 name = head_name(layer, index, mark)
             case _:
                 name = repr(head)
+        if n_layers is None:
+            raise SweepError(f"There is no head {name}: give (layer, head), both whole numbers from 0.")
         of_them = "" if first_layer == 0 else f", of which those from layer {first_layer} on can be used"
         kind = "heads" if mark == "H" else f"{mark} heads"
         raise SweepError(f"There is no head {name}: the model has {n_layers} layers of {n_heads} {kind}{of_them}.")
-    if not heads:
+    if len(heads) < least:
         raise SweepError("No head was named: give at least one (layer, head).")
     return [(int(layer), int(index)) for layer, index in heads]
 

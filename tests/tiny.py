@@ -1,7 +1,8 @@
 """Tiny random models with a real tokenizer, for every test that asks about exactness and not about meaning.
 
 `load_tiny("llama")` gives a TransformerBridge in a second: 3 layers, width 32, a byte-level BPE in which each
-word of TEXT and of IOIDataset's lists is one token with its leading space; other words break into pieces.
+word of TEXT and of IOIDataset's lists is one token with its leading space; other words break into pieces. Gains and
+biases are random too.
 """
 
 from __future__ import annotations
@@ -113,12 +114,24 @@ def tiny_config(kind: str, vocab_size: int) -> Any:
             raise ValueError(f"no tiny model of kind {kind!r}; there are {', '.join(KINDS)}")
 
 
+def randomise_gains_and_biases(model: torch.nn.Module) -> None:
+    """Move every norm's gain and every bias off its initial 1 or 0.
+
+    Fresh models have none, and code that forgets a gain or a bias is right for them.
+    """
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # gains and biases are the only vectors, in every architecture of KINDS
+                parameter += 0.3 * torch.randn_like(parameter)
+
+
 def tiny_model(folder: str | Path, kind: str = "gpt2", seed: int = 0, text: str = TEXT) -> str:
     """Write a tiny random model and its tokenizer into `folder`, as Hugging Face does; returns its path."""
     tokenizer = tiny_tokenizer(text)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(tiny_config(kind, len(tokenizer)))
+        randomise_gains_and_biases(model)
     with without_loading_bars():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
