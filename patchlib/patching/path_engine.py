@@ -149,6 +149,8 @@ class PathRuns(PatchedRuns):
             return activation
 
         reached = [key for key in self._hears if key[1] > lowest]  # a head's inputs are there before its output
+        if not reached:  # as the self-check asks of cells that were left out
+            return self.base_logits.repeat(n_cells, 1, 1, 1)
         hooks += [(of.hook_name(layer), partial(listen, key=(of, layer))) for of, layer in reached]
         stop = {} if self._highest == n_layers - 1 else {"stop_at_layer": self._highest + 1}
         self._resume(hooks, [self.site], n_cells, lowest, start, end, frozen, **stop)
