@@ -80,7 +80,7 @@ def test_no_forward_gives_more_logits_than_memory_is_meant_for(monkeypatch, engi
 def test_no_forward_of_any_kind_has_more_tokens_than_asked_for(engine, source):
     model = load_tiny("gpt2")
     how = {} if source == "other" else {"source": source, "reference": make_pairs(model, n=20, seed=3)}
-    sweep(model, make_pairs(model), engine=engine)  # the model's own trial is over
+    sweep(model, make_pairs(model), "z", ("layer",), engine=engine)  # the model's own trials are over
     with shapes_of(model.blocks[-1]) as shapes:
         sweep(model, make_pairs(model, n=12), "z", ("layer", "head"), engine=engine, batch_tokens=60, **how)
     tokens = [shape[0] * shape[1] for shape in shapes]
@@ -90,7 +90,7 @@ def test_no_forward_of_any_kind_has_more_tokens_than_asked_for(engine, source):
 def test_positions_that_the_prompts_share_and_heads_that_cannot_be_heard_are_not_run():
     model = load_tiny("llama")
     pairs = make_pairs(model)  # alike before position 5
-    sweep(model, pairs, engine="fast")
+    sweep(model, pairs, "resid_pre", engine="fast")  # the model's own trials are over
     with shapes_of(model.blocks[-1]) as shapes:
         sweep(model, pairs, "resid_pre", ("layer", "pos"), engine="fast", layers=[1, 2])
     prefix, unpatched, *patched = [shape for shape in shapes if shape[1] < 9]  # the self-check runs prompts whole
@@ -105,6 +105,7 @@ def test_senders_that_cannot_be_heard_are_not_run(engine):
     """Heads of layers 1 and 2 have no path to the queries of layer 1."""
     model = load_tiny("llama")
     pairs, receivers = make_pairs(model), patchlib.inputs_of(model, [(1, 0)], "q")
+    sweep(model, pairs, "z", ("layer",))  # the model's own trials are over
     with shapes_of(model.blocks[-1]) as shapes:
         result = patchlib.path_patch(model, pairs, receivers, layers=[1, 2], engine=engine, progress=False)
     assert (result.patched == result.clean).all()
