@@ -15,6 +15,7 @@ from patchlib._util import check_choice, check_count
 from patchlib.circuits.head_sets import HeadSet
 from patchlib.circuits.replacements import replacement_of
 from patchlib.circuits.streams import Read, ablation_hooks, read_under_ablations
+from patchlib.errors import SweepError
 from patchlib.patching.budget import default_batch_tokens, default_logit_bytes
 from patchlib.patching.donors import ABLATIONS
 from patchlib.patching.engine import Hooks
@@ -101,10 +102,12 @@ class Ablation:
             part = self.pairs.select(examples)
             clean_logits = torch.empty(len(part), 1, 0, device=self.model.cfg.device)
             if self.metric == "kl":  # the one metric that compares with the clean logits
-                unablated = self._read([HeadSet({}, keep=False)], examples, lambda logits: logits, last_only=True)
+                whole = [HeadSet({}, keep=False)]
+                unablated = self._read(whole, examples, lambda logits: logits, True, self._batch_tokens)
                 clean_logits = torch.from_numpy(unablated[0]).to(clean_logits.device)  # [example 1 d_vocab]
             readout = Readout({self.metric: METRICS[self.metric]}, part, clean_logits)
-            values[:, examples] = self._read(sets, examples, partial(_first_metric, readout), last_only=True)
+            read = partial(_one_metric, readout)
+            values[:, examples] = self._read(sets, examples, read, True, self._batch_tokens)
         return values
 
     def losses(self, sets: Sequence[HeadSet]) -> Float[np.ndarray, "set example pos"]:
@@ -121,7 +124,7 @@ class Ablation:
         batch_tokens = min(self._batch_tokens, default_logit_bytes(self.model) // (4 * int(self.model.cfg.d_vocab)))
         for examples in length_batches(self.pairs, batch_tokens):
             read = partial(next_token_losses, tokens=rows[examples].to(self.model.cfg.device))
-            losses[:, examples] = self._read(sets, examples, read, last_only=False, batch_tokens=batch_tokens)
+            losses[:, examples] = self._read(sets, examples, read, False, batch_tokens)
         return losses
 
     def hooks(self, sets: Sequence[HeadSet], examples: Sequence[int]) -> Hooks:
@@ -129,7 +132,9 @@ class Ablation:
         return ablation_hooks(*self._masks(sets, examples), range(self.n_layers))
 
     def check(self, sets: Sequence[HeadSet]) -> None:
-        """SweepError for a head or a position that there is not."""
+        """SweepError for a head or a position that there is not, or for no set at all."""
+        if not sets:
+            raise SweepError("There is nothing to measure: give at least one HeadSet.")
         for head_set in sets:
             head_set.check(self.pairs, self.n_layers, self.n_heads)
 
@@ -142,21 +147,18 @@ class Ablation:
         return kept.to(device), torch.stack([self._replacement(i) for i in examples]).to(device)
 
     def _read(
-        self, sets: Sequence[HeadSet], examples: Sequence[int], read: Read, last_only: bool, batch_tokens: int | None = None
+        self, sets: Sequence[HeadSet], examples: Sequence[int], read: Read, last_only: bool, batch_tokens: int
     ) -> Float[np.ndarray, "set example *value"]:
         """What is read under each set, as many sets at a time as memory has room for their streams."""
-        batch_tokens = batch_tokens or self._batch_tokens
         tokens = self.pairs.select(examples).clean_batch().to(self.model.cfg.device)
         held = max(1, HELD * batch_tokens // tokens.numel())
-        values = [
-            read_under_ablations(
-                self.model, tokens, *self._masks(sets[i : i + held], examples), read,
-                last_only=last_only, batch_tokens=batch_tokens, share=fast_obstacle(self.model) is None,
-            )
-            for i in range(0, len(sets), held)
-        ]  # fmt: skip
+        share = fast_obstacle(self.model) is None
+        values = []
+        for i in range(0, len(sets), held):
+            masks = self._masks(sets[i : i + held], examples)
+            values.append(read_under_ablations(self.model, tokens, *masks, read, last_only, batch_tokens, share))
         return torch.cat(values).cpu().numpy()
 
 
-def _first_metric(readout: Readout, logits: Float[Tensor, "set example 1 d_vocab"]) -> Float[Tensor, "set example"]:
+def _one_metric(readout: Readout, logits: Float[Tensor, "set example 1 d_vocab"]) -> Float[Tensor, "set example"]:
     return readout(logits, "an ablation")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 import torch
@@ -128,22 +129,23 @@ def attention_between(model: TransformerBridge, task: PatchingDataset | PromptPa
     attention = np.zeros((n_layers, n_heads, len(pairs.roles), len(pairs)), dtype=np.float32)
     for examples in length_batches(pairs, default_batch_tokens(model)):
         part = pairs.select(examples)
-        rows = torch.arange(len(part))
         sources = torch.stack(list(part.roles.values()))  # [role example]
-
-        def from_dest(
-            pattern: Float[Tensor, "example head dest src"],
-            rows: Int[Tensor, " example"] = rows,
-            dests: Int[Tensor, " example"] = part.roles[dest],
-            sources: Int[Tensor, "role example"] = sources,
-        ) -> Float[Tensor, "role example head"]:
-            looks = pattern[rows, :, dests]  # [example head src]
-            return looks[rows, :, sources]  # [role example head]
-
-        values = _of_patterns(model, part.clean_batch(), from_dest)  # [layer role example head]
+        read = partial(_from_dest, dests=part.roles[dest], sources=sources)
+        values = _of_patterns(model, part.clean_batch(), read)  # [layer role example head]
         attention[..., examples] = values.permute(0, 3, 1, 2).numpy()  # [layer head role example]
     coords = {"layer": range(n_layers), "head": range(n_heads), "role": list(pairs.roles), "example": range(len(pairs))}
     return xr.DataArray(attention, coords, list(coords), name="attention", attrs={"dest": dest, "task": pairs.name})
+
+
+def _from_dest(
+    pattern: Float[Tensor, "example head dest src"],
+    dests: Int[Tensor, " example"],
+    sources: Int[Tensor, "role example"],
+) -> Float[Tensor, "role example head"]:
+    """What each prompt's heads attend from its one position to its others."""
+    examples = torch.arange(len(pattern))
+    looks = pattern[examples, :, dests]  # [example head src]
+    return looks[examples, :, sources]  # [role example head]
 
 
 def _of_patterns(

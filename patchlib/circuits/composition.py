@@ -17,9 +17,7 @@ from patchlib._util import Head, check_count, check_heads, head_name
 from patchlib.patching.unpatched import check_model
 
 
-def k_composition(
-    model: TransformerBridge, readers: Iterable[Head], n_random: int = 20, seed: int = 0
-) -> pd.DataFrame:
+def k_composition(model: TransformerBridge, readers: Iterable[Head], n_random: int = 20, seed: int = 0) -> pd.DataFrame:
     """How much of what each earlier head writes enters the keys of some later heads (Elhage et al. 2021).
 
     The K-composition score of a writer and a reader is ``||W_OV W_QK^T|| / (||W_OV|| ||W_QK||)`` in the Frobenius norm

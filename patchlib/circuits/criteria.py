@@ -72,19 +72,10 @@ def faithfulness(ablation: Ablation, circuit: Circuit) -> Faithfulness:
         [HeadSet(circuit.head_positions(), keep=True), HeadSet({}, keep=False), HeadSet({}, keep=True)]
     ).astype(np.float64)  # [set example]
     kept, whole, floor = (float(mean) for mean in values.mean(axis=1))
-    low, high = ratio_interval(values[0], values[1])
-    return Faithfulness(
-        circuit=kept,
-        model=whole,
-        floor=floor,
-        faithfulness=kept / whole,
-        ci_low=low,
-        ci_high=high,
-        above_floor=(kept - floor) / (whole - floor),
-        n=values.shape[1],
-        n_heads=len(circuit.heads),
-        protocol=ablation.protocol,
-    )
+    interval = ratio_interval(values[0], values[1])
+    above_floor = (kept - floor) / (whole - floor)
+    n, n_heads = values.shape[1], len(circuit.heads)
+    return Faithfulness(kept, whole, floor, kept / whole, *interval, above_floor, n, n_heads, ablation.protocol)
 
 
 def completeness(
@@ -124,8 +115,9 @@ def completeness(
             (HeadSet(circuit.without(heads).head_positions(), True), HeadSet(circuit.head_positions(heads), False))
             for heads in sets
         ]
-        values = ablation.measure([head_set for pair in pairs for head_set in pair])
-        return values.astype(np.float64).mean(axis=1).reshape(-1, 2)
+        values = ablation.measure([head_set for pair in pairs for head_set in pair]).astype(np.float64)
+        means: np.ndarray = values.mean(axis=1)
+        return means.reshape(-1, 2)
 
     draw = random.Random(seed)
     sets: dict[str, list[Head]] = {"none": []}

@@ -109,7 +109,8 @@ def discover(
         table = summary_table(result, top_k=max_heads).rename(columns={"head": "head_index"})
         least = max(min_effect, min_share * table.effect.abs().max())
         is_sure = (table.ci_low > 0) | (table.ci_high < 0) | table.ci_low.isna()  # a single prompt has no interval
-        return table[(table.effect.abs() >= least) & is_sure].assign(**step)[STEPS]
+        counting: pd.DataFrame = table[(table.effect.abs() >= least) & is_sure].assign(**step)[STEPS]
+        return counting
 
     # (1) Who writes to the logits, from the last position?
     results = {"logits": path_patch(model, pairs, positions="END", **how)}
@@ -130,9 +131,7 @@ def discover(
                 receivers = inputs_of(model, heads, site, at)
                 result = path_patch(model, pairs, receivers, positions=at, layers=_below(receivers), **how)
                 results[f"{site} of {head_names(heads)} at {at}"] = result
-                new_steps.append(
-                    senders(result, depth=level, receivers=head_names(heads), site=site, position=at)
-                )
+                new_steps.append(senders(result, depth=level, receivers=head_names(heads), site=site, position=at))
         # (4) And so on from the new ones among those that help the answer.
         steps += new_steps
         frontier = _helpers(new_steps) - seen

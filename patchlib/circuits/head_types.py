@@ -63,20 +63,20 @@ def head_types(
     by_head = steps.groupby(["layer", "head_index", "position"], sort=True)
     attention = {at: attention_between(model, pairs, at).mean("example") for at in sorted(set(steps.position))}
     at_end = steps.loc[steps.position == "END", ["layer", "head_index"]].itertuples(index=False, name=None)
-    copying = copying_scores(model, pairs.answers.flatten().unique(), set(at_end))
+    copying = copying_scores(model, sorted(set(pairs.answers.flatten().tolist())), set(at_end))
     rows = []
     for (layer, head, position), of_head in by_head:
         looks = attention[position].sel(layer=layer, head=head)  # [role]
         to_logits = of_head.effect[of_head.receivers == "logits"]
-        evidence = {
+        evidence: dict[str, Any] = {
             "direct": to_logits.iloc[0] if len(to_logits) else np.nan,
-            "effect": of_head.effect.loc[of_head.effect.abs().idxmax()],
+            "effect": max(of_head.effect, key=abs),
             "looks_at": str(looks.role.values[looks.values.argmax()]),
             "attention": float(looks.max()),
-            **{name: float(score.sel(layer=layer, head=head)) for name, score in copying.items()},
+            **{str(name): float(score.sel(layer=layer, head=head)) for name, score in copying.items()},
         }
-        cell = {"layer": layer, "head_index": head, "position": position}
-        head_type = head_type_of(position, evidence, min_attention, min_copying)
+        cell: dict[str, Any] = {"layer": layer, "head_index": head, "position": position}
+        head_type = head_type_of(str(position), evidence, min_attention, min_copying)
         rows.append({**cell, "head_type": head_type, **evidence})
     columns = ["direct", "effect", "looks_at", "attention", "copying", "suppressing"]
     return pd.DataFrame(rows, columns=["layer", "head_index", "position", "head_type", *columns])

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import Head, check_count, check_heads, head_names
@@ -38,20 +39,22 @@ def knock_out(ablation: Ablation, sets: Mapping[str, Iterable[Head]]) -> pd.Data
         >>> table[["metric_mean", "change", "heads", "n"]].round(1)
     """
     named = {"none": [], **{name: check_heads(heads, least=0) for name, heads in sets.items()}}
-    values = ablation.measure([HeadSet(everywhere(heads), keep=False) for heads in named.values()]).astype(np.float64)
-    change = values - values[0]  # [set example]
+    values = ablation.measure([HeadSet(everywhere(heads), keep=False) for heads in named.values()])
+    return change_table(values, named).assign(metric=ablation.metric, protocol=ablation.protocol)
+
+
+def change_table(values: Float[np.ndarray, "set example"], sets: Mapping[str, Iterable[Head]]) -> pd.DataFrame:
+    """A row for each set: the mean over prompts, the change from the first set, its 95% interval, the heads, ``n``."""
+    values = values.astype(np.float64)
+    table = _changes(values - values[0]).set_index(pd.Index(sets, name="knocked_out"))
+    table.insert(0, "metric_mean", values.mean(axis=1))
+    return table.assign(heads=[head_names(heads) for heads in sets.values()])
+
+
+def _changes(change: Float[np.ndarray, "row example"]) -> pd.DataFrame:
     low, high = mean_interval(change)
-    columns = {
-        "metric_mean": values.mean(axis=1),
-        "change": change.mean(axis=1),
-        "ci_low": low,
-        "ci_high": high,
-        "heads": [head_names(heads) for heads in named.values()],
-        "n": values.shape[1],
-        "metric": ablation.metric,
-        "protocol": ablation.protocol,
-    }
-    return pd.DataFrame(columns, index=pd.Index(named, name="knocked_out"))
+    columns = {"change": change.mean(axis=1), "ci_low": low, "ci_high": high, "n": change.shape[1]}
+    return pd.DataFrame(columns)
 
 
 def random_like(
@@ -116,25 +119,12 @@ def backup_heads(ablation: Ablation, layer_heads: Iterable[Head]) -> pd.DataFram
     gone = sorted(check_heads(layer_heads, ablation.n_layers, ablation.n_heads))
     without = [HeadSet(everywhere(gone), keep=False)]
     before, after = (
-        direct_logit_attribution(ablation.model, ablation.pairs, hooks)
-        .stack(cell=("layer", "head"))
-        .transpose("cell", "example")
+        direct_logit_attribution(ablation.model, ablation.pairs, hooks).astype(np.float64).stack(cell=("layer", "head"))
         for hooks in (None, partial(ablation.hooks, without))
     )
-    change = after.values.astype(np.float64) - before.values.astype(np.float64)  # [cell example]
-    low, high = mean_interval(change)
-    columns = {
-        "layer": before.layer.values,
-        "head_index": before["head"].values,
-        "before": before.values.astype(np.float64).mean(axis=1),
-        "after": after.values.astype(np.float64).mean(axis=1),
-        "change": change.mean(axis=1),
-        "ci_low": low,
-        "ci_high": high,
-        "n": change.shape[1],
-        "knocked_out": head_names(gone),
-        "protocol": ablation.protocol,
-    }
-    table = pd.DataFrame(columns)
+    cells = {"layer": before.layer.values, "head_index": before["head"].values}
+    means = {name: values.mean("example").values for name, values in (("before", before), ("after", after))}
+    table = pd.DataFrame(cells | means).join(_changes((after - before).transpose("cell", "example").values))
+    table = table.assign(knocked_out=head_names(gone), protocol=ablation.protocol)
     others = [cell not in gone for cell in before.cell.values]
     return table[others].sort_values("change", ascending=False, ignore_index=True)

@@ -11,14 +11,14 @@ import xarray as xr
 from jaxtyping import Float
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import Head, check_heads, head_names, is_index
+from patchlib._util import Head, check_heads, is_index
 from patchlib.circuits.ablation import Ablation
 from patchlib.circuits.head_sets import HeadSet, everywhere
+from patchlib.circuits.knockouts import change_table
 from patchlib.errors import SweepError
 from patchlib.patching.budget import default_logit_bytes
 from patchlib.patching.metrics import next_token_losses
 from patchlib.patching.unpatched import check_model, length_batches
-from patchlib.stats import mean_interval
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
 
 
@@ -137,22 +137,9 @@ def ablated_losses(ablation: Ablation, sets: Mapping[str, Iterable[Head]], copy:
     named = {"none": [], **{name: check_heads(heads, least=0) for name, heads in sets.items()}}
     losses = ablation.losses([HeadSet(everywhere(heads), keep=False) for heads in named.values()])
     copies = [copy_losses(_labelled(of_set, ablation.pairs), copy) for of_set in losses]
-    first, second = (  # [set example]
-        np.stack([of_set[name].values for of_set in copies]).astype(np.float64)
-        for name in ("first_copy", "second_copy")
-    )
-    low, high = mean_interval(second - second[0])
+    second = np.stack([of_set.second_copy.values for of_set in copies])  # [set example]
+    first = np.array([of_set.first_copy.astype(np.float64).mean().item() for of_set in copies])  # [set]
     metric = "loss of the second copy"
-    columns = {
-        "metric_mean": second.mean(axis=1),
-        "change": (second - second[0]).mean(axis=1),
-        "ci_low": low,
-        "ci_high": high,
-        "first_copy": first.mean(axis=1),
-        "first_copy_change": (first - first[0]).mean(axis=1),
-        "heads": [head_names(heads) for heads in named.values()],
-        "n": first.shape[1],
-        "metric": metric,
-        "protocol": ablation.protocol.replace(ablation.metric, metric, 1),
-    }
-    return pd.DataFrame(columns, index=pd.Index(named, name="knocked_out"))
+    protocol = ablation.protocol.replace(ablation.metric, metric, 1)
+    table = change_table(second, named).assign(metric=metric, protocol=protocol)
+    return table.assign(first_copy=first, first_copy_change=first - first[0])

@@ -65,7 +65,7 @@ def head_outputs(
     names = [SITES["z"].hook_name(layer) for layer in range(int(model.cfg.n_layers))]
     parts = []
     with torch.no_grad():
-        for part in rows.split(max(1, batch_tokens // rows.shape[1])):
+        for part in torch.split(rows, max(1, batch_tokens // rows.shape[1])):
             _, cache = model.run_with_cache(
                 part.to(model.cfg.device), names_filter=lambda name: name in names, return_type=None
             )

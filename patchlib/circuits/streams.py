@@ -34,9 +34,9 @@ def ablation_hooks(
     """Forward hooks that write the replacement into each head's output ``z`` wherever a set does not keep it."""
 
     def replace(z: Float[Tensor, "set*example pos head d_head"], hook: HookPoint, layer: int) -> Tensor:
-        z_of_sets = z.unflatten(0, kept.shape[:2])  # [set example pos head d_head]
-        kept_here = kept[:, :, :, layer, :, None]  # [set example pos head 1]
-        return torch.where(kept_here, z_of_sets, replacement[:, :, layer]).flatten(0, 1)  # [set*example pos head d_head]
+        z_of_sets = z.view(*kept.shape[:2], *z.shape[1:])  # [set example pos head d_head]
+        keeps = kept[:, :, :, layer, :, None]  # [set example pos head 1]
+        return torch.where(keeps, z_of_sets, replacement[:, :, layer]).flatten(0, 1)  # as it came
 
     changed = [layer for layer in layers if not kept[:, :, :, layer].all()]
     return [(SITES["z"].hook_name(layer), partial(replace, layer=layer)) for layer in changed]
@@ -49,7 +49,6 @@ def read_under_ablations(
     kept: Bool[Tensor, "set example pos layer head"],
     replacement: Float[Tensor, "example pos layer head d_head"],
     read: Read,
-    *,
     last_only: bool,
     batch_tokens: int,
     share: bool,
@@ -81,15 +80,13 @@ def read_under_ablations(
             resumed = streams[entering[start][sets] if start else np.zeros_like(sets)]  # all begin with the tokens
             hooks = ablation_hooks(kept[sets], replacement, range(start, stop))
             result = _forward(model, resumed.flatten(0, 1), hooks, start, stop, last_only)
-            result = result.unflatten(0, (len(sets), len(tokens)))  # [set example pos d_model or d_vocab]
+            result = result.view(len(sets), len(tokens), *result.shape[1:])  # [set example pos d_model or d_vocab]
             results.append(result if stop < n_layers else read(result.float()))
         streams = torch.cat(results)
     return streams[entering[-1]]
 
 
-def streams_entering(
-    kept: Bool[Tensor, "set example pos layer head"], share: bool
-) -> list[Int[np.ndarray, " set"]]:
+def streams_entering(kept: Bool[Tensor, "set example pos layer head"], share: bool) -> list[Int[np.ndarray, " set"]]:
     """For each layer, and once more after the last: the number of the stream in which each set enters it.
 
     Sets have one number as long as they keep the same heads at the same positions in every layer below.
@@ -115,4 +112,5 @@ def _forward(
     # With start_at_layer TransformerLens puts the stream in, but runs the blocks before it all the same.
     passed = dict.fromkeys(model.blocks[:start], hand_on(n_block_outputs(model))) if start else {}
     with forwards(passed):
-        return model.run_with_hooks(given, fwd_hooks=hooks, **how)
+        output: Tensor = model.run_with_hooks(given, fwd_hooks=hooks, **how)
+    return output

@@ -1,9 +1,9 @@
 from . import takeaways as takeaways
-from .circuits import backup_scatter as backup_scatter
+from .ablations import backup_scatter as backup_scatter
+from .ablations import completeness_scatter as completeness_scatter
+from .ablations import knock_out_strip as knock_out_strip
+from .ablations import minimality_bar as minimality_bar
 from .circuits import circuit_graph as circuit_graph
-from .circuits import completeness_scatter as completeness_scatter
-from .circuits import knock_out_strip as knock_out_strip
-from .circuits import minimality_bar as minimality_bar
 from .circuits import writers as writers
 from .heads import attention as attention
 from .heads import loss_by_position as loss_by_position

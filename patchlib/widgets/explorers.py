@@ -14,7 +14,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib import stats
 from patchlib._util import cell_dims, cell_name, head_names
-from patchlib.circuits.heads import attention_patterns, detector_scores, direct_logit_attribution
+from patchlib.circuits.attention import attention_patterns, detector_scores
+from patchlib.circuits.heads import direct_logit_attribution
 from patchlib.errors import SweepError
 from patchlib.plots import takeaways, wording
 from patchlib.plots.heads import attention
@@ -131,7 +132,10 @@ def _of_runs(one: xr.Dataset) -> str:
 
 
 def head_explorer(
-    model: TransformerBridge, task: PatchingDataset | PromptPairs, result: xr.Dataset, roles: pd.DataFrame | None = None
+    model: TransformerBridge,
+    task: PatchingDataset | PromptPairs,
+    result: xr.Dataset,
+    head_types: pd.DataFrame | None = None,
 ) -> Live:
     """One head at a time: where it looks in a prompt, and all that is known of it.
 
@@ -139,7 +143,7 @@ def head_explorer(
         model: In eval mode.
         task: That of the result.
         result: From ``sweep(over=("layer", "head"))``.
-        roles: ``Discovery.roles``, for the heads' names.
+        head_types: ``Discovery.head_types``, for the heads' names.
 
     Raises:
         SweepError: A result over other axes, or as ``direct_logit_attribution``.
@@ -168,9 +172,10 @@ def head_explorer(
             "direct logit attribution": f"{float(attribution.sel(at)):+.2f}",
             **{f"{str(one).replace('_', ' ')} score": f"{float(detectors[one].sel(at)):.2f}" for one in detectors},
         }
-        if roles is not None:
-            known = roles[(roles.layer == cell[0]) & (roles["head"] == cell[1])]
-            facts["role"] = ", ".join(f"{one.role} at {one.at}" for one in known.itertuples()) or "not in the circuit"
+        if head_types is not None:
+            of_head = head_types[(head_types.layer == cell[0]) & (head_types.head_index == cell[1])]
+            named = [f"{row['head_type']} at {row['position']}" for row in of_head.to_dict("records")]
+            facts["head type"] = ", ".join(named) or "not in the circuit"
         pattern = looks(prompt).sel(cell=[name])
         figure = attention(pattern, title=f"{name} on prompt {prompt}")
         return [figure, takeaways.of_attention(pattern), pd.DataFrame({name: facts})]

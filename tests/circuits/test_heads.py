@@ -10,7 +10,8 @@ from transformer_lens.tools.analysis import direct_logit_attribution as folded_a
 
 import patchlib
 from patchlib import SweepError
-from patchlib.circuits.heads import attention_between, copying_scores, detector_scores, direct_logit_attribution
+from patchlib.circuits.attention import attention_between, detector_scores
+from patchlib.circuits.heads import copying_scores, direct_logit_attribution
 from tests.helpers import make_pairs, mixed_pairs
 from tests.tiny import load_tiny, tiny_path
 
@@ -107,7 +108,7 @@ def test_copying_is_what_the_head_itself_writes(monkeypatch):
     model = load_tiny("llama")
     monkeypatch.setattr(model.cfg, "default_prepend_bos", False)
     ids = torch.arange(5, 45)
-    scores = copying_scores(model, ids, heads=[(1, 2)], top_k=800)
+    scores = copying_scores(model, ids, layer_heads=[(1, 2)], top_k=800)
     assert np.isnan(scores.copying.sel(layer=0)).all()
     assert 0 < float(scores.copying.sel(layer=1, head=2)) < 1
     with torch.no_grad():

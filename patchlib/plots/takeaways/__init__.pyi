@@ -1,10 +1,10 @@
 from .circuits import of_backup as of_backup
 from .circuits import of_completeness as of_completeness
 from .circuits import of_faithfulness as of_faithfulness
+from .circuits import of_head_types as of_head_types
 from .circuits import of_inputs as of_inputs
 from .circuits import of_knock_out as of_knock_out
 from .circuits import of_minimality as of_minimality
-from .circuits import of_roles as of_roles
 from .circuits import of_writers as of_writers
 from .heads import of_attention as of_attention
 from .heads import of_scores as of_scores

@@ -5,96 +5,178 @@ from __future__ import annotations
 import pandas as pd
 import xarray as xr
 
+from patchlib._util import head_name
+from patchlib.circuits.criteria import Faithfulness
 from patchlib.circuits.discovery import Discovery
 from patchlib.plots.wording import METRIC_NAMES
 
 
 def of_writers(attribution: xr.DataArray, attention: xr.DataArray) -> str:
-    """Who writes most towards the answer and most against it, and where each of them looks."""
-    mean, looks = attribution.mean("example"), attention.mean("example")
+    """Who writes most towards the answer and most against it, and where each of them looks.
+
+    Args:
+        attribution: From ``direct_logit_attribution``.
+        attention: From ``attention_between``, of the same task.
+
+    Returns:
+        One sentence.
+
+    Example:
+        >>> attribution = patchlib.direct_logit_attribution(model, task)
+        >>> print(patchlib.plots.takeaways.of_writers(attribution, patchlib.attention_between(model, task, "END")))
+    """
+    mean = attribution.mean("example").stack(cell=("layer", "head"))
+    looks = attention.mean("example").stack(cell=("layer", "head"))
     said = []
-    cells = mean.stack(cell=("layer", "head"))
-    for words, i in (("towards the answer", cells.values.argmax()), ("against it", cells.values.argmin())):
-        cell = cells[i]
-        at = {axis: int(cell[axis].item()) for axis in ("layer", "head")}
-        value, seen = float(cell), looks.sel(at)
-        role = str(seen.role.values[seen.values.argmax()])
+    for direction, i in (("towards the answer", mean.values.argmax()), ("against it", mean.values.argmin())):
+        layer, head = mean.cell.values[i]
+        of_head = looks.sel(cell=(layer, head))  # [role]
         said.append(
-            f"L{at['layer']}H{at['head']} writes most {words} ({value:+.2f} logits) and attends most to {role} "
-            f"({float(seen.max()):.2f})"
+            f"{head_name(layer, head)} writes most {direction} ({float(mean[i]):+.2f} logits) and attends most to "
+            f"{of_head.role.values[of_head.values.argmax()]} ({float(of_head.max()):.2f})"
         )
     return "; ".join(said) + "."
 
 
 def of_inputs(discovery: Discovery) -> str:
-    """For each group of heads, which of their inputs matter, and which of these other heads write."""
+    """For each group of heads, which of their inputs matter, and which of these other heads write.
+
+    Args:
+        discovery: From ``discover``.
+
+    Returns:
+        A sentence for each group; empty where the search had one step.
+
+    Example:
+        >>> search = patchlib.discover(model, task, depth=1, max_heads=2, progress=False)
+        >>> patchlib.plots.takeaways.of_inputs(search)  # it did not look back
+        ''
+    """
     said = []
     for heads, rows in discovery.inputs.groupby("heads", sort=False):
-        matter = rows.dropna(subset="through_heads").sort_values("effect", ascending=False)
-        told = [
-            f"{row.site} at {row.at} ({row.effect:.2f}, of which {row.through_heads:.2f} through other heads)"
-            for row in matter.itertuples()
+        known = rows.dropna(subset="through_heads").sort_values("effect", ascending=False)
+        inputs = [
+            f"{row['site']} at {row['position']} ({row['effect']:.2f}, of which {row['through_heads']:.2f} through "
+            "other heads)"
+            for row in known.to_dict("records")
         ]
-        said.append(f"{heads}: {', '.join(told) or 'no input stands out'}.")
+        said.append(f"{heads}: {', '.join(inputs) or 'no input stands out'}.")
     return " ".join(said)
 
 
-def of_roles(discovery: Discovery) -> str:
-    """How many heads were found, and those of each role, in the order of the stream."""
+def of_head_types(discovery: Discovery) -> str:
+    """How many heads were found, and those of each type, in the order of the stream.
+
+    Args:
+        discovery: From ``discover``.
+
+    Returns:
+        One sentence.
+
+    Example:
+        >>> search = patchlib.discover(model, task, depth=1, max_heads=2, progress=False)
+        >>> print(patchlib.plots.takeaways.of_head_types(search))
+    """
+    table = discovery.circuit.table()
     named = [
-        f"{role} {heads} at {at}"
-        for role, heads, at in discovery.circuit.table().itertuples()
-        if not role.startswith("unnamed")
+        f"{name} {heads} at {positions}"
+        for name, heads, positions in zip(table.index, table["heads"], table.positions, strict=True)
+        if not str(name).startswith("unnamed")
     ]
-    unnamed = int((discovery.roles.role == "unnamed").sum())
-    found = f"{len(discovery.circuit.heads)} heads: {'; '.join(named) or 'none with a name'}"
-    return found + (f"; {unnamed} without a name." if unnamed else ".")
+    n_unnamed = int((discovery.head_types.head_type == "unnamed").sum())
+    said = f"{len(discovery.circuit.heads)} heads: {'; '.join(named) or 'none with a name'}"
+    return said + (f"; {n_unnamed} without a name." if n_unnamed else ".")
 
 
 def of_backup(table: pd.DataFrame) -> str:
-    """Which head writes more than before, and what all the others together make up for."""
+    """Which head writes more than before, and what all the others together make up for.
+
+    Args:
+        table: From ``backup_heads``.
+
+    Returns:
+        One sentence.
+
+    Example:
+        >>> table = patchlib.backup_heads(patchlib.Ablation(model, task), [(23, 3)])
+        >>> print(patchlib.plots.takeaways.of_backup(table))
+    """
     top = table.iloc[0]
-    names = f"L{top['layer']:.0f}H{top['head']:.0f}"
-    made_up = f"all other heads together {table.change.sum():+.2f}"
+    together = f"all other heads together {table.change.sum():+.2f}"
     if not top.ci_low > 0:
-        return f"Without {table.attrs['knocked_out']} no head's increase stands out; {made_up} logits."
+        return f"Without {top.knocked_out} no head's increase stands out; {together} logits."
     return (
-        f"Without {table.attrs['knocked_out']}, {names} writes {top.change:+.2f} [{top.ci_low:.2f}, {top.ci_high:.2f}] "
-        f"logits more of the answer than before; {made_up}."
+        f"Without {top.knocked_out}, {head_name(top.layer, top.head_index)} writes {top.change:+.2f} "
+        f"[{top.ci_low:.2f}, {top.ci_high:.2f}] logits more of the answer than before; {together}."
     )
 
 
 def of_knock_out(table: pd.DataFrame) -> str:
-    """What each named set's loss does, and the range of the random sets."""
-    change, metric = table.drop(index="none"), METRIC_NAMES.get(table.attrs["metric"], table.attrs["metric"])
-    chance = change.index.str.startswith("random ")
-    said = [
-        f"without {name} ({row['heads']}) the {metric} changes by {row.change:+.2f} "
-        f"[{row.ci_low:.2f}, {row.ci_high:.2f}]"
-        for name, row in change[~chance].iterrows()
-    ]
-    sentence = "; ".join(said)
-    if chance.any():
-        others = change.change[chance]
-        sentence += (
-            f"; {len(others)} random sets of as many heads in the same layers change it by {others.min():+.2f} to "
-            f"{others.max():+.2f}, mean {others.mean():+.2f}"
+    """What each named set's loss does, and the range of the random sets.
+
+    Args:
+        table: From ``knock_out`` or ``ablated_losses``.
+
+    Returns:
+        Two sentences.
+
+    Example:
+        >>> table = patchlib.knock_out(patchlib.Ablation(model, task), {"the writer": [(23, 3)]})
+        >>> print(patchlib.plots.takeaways.of_knock_out(table))
+    """
+    metric = METRIC_NAMES.get(table.metric.iloc[0], table.metric.iloc[0])
+    sets = table.drop(index="none")
+    is_random = sets.index.str.startswith("random ")
+    named = sets[~is_random]
+    said = "; ".join(
+        f"without {name} ({row['heads']}) the {metric} changes by {row['change']:+.2f} "
+        f"[{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+        for name, row in zip(named.index, named.to_dict("records"), strict=True)
+    )
+    if is_random.any():
+        change = sets.change[is_random]
+        said += (
+            f"; {len(change)} random sets of as many heads in the same layers change it by {change.min():+.2f} to "
+            f"{change.max():+.2f}, mean {change.mean():+.2f}"
         )
-    return f"From {table['mean']['none']:.2f}: {sentence}. n = {table.n.iloc[0]}."
+    return f"From {table.metric_mean['none']:.2f}: {said}. n = {table.n.iloc[0]}."
 
 
-def of_faithfulness(found: pd.Series) -> str:
-    """The ratio with its interval, the floor, and the protocol that they depend on."""
-    interval = "" if pd.isna(found.ci_low) else f" [{found.ci_low:.2f}, {found.ci_high:.2f}]"
+def of_faithfulness(result: Faithfulness) -> str:
+    """The ratio with its interval, the floor, and the protocol that they depend on.
+
+    Args:
+        result: From ``faithfulness``.
+
+    Returns:
+        Two sentences.
+
+    Example:
+        >>> result = patchlib.faithfulness(patchlib.Ablation(model, task), patchlib.Circuit({"writers": [(23, 3)]}))
+        >>> print(patchlib.plots.takeaways.of_faithfulness(result))
+    """
+    interval = "" if pd.isna(result.ci_low) else f" [{result.ci_low:.2f}, {result.ci_high:.2f}]"
     return (
-        f"{found.n_heads} heads alone give {found.circuit:.2f} of the model's {found.model:.2f}: faithfulness "
-        f"{found.faithfulness:.2f}{interval}; with no head at all {found.floor:.2f}. Protocol: {found.protocol}."
+        f"{result.n_heads} heads alone give {result.circuit:.2f} of the model's {result.model:.2f}: faithfulness "
+        f"{result.faithfulness:.2f}{interval}; with no head at all {result.floor:.2f}. Protocol: {result.protocol}."
     )
 
 
 def of_completeness(table: pd.DataFrame) -> str:
-    """The set of heads without which circuit and model differ most."""
-    worst = table.loc[table.incompleteness.idxmax()]
+    """The set of heads without which circuit and model differ most.
+
+    Args:
+        table: From ``completeness``.
+
+    Returns:
+        One sentence.
+
+    Example:
+        >>> circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
+        >>> table = patchlib.completeness(patchlib.Ablation(model, task), circuit, n_random=1, n_greedy=0)
+        >>> print(patchlib.plots.takeaways.of_completeness(table))
+    """
+    worst = table.iloc[table.incompleteness.argmax()]
     return (
         f"Circuit and model differ most without {worst['heads'] or 'nothing'} ({worst.kind}): {worst.circuit:.2f} "
         f"against {worst.model:.2f}, an incompleteness of {worst.incompleteness:.2f}; with nothing removed "
@@ -103,9 +185,22 @@ def of_completeness(table: pd.DataFrame) -> str:
 
 
 def of_minimality(table: pd.DataFrame, least: float = 0.01) -> str:
-    """The head that adds most, and those that hardly add anything."""
+    """The head that adds most, and those that hardly add anything.
+
+    Args:
+        table: From ``minimality``.
+        least: Share of the model's metric below which a head hardly adds anything.
+
+    Returns:
+        One sentence.
+
+    Example:
+        >>> circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
+        >>> table = patchlib.minimality(patchlib.Ablation(model, task), circuit)
+        >>> print(patchlib.plots.takeaways.of_minimality(table))
+    """
     top, idle = table.iloc[0], table[table.share < least]
-    sentence = f"{top['head']} adds most ({top.share:.0%} of the model's metric)"
+    said = f"{top.head_name} adds most ({top.share:.0%} of the model's metric)"
     if idle.empty:
-        return f"{sentence}; every head adds at least {table.share.min():.1%}."
-    return f"{sentence}; {', '.join(idle['head'])} {'adds' if len(idle) == 1 else 'add'} less than {least:.0%}."
+        return f"{said}; every head adds at least {table.share.min():.1%}."
+    return f"{said}; {', '.join(idle.head_name)} {'adds' if len(idle) == 1 else 'add'} less than {least:.0%}."
