@@ -21,6 +21,7 @@ from transformers import (
     BloomConfig,
     FalconConfig,
     Gemma2Config,
+    GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
@@ -32,9 +33,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from patchlib.models.default import without_loading_bars
+from patchlib.models.convert import without_loading_bars
 from patchlib.models.load import load_model
-from patchlib.tasks import ioi_words
+from patchlib.tasks import words as ioi_words
 
 TEXT = """
 When Mary and John went to the store, John gave a drink to Mary.
@@ -59,7 +60,7 @@ def tiny_tokenizer(text: str = TEXT) -> PreTrainedTokenizerFast:
         *ioi_words.NAMES,
         *ioi_words.PLACES,
         *ioi_words.OBJECTS,
-        *ioi_words.WORDINGS,
+        *ioi_words.IOI_WORDINGS,
         ioi_words.SEED_WORDING,
     )
     words = " ".join((text, *ioi))
@@ -97,6 +98,8 @@ def tiny_config(kind: str, vocab_size: int) -> Any:
             return MistralConfig(sliding_window=6, **grouped)
         case "qwen3":  # norms on queries and keys
             return Qwen3Config(head_dim=8, **grouped)
+        case "gemma":  # norms whose gain is 1 more than their weight
+            return GemmaConfig(head_dim=8, **grouped)
         case "gemma2":  # norms behind the sublayers, every other layer with a sliding window
             return Gemma2Config(head_dim=8, sliding_window=6, **grouped)
         case "opt":  # learned positions, ReLU

@@ -14,9 +14,10 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import Head, check_choice, check_heads, head_name
+from patchlib.models.check import check_model
+from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_batch_tokens
 from patchlib.patching.sites import get_site
-from patchlib.patching.unpatched import check_model, length_batches
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
 from patchlib.tasks.induction import repeated_tokens
 from patchlib.tasks.tokens import as_row, tokenize
@@ -46,6 +47,11 @@ def detector_scores(model: TransformerBridge, n_rows: int = 4, seq_len: int = 50
     Example:
         >>> scores = patchlib.detector_scores(model, n_rows=2)
         >>> scores.induction.to_series().nlargest(3).round(1)
+        layer  head
+        18     6       0.9
+        17     3       0.7
+               4       0.7
+        Name: induction, dtype: float32
     """
     check_model(model)
     rows = repeated_tokens(model, n_rows, seq_len, seed).clean_batch()
@@ -85,9 +91,10 @@ def attention_patterns(
         TaskError: An empty text.
 
     Example:
-        >>> patterns = patchlib.attention_patterns(model, "one two three four one two three", [(17, 4)])
-        >>> at_last_word = patterns.sel(cell="L17H4").isel(dest=-1)
-        >>> str(at_last_word.token.values[at_last_word.argmax()])  # what followed "three" the first time
+        >>> patterns = patchlib.attention_patterns(model, "red car sun boat tree dog red car sun", [(17, 4)])
+        >>> from_last = patterns.sel(cell="L17H4").isel(dest=-1, src=slice(1, None))  # BOS is where heads rest
+        >>> str(from_last.token.values[from_last.values.argmax()])  # what followed "sun" the first time
+        ' boat'
     """
     check_model(model)
     heads = check_heads(layer_heads, int(model.cfg.n_layers), int(model.cfg.n_heads))
@@ -121,6 +128,13 @@ def attention_between(model: TransformerBridge, task: PatchingDataset | PromptPa
     Example:
         >>> attention = patchlib.attention_between(model, task, "END").mean("example")
         >>> attention.sel(layer=23, head=3).to_series().round(1)
+        role
+        IO      0.1
+        S1      0.1
+        S1+1    0.0
+        S2      0.5
+        END     0.0
+        Name: attention, dtype: float32
     """
     check_model(model)
     pairs = as_pairs(model, task)

@@ -14,7 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.utilities import composition_scores
 
 from patchlib._util import Head, check_count, check_heads, head_name
-from patchlib.patching.unpatched import check_model
+from patchlib.models.check import check_model
 
 
 def k_composition(model: TransformerBridge, readers: Iterable[Head], n_random: int = 20, seed: int = 0) -> pd.DataFrame:
@@ -42,7 +42,10 @@ def k_composition(model: TransformerBridge, readers: Iterable[Head], n_random: i
 
     Example:
         >>> table = patchlib.k_composition(model, [(17, 4)])
-        >>> table.nsmallest(2, "score_rank").round(2)  # a previous token head comes first
+        >>> table.nsmallest(2, "score_rank").round(3)  # a previous token head comes first
+            reader  layer  head_index  score  score_rank  random_mean  random_sd
+        144  L17H4     16           0  0.158           1        0.042      0.001
+        100  L17H4     11           1  0.062           2        0.042      0.001
     """
     check_model(model)
     n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)

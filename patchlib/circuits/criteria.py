@@ -66,7 +66,7 @@ def faithfulness(ablation: Ablation, circuit: Circuit) -> Faithfulness:
         >>> ablation = patchlib.Ablation(model, task)
         >>> result = patchlib.faithfulness(ablation, every_head)
         >>> print(f"{result.n_heads} heads: {result.faithfulness:.2f} of the model's {result.model:.1f}")
-        270 heads: 1.00 of the model's 0
+        270 heads: 1.00 of the model's 4.4
     """
     values = ablation.measure(
         [HeadSet(circuit.head_positions(), keep=True), HeadSet({}, keep=False), HeadSet({}, keep=True)]
@@ -105,6 +105,10 @@ def completeness(
         >>> circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
         >>> table = patchlib.completeness(ablation, circuit, n_random=0, n_greedy=1)
         >>> table[["kind", "heads", "circuit", "model", "incompleteness"]].round(1)
+               kind         heads  circuit  model  incompleteness
+        0      none                    2.5    4.4             1.9
+        1   writers  L23H3, L29H1     -3.1   -0.0             3.1
+        2  greedy 1         L23H3     -3.1    1.1             4.2
     """
     check_count("n_random", n_random, least=0)
     check_count("n_greedy", n_greedy, least=0)
@@ -159,6 +163,9 @@ def minimality(ablation: Ablation, circuit: Circuit, *, other_types: bool = True
         >>> ablation = patchlib.Ablation(model, task)
         >>> circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
         >>> patchlib.minimality(ablation, circuit)[["head_name", "K", "change"]].round(1)
+          head_name        K  change
+        0     L23H3  nothing    -5.6
+        1     L29H1  nothing    -1.3
     """
     trials: list[tuple[str, Head, str, frozenset[Head]]] = []
     for head_type, heads in circuit.head_types.items():

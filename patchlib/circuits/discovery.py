@@ -15,8 +15,8 @@ from patchlib._util import Head, check_count, head_names
 from patchlib.circuits.circuit import Circuit
 from patchlib.circuits.head_types import head_types
 from patchlib.errors import SweepError
-from patchlib.patching.path_engine import Receiver
-from patchlib.patching.paths import inputs_of, path_patch
+from patchlib.patching.paths import path_patch
+from patchlib.patching.receivers import Receiver, inputs_of
 from patchlib.patching.sweeps import sweep
 from patchlib.stats import summary_table
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
@@ -91,8 +91,12 @@ def discover(
         TaskError, ExactnessError: As ``sweep``.
 
     Example:
-        >>> search = patchlib.discover(model, task, depth=1, max_heads=2, progress=False)
+        >>> two_prompts = task.to_pairs(model).select([0, 1])
+        >>> search = patchlib.discover(model, two_prompts, depth=1, max_heads=2, progress=False)
         >>> search.steps[["receivers", "layer", "head_index", "position"]]
+          receivers  layer  head_index position
+        0    logits     23           3      END
+        1    logits     24           4      END
     """
     pairs = as_pairs(model, task)
     if "END" not in pairs.roles:
@@ -106,7 +110,7 @@ def discover(
 
     def senders(result: xr.Dataset, **step: int | str) -> pd.DataFrame:
         """Those of one step that count."""
-        table = summary_table(result, top_k=max_heads).rename(columns={"head": "head_index"})
+        table = summary_table(result, top_k=max_heads)
         least = max(min_effect, min_share * table.effect.abs().max())
         is_sure = (table.ci_low > 0) | (table.ci_high < 0) | table.ci_low.isna()  # a single prompt has no interval
         counting: pd.DataFrame = table[(table.effect.abs() >= least) & is_sure].assign(**step)[STEPS]

@@ -58,6 +58,8 @@ def head_types(
         >>> step = {"receivers": "logits", "layer": 23, "head_index": 3, "position": "END", "effect": 0.65}
         >>> table = patchlib.head_types(model, task, pd.DataFrame([step]))
         >>> table[["layer", "head_index", "head_type", "looks_at"]]
+           layer  head_index           head_type looks_at
+        0     23           3  subject suppressor       S2
     """
     pairs = as_pairs(model, task)
     by_head = steps.groupby(["layer", "head_index", "position"], sort=True)

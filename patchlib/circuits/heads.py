@@ -13,10 +13,11 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import Head, check_count, check_heads
 from patchlib.errors import SweepError
+from patchlib.models.check import check_model
+from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_batch_tokens
 from patchlib.patching.engine import Hooks
 from patchlib.patching.sites import get_site
-from patchlib.patching.unpatched import check_model, length_batches
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
 
 
@@ -31,9 +32,10 @@ def direct_logit_attribution(
     norm, then projected on the two answers' unembeddings (nostalgebraist 2020; Wang et al. 2022, section 3.1). It calls
     TransformerLens' stack and scale; its ``direct_logit_attribution`` wants folded weights, which keeps them twice.
 
-    A head writes ``b_V @ W_O`` whatever it attends to, because attention sums to 1. That constant, of models whose
-    values have biases, counts as the head's here. TransformerLens folds it into the sublayer's bias ``b_O``: its
-    attribution is ours less the constant's.
+    Because attention sums to 1, a head whose values have a bias (its own, or that of the norm before it) writes
+    ``(b_V + b_norm @ W_V) @ W_O`` whatever it attends to. Here that constant counts as the head's: it is part of what
+    the head writes. TransformerLens folds it into the sublayer's bias ``b_O``, so that its attribution is ours less
+    the constant's.
 
     Args:
         model: In eval mode.
@@ -51,6 +53,11 @@ def direct_logit_attribution(
     Example:
         >>> attribution = patchlib.direct_logit_attribution(model, task).mean("example")
         >>> attribution.to_series().nlargest(3).round(1)
+        layer  head
+        23     3       1.8
+        29     1       1.0
+        23     2       0.7
+        Name: direct_logit_attribution, dtype: float32
     """
     check_model(model)
     pairs = as_pairs(model, task)
@@ -100,6 +107,7 @@ def copying_scores(
         >>> names = [model.to_single_token(name) for name in (" Mary", " John", " Tom", " Alice")]
         >>> scores = patchlib.copying_scores(model, names, [(17, 4), (23, 3)])
         >>> {name: float(scores[name].sel(layer=23, head=3)) for name in scores}  # it writes against what it sees
+        {'copying': 0.0, 'suppressing': 1.0}
     """
     check_model(model)
     n_layers, n_heads, d_vocab = int(model.cfg.n_layers), int(model.cfg.n_heads), int(model.cfg.d_vocab)

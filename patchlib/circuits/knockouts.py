@@ -37,6 +37,10 @@ def knock_out(ablation: Ablation, sets: Mapping[str, Iterable[Head]]) -> pd.Data
     Example:
         >>> table = patchlib.knock_out(patchlib.Ablation(model, task), {"the main writer": [(23, 3)]})
         >>> table[["metric_mean", "change", "heads", "n"]].round(1)
+                         metric_mean  change  heads  n
+        knocked_out
+        none                     4.4     0.0         4
+        the main writer          1.1    -3.3  L23H3  4
     """
     named = {"none": [], **{name: check_heads(heads, least=0) for name, heads in sets.items()}}
     values = ablation.measure([HeadSet(everywhere(heads), keep=False) for heads in named.values()])
@@ -77,6 +81,7 @@ def random_like(
 
     Example:
         >>> patchlib.random_like(model, [(23, 3), (29, 1)], n_sets=2, seed=0)
+        {'random 0': [(23, 7), (29, 7)], 'random 1': [(23, 0), (29, 5)]}
     """
     size = int(model.cfg.n_layers), int(model.cfg.n_heads)
     heads = check_heads(layer_heads, *size)
@@ -115,6 +120,9 @@ def backup_heads(ablation: Ablation, layer_heads: Iterable[Head]) -> pd.DataFram
     Example:
         >>> table = patchlib.backup_heads(patchlib.Ablation(model, task), [(23, 3)])
         >>> table[["layer", "head_index", "before", "after", "change"]].head(2).round(1)
+           layer  head_index  before  after  change
+        0     24           4    -0.9    0.0     0.9
+        1     29           0    -0.9   -0.3     0.6
     """
     gone = sorted(check_heads(layer_heads, ablation.n_layers, ablation.n_heads))
     without = [HeadSet(everywhere(gone), keep=False)]

@@ -16,9 +16,10 @@ from patchlib.circuits.ablation import Ablation
 from patchlib.circuits.head_sets import HeadSet, everywhere
 from patchlib.circuits.knockouts import change_table
 from patchlib.errors import SweepError
+from patchlib.models.check import check_model
+from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_logit_bytes
 from patchlib.patching.metrics import next_token_losses
-from patchlib.patching.unpatched import check_model, length_batches
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
 
 
@@ -38,9 +39,10 @@ def token_losses(model: TransformerBridge, task: PatchingDataset | PromptPairs) 
         TaskError: The task is unusable, or its prompts differ in length.
 
     Example:
-        >>> rows = patchlib.repeated_tokens(model, n_rows=2, seq_len=10)  # BOS, ten random tokens, and these again
+        >>> rows = patchlib.repeated_tokens(model, n_rows=2, seq_len=25)  # BOS, 25 random tokens, and these again
         >>> losses = patchlib.token_losses(model, rows).mean("example")
-        >>> losses.values[[5, 15]].round()  # the same token, seen for the first and for the second time
+        >>> [float(copy.mean().round()) for copy in (losses[1:26], losses[27:])]  # the second time it knows what comes
+        [15.0, 4.0]
     """
     check_model(model)
     pairs = as_pairs(model, task)
@@ -76,7 +78,7 @@ def copy_losses(losses: xr.DataArray, copy: int) -> xr.Dataset:
 
     Example:
         >>> losses = xr.DataArray([[np.nan, 4.0, 6.0, 9.0, 1.0, 3.0]], dims=["example", "pos"])
-        >>> {name: float(values) for name, values in patchlib.copy_losses(losses, copy=3).items()}
+        >>> {name: values.item() for name, values in patchlib.copy_losses(losses, copy=3).items()}
         {'first_copy': 5.0, 'second_copy': 2.0, 'gain': 3.0}
     """
     n_pos = losses.sizes["pos"]
@@ -101,9 +103,10 @@ def in_context_score(losses: xr.DataArray, early: int = 50, late: int = 500) -> 
         SweepError: Positions that are not there, or not in that order.
 
     Example:
-        >>> rows = patchlib.repeated_tokens(model, n_rows=2, seq_len=10)
+        >>> rows = patchlib.repeated_tokens(model, n_rows=2, seq_len=25)
         >>> losses = patchlib.token_losses(model, rows)
-        >>> float(patchlib.in_context_score(losses, early=5, late=18).mean().round())
+        >>> float(patchlib.in_context_score(losses, early=10, late=45).mean().round())
+        -14.0
     """
     n_pos = losses.sizes["pos"]
     if not is_index(early) or not is_index(late) or not 0 < early < late < n_pos:
@@ -129,10 +132,14 @@ def ablated_losses(ablation: Ablation, sets: Mapping[str, Iterable[Head]], copy:
         SweepError, TaskError: As ``Ablation.losses`` and ``copy_losses``.
 
     Example:
-        >>> rows = patchlib.repeated_tokens(model, n_rows=2, seq_len=10)
-        >>> ablation = patchlib.Ablation(model, rows)
-        >>> table = patchlib.ablated_losses(ablation, {"an induction head": [(17, 4)]}, copy=11)
+        >>> rows = patchlib.repeated_tokens(model, n_rows=2, seq_len=25)
+        >>> heads = {"four induction heads": [(17, 3), (17, 4), (17, 5), (18, 6)]}
+        >>> table = patchlib.ablated_losses(patchlib.Ablation(model, rows), heads, copy=26)
         >>> table[["metric_mean", "change", "first_copy_change"]].round(1)
+                              metric_mean  change  first_copy_change
+        knocked_out
+        none                          4.0     0.0                0.0
+        four induction heads          8.9     4.9               -0.1
     """
     named = {"none": [], **{name: check_heads(heads, least=0) for name, heads in sets.items()}}
     losses = ablation.losses([HeadSet(everywhere(heads), keep=False) for heads in named.values()])

@@ -29,8 +29,13 @@ def beside_published(model: TransformerBridge, circuit: Circuit) -> pd.DataFrame
         the published heads were found in that type.
 
     Example:
-        >>> circuit = patchlib.Circuit({"S-inhibition": [(20, 0)], "subject suppressor": [(23, 3)]})
-        >>> patchlib.beside_published(model, circuit)[["heads", "depth", "gpt2_depth"]].tail(4).round(2)
+        >>> circuit = patchlib.Circuit({"S-inhibition": [(20, 0)], "negative name mover": [(24, 4)]})
+        >>> table = patchlib.beside_published(model, circuit)
+        >>> table.loc[["s-inhibition", "negative name mover"], ["heads", "depth", "gpt2_depth"]].round(2)
+                             heads  depth  gpt2_depth
+        head_type
+        s-inhibition         L20H0   0.69        0.68
+        negative name mover  L24H4   0.83        0.95
     """
     published = {name.lower(): heads for name, heads in IOI_HEADS.items()}
     ours = {name.lower(): heads for name, heads in circuit.head_types.items() if not name.startswith("unnamed")}

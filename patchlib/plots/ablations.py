@@ -75,6 +75,7 @@ def backup_scatter(table: pd.DataFrame, top_k: int = 6, title: str = "Who steps 
         >>> table = patchlib.backup_heads(patchlib.Ablation(model, task), [(23, 3)])
         >>> figure = patchlib.plots.backup_scatter(table, top_k=1)
         >>> [name for name in figure.data[0].text if name]
+        ['L24H4']
     """
     check_count("top_k", top_k, least=0)
     is_top = table.index.isin(table.change.abs().nlargest(top_k).index)
@@ -106,6 +107,7 @@ def completeness_scatter(
         >>> circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
         >>> table = patchlib.completeness(patchlib.Ablation(model, task), circuit, n_random=1, n_greedy=1)
         >>> [trace.name for trace in patchlib.plots.completeness_scatter(table).data if trace.name]
+        ['without nothing', 'without a head type', 'without random sets', 'without greedy sets, grown to be worst']
     """
     numbered = table.kind.str.extract(r"^(.*) \d+$", expand=False)  # "random" and "greedy" of "random 0", "greedy 1"
     groups = numbered.fillna("a head type").where(table.kind != "none", "nothing")
@@ -137,6 +139,7 @@ def minimality_bar(table: pd.DataFrame, title: str = "Minimal? What each head ad
         >>> circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
         >>> table = patchlib.minimality(patchlib.Ablation(model, task), circuit)
         >>> patchlib.plots.minimality_bar(table).data[0].x.tolist()
+        ['L23H3', 'L29H1']
     """
     figure = go.Figure()
     for i, (head_type, rows) in enumerate(table.groupby("head_type", sort=False)):

@@ -59,6 +59,7 @@ def writers(
         >>> attention = patchlib.attention_between(model, task, "END")
         >>> figure = patchlib.plots.writers(attribution, attention, top_k=2)
         >>> [name for name in figure.data[0].text if name]
+        ['L23H3', 'L29H1']
     """
     for role in roles:
         check_choice("role", role, attention.role.values.tolist())
@@ -92,9 +93,11 @@ def circuit_graph(discovery: Discovery, title: str = "The circuit that was found
         A mark for each head and position, by head type, and a line for each path.
 
     Example:
-        >>> search = patchlib.discover(model, task, depth=1, max_heads=2, progress=False)
+        >>> one_prompt = task.to_pairs(model).select([0])
+        >>> search = patchlib.discover(model, one_prompt, depth=1, max_heads=2, progress=False)
         >>> figure = patchlib.plots.circuit_graph(search)
         >>> figure.layout.xaxis.ticktext, [trace.name for trace in figure.data if trace.name]
+        (('END',), ['subject suppressor', 'negative name mover'])
     """
     types = discovery.head_types
     heads = _placed(types)

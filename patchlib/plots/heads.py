@@ -149,8 +149,8 @@ def head_points(
     """A point for each head, of which the top ones are large and labelled."""
     marker = {"size": np.where(is_top, 9, 5), "color": color}
     figure = go.Figure(go.Scatter(x=np.round(x, 4), y=np.round(y, 4), mode="markers+text", marker=marker))
-    figure.update_traces(customdata=names, hovertemplate=hover, showlegend=False)
-    return figure.update_traces(text=np.where(is_top, names, ""), textposition="top center", textfont={"size": 11})
+    figure.update_traces(customdata=names, hovertemplate=hover, showlegend=False, textfont={"size": 11})
+    return figure.update_traces(text=np.where(is_top, names, "").tolist(), textposition="top center")
 
 
 def measures_against(

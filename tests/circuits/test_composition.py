@@ -45,7 +45,7 @@ def test_chance_is_that_of_random_matrices():
 
 
 def test_readers_must_have_something_before_them():
-    with pytest.raises(SweepError, match="There is no head L0H1: .* those from layer 1 on can be used"):
+    with pytest.raises(SweepError, match=r"There is no head L0H1: .* those from layer 1 on can be used"):
         k_composition(load_tiny("gpt2"), [(0, 1)])
 
 

@@ -24,6 +24,8 @@ def of_writers(attribution: xr.DataArray, attention: xr.DataArray) -> str:
     Example:
         >>> attribution = patchlib.direct_logit_attribution(model, task)
         >>> print(patchlib.plots.takeaways.of_writers(attribution, patchlib.attention_between(model, task, "END")))
+        L23H3 writes most towards the answer (+1.78 logits) and attends most to S2 (0.49); L29H0 writes most
+        against it (-0.90 logits) and attends most to END (0.61).
     """
     mean = attribution.mean("example").stack(cell=("layer", "head"))
     looks = attention.mean("example").stack(cell=("layer", "head"))
@@ -48,9 +50,12 @@ def of_inputs(discovery: Discovery) -> str:
         A sentence for each group; empty where the search had one step.
 
     Example:
-        >>> search = patchlib.discover(model, task, depth=1, max_heads=2, progress=False)
-        >>> patchlib.plots.takeaways.of_inputs(search)  # it did not look back
-        ''
+        >>> import pandas as pd
+        >>> row = {"heads": "L23H3", "site": "q", "position": "END", "effect": 0.4, "through_heads": 0.3}
+        >>> circuit, nothing = patchlib.Circuit({"subject suppressor": [(23, 3)]}, {}), pd.DataFrame()
+        >>> search = patchlib.Discovery(circuit, nothing, pd.DataFrame([row]), {}, nothing, ("S2", "END"))
+        >>> print(patchlib.plots.takeaways.of_inputs(search))
+        L23H3: q at END (0.40, of which 0.30 through other heads).
     """
     said = []
     for heads, rows in discovery.inputs.groupby("heads", sort=False):
@@ -74,8 +79,10 @@ def of_head_types(discovery: Discovery) -> str:
         One sentence.
 
     Example:
-        >>> search = patchlib.discover(model, task, depth=1, max_heads=2, progress=False)
+        >>> one_prompt = task.to_pairs(model).select([0])
+        >>> search = patchlib.discover(model, one_prompt, depth=1, max_heads=2, progress=False)
         >>> print(patchlib.plots.takeaways.of_head_types(search))
+        2 heads: subject suppressor L23H3 at END; negative name mover L24H4 at END.
     """
     table = discovery.circuit.table()
     named = [
@@ -100,6 +107,8 @@ def of_backup(table: pd.DataFrame) -> str:
     Example:
         >>> table = patchlib.backup_heads(patchlib.Ablation(model, task), [(23, 3)])
         >>> print(patchlib.plots.takeaways.of_backup(table))
+        Without L23H3, L24H4 writes +0.86 [0.57, 1.37] logits more of the answer than before; all other heads
+        together +0.72.
     """
     top = table.iloc[0]
     together = f"all other heads together {table.change.sum():+.2f}"
@@ -123,6 +132,7 @@ def of_knock_out(table: pd.DataFrame) -> str:
     Example:
         >>> table = patchlib.knock_out(patchlib.Ablation(model, task), {"the writer": [(23, 3)]})
         >>> print(patchlib.plots.takeaways.of_knock_out(table))
+        From 4.37: without the writer (L23H3) the logit difference changes by -3.29 [-3.99, -2.59]. n = 4.
     """
     metric = METRIC_NAMES.get(table.metric.iloc[0], table.metric.iloc[0])
     sets = table.drop(index="none")
@@ -152,8 +162,11 @@ def of_faithfulness(result: Faithfulness) -> str:
         Two sentences.
 
     Example:
-        >>> result = patchlib.faithfulness(patchlib.Ablation(model, task), patchlib.Circuit({"writers": [(23, 3)]}))
+        >>> circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
+        >>> result = patchlib.faithfulness(patchlib.Ablation(model, task), circuit)
         >>> print(patchlib.plots.takeaways.of_faithfulness(result))
+        2 heads alone give 2.45 of the model's 4.37: faithfulness 0.56 [-0.05, 1.05]; with no head at all
+        -3.11. Protocol: logit_diff, mean over n = 4 prompts of ...
     """
     interval = "" if pd.isna(result.ci_low) else f" [{result.ci_low:.2f}, {result.ci_high:.2f}]"
     return (
@@ -175,6 +188,8 @@ def of_completeness(table: pd.DataFrame) -> str:
         >>> circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
         >>> table = patchlib.completeness(patchlib.Ablation(model, task), circuit, n_random=1, n_greedy=0)
         >>> print(patchlib.plots.takeaways.of_completeness(table))
+        Circuit and model differ most without L23H3, L29H1 (writers): -3.11 against -0.01, an incompleteness
+        of 3.10; with nothing removed 1.91.
     """
     worst = table.iloc[table.incompleteness.argmax()]
     return (
@@ -198,6 +213,7 @@ def of_minimality(table: pd.DataFrame, least: float = 0.01) -> str:
         >>> circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
         >>> table = patchlib.minimality(patchlib.Ablation(model, task), circuit)
         >>> print(patchlib.plots.takeaways.of_minimality(table))
+        L23H3 adds most (127% of the model's metric); every head adds at least 29.7%.
     """
     top, idle = table.iloc[0], table[table.share < least]
     said = f"{top.head_name} adds most ({top.share:.0%} of the model's metric)"
