@@ -100,8 +100,8 @@ def create_layer_comparison(
         >>> names = [f"blocks.{layer}.hook_mlp_out" for layer in range(3)]
         >>> results = {name: [patchlib.PatchingResult(name, 3.0, -1.0, 1.0, 0.5)] for name in names}
         >>> line = patchlib.create_layer_comparison(results).data[0]
-        >>> line.name, line.x, line.y
-        ('hook_mlp_out', (0, 1, 2), (0.5, 0.5, 0.5))
+        >>> line.name, line.x, line.y.tolist()
+        ('hook_mlp_out', (0, 1, 2), [0.5, 0.5, 0.5])
     """
     _check_not_empty(results)
     lines: defaultdict[str, dict[int, float]] = defaultdict(dict)
@@ -111,13 +111,11 @@ def create_layer_comparison(
             raise SweepError(
                 f"{name!r} belongs to no layer; the comparison takes hook points such as blocks.0.hook_mlp_out."
             )
-        lines[kind][int(layer)] = round(pooled(per_pair)[0], 4)
+        lines[kind][int(layer)] = pooled(per_pair)[0]
     figure = go.Figure()
     for i, (kind, effects) in enumerate(lines.items()):
-        x, y = zip(*sorted(effects.items()), strict=True)
-        hover = f"{kind} layer %{{x}}<br>effect %{{y:.3f}}<extra></extra>"
-        line = {"color": style.LINES[i % len(style.LINES)]}
-        figure.add_scatter(x=x, y=y, name=kind, mode="lines+markers", line=line, hovertemplate=hover)
+        layers = sorted(effects)
+        style.add_line(figure, layers, [effects[layer] for layer in layers], kind, i)
     n = max(map(len, results.values()))
     subtitle = f"{n} prompt pair{'s' if n > 1 else ''}; {', '.join(MEANING['denoise'][1:])}"
     n_layers = len({layer for effects in lines.values() for layer in effects})
@@ -182,15 +180,10 @@ def create_metric_scatter(
         ('L9H0', 'L9H1')
     """
     _check_not_empty(results)
-    figure = go.Figure()
-    figure.add_scatter(
-        x=[result.layer for result in results],
-        y=[round(result.patched_metric, 4) for result in results],
-        text=[result.hook_name for result in results],
-        mode="markers",
-        marker={"color": style.LINES[0], "opacity": 0.7},
-        hovertemplate="%{text}<br>patched %{y:.3f}<extra></extra>",
-    )
+    x, y = [result.layer for result in results], [round(result.patched_metric, 4) for result in results]
+    text, hover = [result.hook_name for result in results], "%{text}<br>patched %{y:.3f}<extra></extra>"
+    look = {"mode": "markers", "marker": {"color": style.LINES[0], "opacity": 0.7}}
+    figure = go.Figure(go.Scatter(x=x, y=y, text=text, hovertemplate=hover, **look))
     for kind in ("clean", "corrupted"):
         line = {"color": style.GREY, "dash": "dot"}
         mean = mean_of(results, f"{kind}_metric")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Colours that everyone can tell apart (Okabe and Ito 2008)."""
 RED, GREY, PALE = "#B2182B", "#8a8a8a", "#e8e8e8"
 FORWARD_COLORS = {"clean": LINES[0], "patched": LINES[2], "corrupted": LINES[1]}
+SILENT = {"hoverinfo": "skip", "showlegend": False}
 LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
 """How notebooks call a figure that is stored as data."""
@@ -55,21 +56,28 @@ def style(figure: go.Figure, title: str, subtitle: str, height: int, width: int 
     subtitle = subtitle.replace(" = ", "\u00a0=\u00a0")  # no line ends there
     heading, small = textwrap.wrap(title, width // 10), textwrap.wrap(subtitle, width // 6, break_on_hyphens=False)
     # Set here rather than as a template: plotly's default one adds 6.5 KB to each figure in a notebook.
-    figure.update_layout(
-        template="none",
-        font={"family": "Helvetica, Arial, sans-serif", "size": 13, "color": "#222"},
-        title={
-            "text": "<br>".join(heading),
-            "font": {"size": 18},
-            "subtitle": {"text": "<br>".join(small), "font": {"size": 12, "color": "#5a5a5a"}},
-            **{"x": 14 / width, "xanchor": "left", "y": 1 - 14 / height, "yanchor": "top"},
-        },
-        margin={"l": 60, "r": 30, "t": 40 + 22 * len(heading) + 16 * len(small) + above, "b": 50},
-        width=width,
-        height=height,
-    )
+    font = {"family": "Helvetica, Arial, sans-serif", "size": 13, "color": "#222"}
+    margin = {"l": 60, "r": 30, "t": 40 + 22 * len(heading) + 16 * len(small) + above, "b": 50}
+    corner = {"x": 14 / width, "xanchor": "left", "y": 1 - 14 / height, "yanchor": "top"}
+    lines = {"text": "<br>".join(small), "font": {"size": 12, "color": "#5a5a5a"}}
+    heading_and_lines = {"text": "<br>".join(heading), "font": {"size": 18}, "subtitle": lines, **corner}
+    figure.update_layout(template="none", font=font, margin=margin, width=width, height=height, title=heading_and_lines)
     axis = {"automargin": True, "title": {"font": {"size": 14}, "standoff": 10}}
     return figure.update_xaxes(axis).update_yaxes(axis)
+
+
+def side_by_side(names: Collection[str], **settings: Any) -> go.Figure:
+    """An empty panel for each of these titles, upward all on one axis."""
+    titles, gap = list(names) if any(names) else None, 0.12 / len(names)
+    return make_subplots(1, len(names), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=gap, **settings)
+
+
+def add_line(figure: go.Figure, layers: Sequence[int], effects: Sequence[float], name: str, i: int) -> None:
+    """The i-th line of effects by layer, of which each six have the same dashes."""
+    line = {"color": LINES[i % len(LINES)], "width": 2, "dash": ("solid", "dash", "dot")[i // len(LINES) % 3]}
+    hover = f"{name} layer %{{x}}<br>effect %{{y:.3f}}<extra></extra>"
+    look = {"mode": "lines+markers", "line": line, "hovertemplate": hover}
+    figure.add_scatter(x=layers, y=np.round(effects, 4), name=name, legendgroup=name, **look)
 
 
 def effect_by_layer(figure: go.Figure, title: str, subtitle: str, n_layers: int) -> go.Figure:
@@ -120,30 +128,16 @@ def draw_maps(panels: Mapping[str, xr.DataArray], title: str, subtitle: str, mea
     sizes = [max(3, effect[axis].size) for effect, axis in zip(effects, axes, strict=True)]
     width = min(900, max(620, 260 + 34 * sum(sizes) + 40 * len(sizes)))
     layers = sorted({int(layer) for effect in effects for layer in effect.layer.values})
-    figure = make_subplots(
-        1,
-        len(panels),
-        subplot_titles=list(panels) if any(panels) else None,
-        shared_yaxes=True,
-        horizontal_spacing=0.12 / len(panels),
-        column_widths=sizes,
-    )
+    figure = side_by_side(panels, column_widths=sizes)
     pixels = (width - 250) / sum(sizes)
     for column, (effect, axis) in enumerate(zip(effects, axes, strict=True), start=1):
         labels, name = column_names(effect, axis), AXIS_NAMES[axis]
-        figure.add_heatmap(
-            z=np.round(effect.transpose("layer", axis).values, 4),
-            x=labels,
-            y=[str(layer) for layer in effect.layer.values],
-            coloraxis="coloraxis",
-            xgap=int(pixels > 8),
-            ygap=1,
-            hoverongaps=False,
-            hovertemplate=f"layer %{{y}}, {name} %{{x}}<br>effect %{{z:.3f}}{effect.attrs['hover']}<extra></extra>",
-            row=1,
-            col=column,
-        )
-        figure.update_xaxes(_categories(labels), title=name, **_ticks(labels, pixels), row=1, col=column)
+        z, y = np.round(effect.transpose("layer", axis).values, 4), [str(layer) for layer in effect.layer.values]
+        at = {"row": 1, "col": column}
+        hover = f"layer %{{y}}, {name} %{{x}}<br>effect %{{z:.3f}}{effect.attrs['hover']}<extra></extra>"
+        look = {"coloraxis": "coloraxis", "xgap": int(pixels > 8), "ygap": 1, "hoverongaps": False}
+        figure.add_heatmap(z=z, x=labels, y=y, hovertemplate=hover, **look, **at)
+        figure.update_xaxes(_categories(labels), title=name, **_ticks(labels, pixels), **at)
     # Categories, because cells would grow to fill the gap where layers were left out.
     figure.update_yaxes(_categories([str(layer) for layer in layers]), dtick=layer_step(len(layers)))
     figure.update_yaxes(title="layer", row=1, col=1)

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
-from plotly.subplots import make_subplots
 
 from patchlib import stats
 from patchlib._util import cell_dims
@@ -154,29 +153,14 @@ def layer_lines(results: Results, metric: str | None = None, title: str = "Effec
     named = _of_metric(results, metric, ("layer",))
     figure, facts = go.Figure(), [wording.about(named), ", ".join(wording.meaning_of(named)[1:])]
     for i, (name, result) in enumerate(named.items()):
-        color, interval = LINES[i % len(LINES)], stats.effect_interval(result).dropna("layer")
+        interval = stats.effect_interval(result).dropna("layer")
         if interval.sizes["layer"]:  # a single prompt has none
             facts[2:] = ["bands: 95% bootstrap over prompts"]
-            figure.add_scatter(
-                x=np.concatenate([interval.layer, interval.layer[::-1]]),
-                y=np.round(np.concatenate([interval.high, interval.low[::-1]]), 4),
-                fill="toself",
-                fillcolor=color,
-                opacity=0.15,
-                mode="none",
-                hoverinfo="skip",
-                showlegend=False,
-                legendgroup=name,
-            )
-        figure.add_scatter(
-            x=result.layer.values,
-            y=np.round(result.effect.values[0], 4),
-            name=name,
-            legendgroup=name,
-            mode="lines+markers",
-            line={"color": color, "width": 2, "dash": ("solid", "dash", "dot")[i // len(LINES) % 3]},
-            hovertemplate=f"{name} layer %{{x}}<br>effect %{{y:.3f}}<extra></extra>",
-        )
+            x = np.concatenate([interval.layer, interval.layer[::-1]])
+            y = np.round(np.concatenate([interval.high, interval.low[::-1]]), 4)
+            band = {"fill": "toself", "fillcolor": LINES[i % len(LINES)], "opacity": 0.15, "mode": "none"}
+            figure.add_scatter(x=x, y=y, legendgroup=name, **band, **style.SILENT)
+        style.add_line(figure, result.layer.values, result.effect.values[0], name, i)
     layers = np.unique(np.concatenate([result.layer.values for result in named.values()]))
     figure.update_xaxes(range=[layers[0] - 0.5, layers[-1] + 0.5])
     style.effect_by_layer(figure, title, "; ".join(facts), len(layers))
@@ -245,13 +229,7 @@ def contrast_plot(results: Results, metric: str | None = None, title: str = "Cle
         ('clean', 'corrupted', None)
     """
     named = _of_metric(results, metric)
-    figure = make_subplots(
-        1,
-        len(named),
-        shared_yaxes=True,
-        horizontal_spacing=0.12 / len(named),
-        subplot_titles=list(named) if any(named) else None,
-    )
+    figure = style.side_by_side(named)
     for column, (name, result) in enumerate(named.items(), start=1):
         colors = dict(style.FORWARD_COLORS)
         if "patched" not in result or cell_dims(result):
@@ -259,19 +237,14 @@ def contrast_plot(results: Results, metric: str | None = None, title: str = "Cle
             named[name] = result.drop_vars(["patched", "effect"], errors="ignore")
         n = result.sizes["example"]
         points = [(kind, i) for i in range(n) for kind in (*colors, None)]  # None: a gap before the next prompt's line
-        figure.add_scatter(
-            x=[kind for kind, _ in points],
-            y=[kind and round(float(result[kind][0, i]), 4) for kind, i in points],
-            mode="lines+markers",
-            showlegend=False,
-            line={"color": GREY, "width": 1},
-            marker={"color": [*colors.values(), GREY] * n, "size": 8},
-            text=[_prompt(result, kind, i) for kind, i in points],
-            hovertemplate="%{x} %{y:.3f}<br>%{text}<extra></extra>",
-            row=1,
-            col=column,
-        )
-        figure.update_xaxes(type="category", range=[-0.3, len(colors) - 0.7], showgrid=False, row=1, col=column)
+        x, y = [kind for kind, _ in points], [kind and round(float(result[kind][0, i]), 4) for kind, i in points]
+        text = [_prompt(result, kind, i) for kind, i in points]
+        hover = {"text": text, "hovertemplate": "%{x} %{y:.3f}<br>%{text}<extra></extra>", "showlegend": False}
+        dots = {"color": [*colors.values(), GREY] * n, "size": 8}
+        look = {"mode": "lines+markers", "line": {"color": GREY, "width": 1}, "marker": dots}
+        at = {"row": 1, "col": column}
+        figure.add_scatter(x=x, y=y, **look, **hover, **at)
+        figure.update_xaxes(type="category", range=[-0.3, len(colors) - 0.7], showgrid=False, **at)
     figure.add_hline(y=0, line={"color": GREY, "width": 1, "dash": "dot"})
     figure.update_yaxes(gridcolor=PALE, zeroline=False)
     figure.update_yaxes(title=" / ".join(dict.fromkeys(map(wording.metric_name, named.values()))), row=1, col=1)

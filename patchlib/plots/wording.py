@@ -11,11 +11,7 @@ import xarray as xr
 from patchlib._util import cell_name
 
 NO_CONTRAST = "Clean and corrupted prompts hardly differ, so there is no effect to speak of."
-METRIC_NAMES = {
-    "logit_diff": "logit difference",
-    "prob": "probability of the answer",
-    "kl": "KL to the clean prompt",
-}
+METRIC_NAMES = {"logit_diff": "logit difference", "prob": "probability of the answer", "kl": "KL to the clean prompt"}
 AXIS_NAMES = {"head": "head", "kv_head": "k/v head", "pos": "position", "role": "role in the sentence"}
 DIRECTIONS = {"denoise": "denoising (clean into corrupted)", "noise": "noising (corrupted into clean)"}
 MEANING = {

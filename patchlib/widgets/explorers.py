@@ -121,14 +121,8 @@ def _map(picked: xr.Dataset, cell: Place, least: float, title: str) -> go.Figure
     figure = style.draw_maps({"": shown}, title, about, meaning)
     column = wording.column_names(effect, across)[list(effect[across].values).index(at_cell[across])]
     for color, size, width in (("#fff", 17, 5), ("#111", 15, 2)):  # to be seen on light and on dark cells
-        figure.add_scatter(
-            x=[column],
-            y=[str(at_cell["layer"])],
-            mode="markers",
-            hoverinfo="skip",
-            showlegend=False,
-            marker={"symbol": "square-open", "size": size, "color": color, "line": {"width": width}},
-        )
+        marker = {"symbol": "square-open", "size": size, "color": color, "line": {"width": width}}
+        figure.add_scatter(x=[column], y=[str(at_cell["layer"])], mode="markers", marker=marker, **style.SILENT)
     return figure
 
 
@@ -136,13 +130,8 @@ def _prompts(result: xr.Dataset, row: pd.Series, title: str) -> go.Figure:
     """One cell's metric for each prompt, between those of the clean and the corrupted prompt."""
     figure = go.Figure()
     for kind, color in style.FORWARD_COLORS.items():
-        figure.add_scatter(
-            x=list(range(result.sizes["example"])),
-            y=np.round(result[kind].values.ravel(), 3).tolist(),
-            mode="markers",
-            name=kind,
-            marker={"color": color, "size": 9},
-        )
+        y = np.round(result[kind].values.ravel(), 3).tolist()
+        figure.add_scatter(x=list(range(len(y))), y=y, mode="markers", name=kind, marker={"color": color, "size": 9})
     figure.update_xaxes(title="prompt", dtick=1, gridcolor=style.PALE, zeroline=False)
     figure.update_yaxes(title=wording.metric_name(result), gridcolor=style.PALE, zerolinecolor=style.GREY)
     style.style(figure, title, f"effect {wording.with_interval(row)}, n = {int(row.n)}", 320, above=20)

@@ -37,7 +37,7 @@ def test_layer_comparison_is_sorted_and_a_ratio_of_means():
     figure = figures.create_layer_comparison(layer_results())
     attention, mlp = figure.data
     assert (attention.name, mlp.name) == ("hook_attn_out", "hook_mlp_out")
-    assert attention.x == (0, 1, 2) and attention.y == (0.25, 0, 0.5) and mlp.y == (1, 0.75, 1.25)
+    assert attention.x == (0, 1, 2) and attention.y.tolist() == [0.25, 0, 0.5] and mlp.y.tolist() == [1, 0.75, 1.25]
     with pytest.raises(SweepError, match="'hook_embed' belongs to no layer"):
         figures.create_layer_comparison({"hook_embed": layer_results()["blocks.0.hook_mlp_out"]})
 
