@@ -263,8 +263,8 @@ class PatchedForwards:
 
     def _mask(self, cells: Sequence[Cell], layer: int, positions: slice) -> Bool[Tensor, "cell example *site 1"]:
         """True where the cells' patches go in this layer."""
-        mask = patch_mask(cells, layer, self.site, self.site.n_heads(self.model), positions)
-        return mask.to(self.model.cfg.device)
+        n_heads, device = self.site.n_heads(self.model), self.model.cfg.device
+        return patch_mask(cells, layer, self.site, n_heads, positions, device)
 
     # ---- (5) Nothing for a patch that changes nothing
 
