@@ -22,7 +22,7 @@ class SweepError(PatchlibError):
 
 
 class ExactnessError(PatchlibError):
-    """The fast engine and a plain run of the same cell disagree by more than float noise."""
+    """The fast engine and a plain forward pass of the same cell disagree by more than float noise."""
 
 
 class RunError(PatchlibError):
@@ -30,4 +30,4 @@ class RunError(PatchlibError):
 
 
 class ContrastWarning(UserWarning):
-    """Clean and corrupted runs hardly differ, so a normalised effect would be noise."""
+    """Clean and corrupted prompts hardly differ, so a normalised effect would be noise."""
