@@ -49,19 +49,18 @@ from .errors import RunError as RunError
 from .errors import SweepError as SweepError
 from .errors import TaskError as TaskError
 from .lab import copy_notebooks as copy_notebooks
-from .models.load import DEFAULT_MODEL as DEFAULT_MODEL
-from .models.load import list_models as list_models
+from .models.default import DEFAULT_MODEL as DEFAULT_MODEL
 from .models.load import load_model as load_model
 from .models.load import weights_hash as weights_hash
+from .models.names import list_models as list_models
+from .patching.baseline import baseline as baseline
 from .patching.donors import SOURCES as SOURCES
 from .patching.metrics import METRICS as METRICS
-from .patching.path_engine import Receiver as Receiver
-from .patching.paths import direct_paths as direct_paths
-from .patching.paths import inputs_of as inputs_of
 from .patching.paths import path_patch as path_patch
+from .patching.receivers import Receiver as Receiver
+from .patching.receivers import inputs_of as inputs_of
 from .patching.sites import SITES as SITES
 from .patching.sweeps import sweep as sweep
-from .patching.unpatched import baseline as baseline
 from .runs import RunRecord as RunRecord
 from .runs import SavedRun as SavedRun
 from .runs import run as run
@@ -79,10 +78,10 @@ from .stats import contrast as contrast
 from .stats import effect_interval as effect_interval
 from .stats import summary_table as summary_table
 from .tasks.base import PatchingDataset as PatchingDataset
-from .tasks.base import PromptPairs as PromptPairs
 from .tasks.induction import InductionDataset as InductionDataset
 from .tasks.induction import repeated_tokens as repeated_tokens
 from .tasks.ioi import IOIDataset as IOIDataset
 from .tasks.ioi import classify_ioi_head as classify_ioi_head
+from .tasks.pairs import PromptPairs as PromptPairs
 
 __version__: str

@@ -146,7 +146,7 @@ def _models(arguments: argparse.Namespace) -> int:
         load_model(arguments.fetch, device="cpu")
         print(f"{arguments.fetch} is on this disk.")
     else:
-        from patchlib.models.load import list_models
+        from patchlib.models.names import list_models
 
         names = list_models(arguments.filter)
         if not names:

@@ -18,7 +18,8 @@ from patchlib.cli import main
 from patchlib.errors import ModelError, RunError
 from patchlib.lab import copy_notebooks
 from patchlib.models import cache as model_cache
-from patchlib.models.cache import HUB, OURS, SMOLLM2, cached_models, clear_models
+from patchlib.models.cache import HUB, OURS, cached_models, clear_models
+from patchlib.models.default import SMOLLM2
 from tests.tiny import tiny_path
 
 ROOT = Path(__file__).parents[1]

@@ -32,9 +32,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from patchlib.models.default import without_loading_bars
+from patchlib.models.convert import without_loading_bars
 from patchlib.models.load import load_model
-from patchlib.tasks import ioi_words
+from patchlib.tasks import words as ioi_words
 
 TEXT = """
 When Mary and John went to the store, John gave a drink to Mary.
@@ -59,7 +59,7 @@ def tiny_tokenizer(text: str = TEXT) -> PreTrainedTokenizerFast:
         *ioi_words.NAMES,
         *ioi_words.PLACES,
         *ioi_words.OBJECTS,
-        *ioi_words.WORDINGS,
+        *ioi_words.IOI_WORDINGS,
         ioi_words.SEED_WORDING,
     )
     words = " ".join((text, *ioi))

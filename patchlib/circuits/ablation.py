@@ -16,13 +16,15 @@ from patchlib.circuits.head_sets import HeadSet
 from patchlib.circuits.replacements import replacement_of
 from patchlib.circuits.streams import Read, ablation_hooks, read_under_ablations
 from patchlib.errors import SweepError
+from patchlib.models.check import check_model
+from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_batch_tokens, default_logit_bytes
 from patchlib.patching.donors import ABLATIONS
 from patchlib.patching.engine import Hooks
-from patchlib.patching.metrics import METRICS, Readout, next_token_losses
+from patchlib.patching.metrics import METRICS, next_token_losses
+from patchlib.patching.readout import Readout
 from patchlib.patching.selfcheck import fast_obstacle
 from patchlib.patching.sites import get_site
-from patchlib.patching.unpatched import check_model, length_batches
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
 
 HELD = 32

@@ -14,9 +14,10 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import Head, check_choice, check_heads, head_name
+from patchlib.models.check import check_model
+from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_batch_tokens
 from patchlib.patching.sites import get_site
-from patchlib.patching.unpatched import check_model, length_batches
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
 from patchlib.tasks.induction import repeated_tokens
 from patchlib.tasks.tokens import as_row, tokenize

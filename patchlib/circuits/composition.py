@@ -14,7 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.utilities import composition_scores
 
 from patchlib._util import Head, check_count, check_heads, head_name
-from patchlib.patching.unpatched import check_model
+from patchlib.models.check import check_model
 
 
 def k_composition(model: TransformerBridge, readers: Iterable[Head], n_random: int = 20, seed: int = 0) -> pd.DataFrame:

@@ -15,8 +15,8 @@ from patchlib._util import Head, check_count, head_names
 from patchlib.circuits.circuit import Circuit
 from patchlib.circuits.head_types import head_types
 from patchlib.errors import SweepError
-from patchlib.patching.path_engine import Receiver
-from patchlib.patching.paths import inputs_of, path_patch
+from patchlib.patching.paths import path_patch
+from patchlib.patching.receivers import Receiver, inputs_of
 from patchlib.patching.sweeps import sweep
 from patchlib.stats import summary_table
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
@@ -110,7 +110,7 @@ def discover(
 
     def senders(result: xr.Dataset, **step: int | str) -> pd.DataFrame:
         """Those of one step that count."""
-        table = summary_table(result, top_k=max_heads).rename(columns={"head": "head_index"})
+        table = summary_table(result, top_k=max_heads)
         least = max(min_effect, min_share * table.effect.abs().max())
         is_sure = (table.ci_low > 0) | (table.ci_high < 0) | table.ci_low.isna()  # a single prompt has no interval
         counting: pd.DataFrame = table[(table.effect.abs() >= least) & is_sure].assign(**step)[STEPS]

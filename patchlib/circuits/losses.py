@@ -16,9 +16,10 @@ from patchlib.circuits.ablation import Ablation
 from patchlib.circuits.head_sets import HeadSet, everywhere
 from patchlib.circuits.knockouts import change_table
 from patchlib.errors import SweepError
+from patchlib.models.check import check_model
+from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_logit_bytes
 from patchlib.patching.metrics import next_token_losses
-from patchlib.patching.unpatched import check_model, length_batches
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
 
 

@@ -30,7 +30,8 @@ from filelock import FileLock, Timeout
 
 from patchlib._util import versions
 from patchlib.errors import RunError
-from patchlib.models.cache import SMOLLM2, cached_models
+from patchlib.models.cache import cached_models
+from patchlib.models.default import SMOLLM2
 from patchlib.runs.attempt import Job, run_job
 from patchlib.runs.finished import check_models, unfinished
 from patchlib.runs.grid import Planned

@@ -54,9 +54,10 @@ def result_explorer(results: Mapping[str, xr.Dataset] | xr.Dataset) -> Live:
         picked = picked.assign(effect=stats.effect(picked))
         return picked, stats.summary_table(picked, None), takeaways.of_cells(picked)
 
+    columns = ["head_index" if axis == "head" else axis for axis in dims]
     tables = [view(name, metrics[0], -1)[1] for name in named]
     top = tables[0].to_dict("records")[0]
-    picker = CellPicker({axis: list(first[axis].values) for axis in dims}, [top[axis] for axis in dims])
+    picker = CellPicker({axis: list(first[axis].values) for axis in dims}, [top[column] for column in columns])
     controls = {
         "name": wide(ipywidgets.Dropdown, "Result", options=list(named)),
         "metric": wide(ipywidgets.Dropdown, "Metric", options=metrics),
@@ -71,9 +72,9 @@ def result_explorer(results: Mapping[str, xr.Dataset] | xr.Dataset) -> Live:
         hidden = f", effects below {least:.2f} hidden" if least else ""
         figure = _map(picked, cell, least, f"{name}: {whose}{hidden}")
         top = table[table.effect.abs() >= least].head(top_k)
-        picker.list_cells((f"{cell_name(row)} ({row['effect']:+.2f})", tuple(row[axis] for axis in dims))
+        picker.list_cells((f"{cell_name(row)} ({row['effect']:+.2f})", tuple(row[column] for column in columns))
                           for row in top.to_dict("records"))  # fmt: skip
-        row = table[(table[dims] == list(cell)).all(axis=1)].iloc[0]
+        row = table[(table[columns] == list(cell)).all(axis=1)].iloc[0]
         one = stats.one_metric(named[name], metric).sel(dict(zip(dims, cell, strict=True)))
         shown = [top.round(3)] if len(top) else [f"No effect of at least {least:.2f}."]
         return [figure, sentence, *shown, _runs(one, row, f"{name}, {metric}: {cell_name(row)}"), _of_runs(one)]
@@ -151,7 +152,7 @@ def head_explorer(
     if set(cell_dims(result)) != {"layer", "head"}:
         raise SweepError(f"The head explorer takes a sweep over layer and head, not over {cell_dims(result)}.")
     pairs = as_pairs(model, task)
-    table = stats.summary_table(result, None).set_index(["layer", "head"])
+    table = stats.summary_table(result, None).set_index(["layer", "head_index"])
     attribution = direct_logit_attribution(model, pairs).mean("example")
     detectors = detector_scores(model, n_rows=2)
     axes = {axis: list(result[axis].values) for axis in ("layer", "head")}

@@ -231,7 +231,7 @@ def test_metric_is_the_first_or_the_one_asked_for_or_the_one_selected():
     np.testing.assert_allclose(cells(plots.head_heatmap(result, "prob")), result.effect.sel(metric="prob"), atol=1e-4)
     assert "logit difference" in subtitle(plots.head_heatmap(result))
     assert "probability" in subtitle(plots.head_heatmap(result.sel(metric="prob")))
-    with pytest.raises(SweepError, match="no metric 'kl'; it has logit_diff, prob"):
+    with pytest.raises(SweepError, match="Unknown metric 'kl': choose 'logit_diff' or 'prob'"):
         plots.head_heatmap(result, "kl")
 
 
