@@ -21,6 +21,7 @@ from transformers import (
     BloomConfig,
     FalconConfig,
     Gemma2Config,
+    GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
@@ -97,6 +98,8 @@ def tiny_config(kind: str, vocab_size: int) -> Any:
             return MistralConfig(sliding_window=6, **grouped)
         case "qwen3":  # norms on queries and keys
             return Qwen3Config(head_dim=8, **grouped)
+        case "gemma":  # norms whose gain is 1 more than their weight
+            return GemmaConfig(head_dim=8, **grouped)
         case "gemma2":  # norms behind the sublayers, every other layer with a sliding window
             return Gemma2Config(head_dim=8, sliding_window=6, **grouped)
         case "opt":  # learned positions, ReLU

@@ -113,6 +113,8 @@ class PathForwards(PatchedForwards):
             return activation
 
         reached = [key for key in self._receivers if key[1] > lowest]  # a head's inputs are there before its output
+        if not reached:  # as the self-check asks of cells that were left out
+            return self.base_logits.repeat(n_cells, 1, 1, 1)
         hooks += [(site.hook_name(layer), partial(listen, key=(site, layer))) for site, layer in reached]
         # Above the highest receiver nobody listens.
         stop = {} if self._highest == n_layers - 1 else {"stop_at_layer": self._highest + 1}

@@ -111,7 +111,7 @@ def main() -> int:
         for fault, verdict in zip(faults, pool.map(lambda one: try_fault(one, one.tests), faults), strict=True):
             verdicts[fault] = verdict
             by = verdict.said.splitlines()[-1] if verdict.said else "SURVIVES"
-            print(f"{fault.module:13} {str(fault):88} {verdict.seconds:5.0f} s  {by}", flush=True)
+            print(f"{fault.module:13} {fault!s:88} {verdict.seconds:5.0f} s  {by}", flush=True)
 
     survivors = [fault for fault, verdict in verdicts.items() if not verdict.killed]
     killed = Counter(fault.module for fault, verdict in verdicts.items() if verdict.killed)
