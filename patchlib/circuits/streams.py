@@ -67,15 +67,15 @@ def read_under_ablations(
     """
     n_layers = int(model.cfg.n_layers)
     entering = streams_entering(kept, share)
-    # (1) At these layers sets part that were alike in all layers below.
+    # (2) At these layers sets part that were alike in all layers below: each is where some forwards begin and end.
     parting = [layer for layer in range(n_layers) if layer == 0 or entering[layer + 1].max() > entering[layer].max()]
     at_once = max(1, batch_tokens // tokens.numel())
     streams = tokens[None]  # [stream example pos], and after the first blocks [stream example pos d_model]
     for start, stop in pairwise([*parting, n_layers]):
-        # (2) From here to `stop`, sets of one stream ablate alike: one representative's forward stands for all.
+        # (1) From here to `stop`, sets of one stream ablate alike: one representative's forward stands for all.
         representatives = np.unique(entering[start + 1], return_index=True)[1]
         results = []
-        for i in range(0, len(representatives), at_once):  # (3)
+        for i in range(0, len(representatives), at_once):  # (3) some streams at a time
             sets = representatives[i : i + at_once]
             resumed = streams[entering[start][sets] if start else np.zeros_like(sets)]  # all begin with the tokens
             hooks = ablation_hooks(kept[sets], replacement, range(start, stop))
