@@ -95,8 +95,9 @@ def streams_entering(kept: Bool[Tensor, "set example pos layer head"], share: bo
     for layer in range(kept.shape[3]):
         masks = kept[:, :, :, layer].flatten(1).cpu().numpy()  # [set example*pos*head]
         # A stream goes on as one, or parts into as many as there are different masks among its sets.
-        stream_and_mask = np.column_stack([entering[-1], masks])
-        entering.append(np.unique(stream_and_mask, axis=0, return_inverse=True)[1].ravel())
+        numbers: dict[tuple[int, bytes], int] = {}
+        branches = zip(entering[-1].tolist(), (mask.tobytes() for mask in masks), strict=True)
+        entering.append(np.array([numbers.setdefault(branch, len(numbers)) for branch in branches]))
     return entering
 
 
