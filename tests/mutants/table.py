@@ -387,7 +387,7 @@ FAULTS = (
         ('confidence_level=check_fraction("confidence", confidence)', "confidence_level=0.95"),
         ('method="percentile"', 'method="basic"'),
         ("return result.patched - base, other - base", "return result.patched - other, other - base"),
-        ("if prompts.sum() < 2:", "if prompts.sum() < 3:"),
+        ("if samples[0].shape[-1] < 2:", "if samples[0].shape[-1] < 3:"),
         ("MIN_CONTRAST * table.spread if n > 1", "MIN_CONTRAST * table.spread / np.sqrt(n) if n > 1"),
     ),
     *faults(
