@@ -53,13 +53,13 @@ from .models.default import DEFAULT_MODEL as DEFAULT_MODEL
 from .models.load import load_model as load_model
 from .models.load import weights_hash as weights_hash
 from .models.names import list_models as list_models
-from .patching.baseline import baseline as baseline
 from .patching.donors import SOURCES as SOURCES
 from .patching.metrics import METRICS as METRICS
 from .patching.paths import path_patch as path_patch
 from .patching.receivers import Receiver as Receiver
 from .patching.receivers import inputs_of as inputs_of
 from .patching.sites import SITES as SITES
+from .patching.sweeps import baseline as baseline
 from .patching.sweeps import sweep as sweep
 from .runs import RunRecord as RunRecord
 from .runs import SavedRun as SavedRun

@@ -16,15 +16,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import Cache, DynamicCache
 
 from patchlib.patching import shortcuts
 from patchlib.patching.budget import BATCH_TOKENS
-from patchlib.patching.cells import Cell, patch_mask
 from patchlib.patching.donors import PromptBatch
+from patchlib.patching.grid import Cell, patch_mask
 from patchlib.patching.readout import Reads
 from patchlib.patching.sites import Site
 
@@ -253,18 +253,13 @@ class PatchedForwards:
         def patch(activation: Tensor, hook: Any, layer: int) -> Tensor:
             source = self._window(self._source[self.site.hook_name(layer)], start, pos_axis=self.site.pos_axis)
             by_cell = torch.unflatten(activation, 0, (n_cells, self.n_examples))  # [cell example *site]
-            mask = self._mask(cells, layer, slice(start, None))  # [cell example *site 1]
+            mask = patch_mask(cells, layer, self.site, self.model, slice(start, None))  # [cell example *site 1]
             # In place: resid_mid is hooked as the input of the second norm, and the skip connection past
             # that norm reads the same tensor. A new tensor would change the one and not the other.
             return activation.copy_(torch.where(mask, source, by_cell).flatten(0, 1))
 
         hooks: Hooks = [(self.site.hook_name(layer), partial(patch, layer=layer)) for layer in layers]
         return self._read_from(start, self._resume(hooks, [self.site], n_cells, layers[0], start), n_cells)
-
-    def _mask(self, cells: Sequence[Cell], layer: int, positions: slice) -> Bool[Tensor, "cell example *site 1"]:
-        """True where the cells' patches go in this layer."""
-        n_heads, device = self.site.n_heads(self.model), self.model.cfg.device
-        return patch_mask(cells, layer, self.site, n_heads, positions, device)
 
     # ---- (5) Nothing for a patch that changes nothing
 
@@ -274,7 +269,7 @@ class PatchedForwards:
         cell = replace(cell, mask=cell.mask & self._can_differ.to(cell.mask.device))
         for layer in cell.layers:
             name = self.site.hook_name(layer)
-            mask = self._mask([cell], layer, slice(self.start, None))[0]
+            mask = patch_mask([cell], layer, self.site, self.model, slice(self.start, None))[0]
             if (mask & (self._source[name] != self._base[name])).any():
                 return True
         return False

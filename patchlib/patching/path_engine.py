@@ -18,9 +18,9 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import Cache
 
-from patchlib.patching.cells import Cell
 from patchlib.patching.donors import PromptBatch
 from patchlib.patching.engine import Hooks, PatchedForwards, Work
+from patchlib.patching.grid import Cell, patch_mask
 from patchlib.patching.receivers import ReceiverMasks
 from patchlib.patching.shortcuts import Forward
 from patchlib.patching.sites import Site
@@ -90,7 +90,7 @@ class PathForwards(PatchedForwards):
             name, pos_axis = self.site.hook_name(layer), self.site.pos_axis
             source = self._window(self._source[name], start, end, pos_axis=pos_axis)  # [example pos head d_head]
             base = self._window(self._base[name], start, end, pos_axis=pos_axis)
-            mask = self._mask(cells, layer, slice(start, end))  # [cell example pos head 1]
+            mask = patch_mask(cells, layer, self.site, self.model, slice(start, end))  # [cell example pos head 1]
             return activation.copy_(torch.where(mask, source, base).flatten(0, 1))
 
         layers = range(lowest, min(self._highest + 1, n_layers))

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib.errors import ExactnessError
-from patchlib.patching.cells import Cell
 from patchlib.patching.donors import PromptBatch
 from patchlib.patching.engine import Hooks, PatchedForwards, Work
+from patchlib.patching.grid import Cell
 from patchlib.patching.shortcuts import missing_for_fast
 from patchlib.patching.sites import SITES
 

@@ -96,10 +96,10 @@ FAULTS = (
         ("torch.zeros_like(activation)", "torch.ones_like(activation)"),
     ),
     *faults(
-        f"{PATCHING}/cells.py",
+        f"{PATCHING}/grid.py",
         ENGINE,
         ("cell.mask[:, positions] & (layer in cell.layers)", "cell.mask[:, positions]"),
-        ("cell.head is None or cell.head == head", "cell.head == head"),
+        ("cell.head in (None, head)", "cell.head == head"),
         ("chosen[:, None, None, :] & mask[..., None]", "chosen[:, None, None, :] | mask[..., None]"),
         ("chosen[:, None, :, None] & mask[:, :, None, :]", "chosen[:, None, :, None] | mask[:, :, None, :]"),
     ),
@@ -127,7 +127,7 @@ FAULTS = (
         (COSTS, "tests/patching/test_engine.py"),
         ("[cell for cell in cells if forwards.changes(cell)]", "list(cells)"),
         ("most = len(batch) // 2", "most = len(batch) - 1"),
-        ("[batch[:most], batch[most:], *todo]", "[batch[:most], *todo]"),
+        ("todo = todo[len(batch) :]", "todo = todo[len(batch) + 1 :]"),
         ("min(batch_tokens // n_tokens, most)", "batch_tokens // n_tokens"),
         ("// (4 * forwards.n_logits)", "// forwards.n_logits"),
         ("forwards.n_examples * (forwards.n_pos - start)", "forwards.n_examples * forwards.n_pos"),
@@ -149,7 +149,7 @@ FAULTS = (
     *faults(
         f"{PATCHING}/sweeps.py",
         (COSTS, *ENGINE),
-        ("unpatched[base] if saved is None else saved", "np.nan if saved is None else saved"),
+        ("unpatched if saved is None else saved", "np.nan if saved is None else saved"),
         ("SelfCheck(start_plain, examples, forwards, cells) if number == checked else None", "None"),
     ),
     *faults(

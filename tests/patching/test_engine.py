@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import patchlib
 from patchlib.patching.batching import patch_cells
-from patchlib.patching.cells import Cell
 from patchlib.patching.donors import PromptBatch
 from patchlib.patching.engine import PatchedForwards, Work
+from patchlib.patching.grid import Cell
 from patchlib.patching.readout import Reads
 from patchlib.patching.sites import SITES
 from tests.helpers import ATOL, make_pairs, sweep
