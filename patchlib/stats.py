@@ -337,5 +337,4 @@ def summary_table(
     table = table.rename(columns={"head": "head_index"}).assign(p_adjusted=np.nan)
     tested = table.p_value.notna()
     table.loc[tested, "p_adjusted"] = false_discovery_control(table.p_value[tested])
-    order = table.effect.abs().sort_values(ascending=False, na_position="last").index
-    return table.loc[order].head(top_k if top_k is not None else len(table)).reset_index(drop=True)
+    return table.sort_values("effect", key=abs, ascending=False, ignore_index=True)[:top_k]

@@ -84,9 +84,9 @@ class Experiment:
         work = Work(fast, Reads.of(self.metrics, self.pairs), self.how.batch_tokens)
         prompts = self.donors.batch(self.pairs, examples)
         if self.receivers is None:
-            return PatchedForwards(self.model, self.grid.site, self.grid.layers, prompts, work)
+            return PatchedForwards(self.model, self.grid, prompts, work)
         masks = receiver_masks(self.model, self.receivers, self.pairs.select(examples))
-        return PathForwards(self.model, self.grid.site, self.grid.layers, prompts, work, masks)
+        return PathForwards(self.model, self.grid, prompts, work, masks)
 
     def read_unpatched(self, forwards: PatchedForwards, examples: list[int], result: xr.Dataset) -> Readout:
         """Put the metrics of the clean and the corrupted prompts into a result; what reads the patched logits."""
@@ -101,8 +101,8 @@ class Experiment:
     def empty_result(self) -> xr.Dataset:
         """The result, labelled, with every number still missing."""
         values = self.grid.values
-        sizes = {"metric": len(self.metrics), **{axis: len(values[axis]) for axis in values}}
-        sizes["example"] = len(self.pairs)
+        n_values = {axis: len(values[axis]) for axis in values}
+        sizes = {"metric": len(self.metrics), **n_values, "example": len(self.pairs)}
 
         def missing(*dims: str) -> tuple[tuple[str, ...], np.ndarray]:
             return dims, np.full([sizes[dim] for dim in dims], np.nan, dtype=np.float32)

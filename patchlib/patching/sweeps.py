@@ -182,7 +182,7 @@ def patch_grid(experiment: Experiment) -> xr.Dataset:
             unpatched = result[base].values[:, examples]  # [metric example]
             cells = []
             for cell in grid.cells(pairs.select(examples)):
-                saved = finished.get(cell.index, examples)
+                saved = finished.get(cell, examples)
                 # Without a forward: what was done before, and what a patch gives that changes nothing.
                 patched[_indexer(cell, examples)] = unpatched if saved is None else saved
                 if saved is None:
@@ -197,7 +197,7 @@ def patch_grid(experiment: Experiment) -> xr.Dataset:
                     patched[_indexer(cell, examples)] = values[:, i]
                     if check:
                         check.saw(cell, logits[i])
-                finished.add([cell.index for cell in batch], examples, values)
+                finished.add(batch, examples, values)
                 bar.update(len(batch) * len(examples))
                 n_done += len(batch) * len(examples)
             if check:
