@@ -13,6 +13,7 @@ from scipy.stats import bootstrap, false_discovery_control
 
 from patchlib._util import cell_dims, check_choice, check_count, check_fraction
 
+PerPrompt = Float[np.ndarray, " example"]
 MIN_CONTRAST = 1.0
 """Smallest mean of clean minus corrupted that we divide by, in standard deviations of it over prompts."""
 MIN_CONTRAST_OF_ONE = 0.1
@@ -222,11 +223,7 @@ def mean_interval(
 
 
 def ratio_interval(
-    above: Float[np.ndarray, " example"],
-    below: Float[np.ndarray, " example"],
-    confidence: float = 0.95,
-    seed: int = 0,
-    n_resamples: int = 1000,
+    above: PerPrompt, below: PerPrompt, confidence: float = 0.95, seed: int = 0, n_resamples: int = 1000
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a ratio of means over the same prompts.
 

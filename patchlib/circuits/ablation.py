@@ -21,8 +21,7 @@ from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_batch_tokens, default_logit_bytes
 from patchlib.patching.donors import ABLATIONS
 from patchlib.patching.engine import Hooks
-from patchlib.patching.metrics import METRICS, next_token_losses
-from patchlib.patching.readout import Readout
+from patchlib.patching.metrics import METRICS, Readout, next_token_losses
 from patchlib.patching.selfcheck import fast_obstacle
 from patchlib.patching.sites import get_site
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs

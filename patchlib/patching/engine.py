@@ -25,9 +25,11 @@ from patchlib.patching import shortcuts
 from patchlib.patching.budget import BATCH_TOKENS
 from patchlib.patching.donors import PromptBatch
 from patchlib.patching.grid import Cell, Grid, patch_mask
-from patchlib.patching.readout import Reads
+from patchlib.patching.metrics import Reads
 
 Hooks = list[tuple[str, Callable[..., Tensor | None]]]
+Activations = dict[str, Tensor]
+"""By hook name."""
 
 
 class Work(NamedTuple):
@@ -104,17 +106,15 @@ class PatchedForwards:
             )
         return prefix, [] if self.reads.last_only else [logits]
 
-    def _record_both(
-        self, tokens: Int[Tensor, "2*example pos"], cache: Cache | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _record_both(self, tokens: Int[Tensor, "2*example pos"], cache: Cache | None) -> tuple[Tensor, Activations]:
         """What ``_record`` gives of the base and the other prompts together."""
         return self._record(tokens, cache, with_stream=self.fast)
 
     def _record(
         self, tokens: Int[Tensor, "example pos"], cache: Cache | None, *, with_stream: bool
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, Activations]:
         """One unpatched forward: its logits, and the site's activations (and the stream entering each layer)."""
-        kept: dict[str, Tensor] = {}
+        kept: Activations = {}
 
         def keep(activation: Tensor, hook: Any, name: str) -> None:
             # A copy, because later modules and hooks write into the same memory.
@@ -126,7 +126,7 @@ class PatchedForwards:
         hooks: Hooks = [(name, partial(keep, name=name)) for name in sorted(names)]
         return self._forward(tokens[:, self.start :], hooks, cache), kept
 
-    def _of_donors(self, donors: Int[Tensor, "donor pos"], batch_tokens: int, *, mean: bool) -> dict[str, Tensor]:
+    def _of_donors(self, donors: Int[Tensor, "donor pos"], batch_tokens: int, *, mean: bool) -> Activations:
         """The donors' activations, or their mean, which stands for every example."""
         kept: dict[str, list[Tensor]] = {self.site.hook_name(layer): [] for layer in self.layers}
         for rows in torch.split(donors, max(1, batch_tokens // self.n_pos)):

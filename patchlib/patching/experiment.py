@@ -17,9 +17,8 @@ from patchlib.patching.donors import Donors
 from patchlib.patching.engine import PatchedForwards, Work
 from patchlib.patching.grid import Grid
 from patchlib.patching.labels import labels, result_attributes
-from patchlib.patching.metrics import Metrics
+from patchlib.patching.metrics import Metrics, Readout, Reads
 from patchlib.patching.path_engine import PathForwards
-from patchlib.patching.readout import Readout, Reads
 from patchlib.patching.receivers import Receiver, receiver_masks
 from patchlib.patching.selfcheck import fast_obstacle
 from patchlib.progress import Progress

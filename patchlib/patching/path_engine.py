@@ -20,7 +20,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import Cache
 
 from patchlib.patching.donors import PromptBatch
-from patchlib.patching.engine import Hooks, PatchedForwards, Work
+from patchlib.patching.engine import Activations, Hooks, PatchedForwards, Work
 from patchlib.patching.grid import Cell, Grid, patch_mask
 from patchlib.patching.receivers import ReceiverMasks
 from patchlib.patching.shortcuts import Forward
@@ -44,18 +44,15 @@ class PathForwards(PatchedForwards):
         self._receivers = receivers
         self._highest = max((layer for _, layer in receivers), default=n_layers)
         # MLPs and norms do not mix positions: what arrives at one comes from the sender's output at that one.
+        self._arrival = torch.ones(self.n_examples, self.n_pos, dtype=torch.bool)
         if receivers:
             self._arrival = torch.stack([mask.any(-1) for mask in receivers.values()]).any(0)  # [example pos]
-        else:
-            self._arrival = torch.ones(self.n_examples, self.n_pos, dtype=torch.bool)
-            if self.reads.last_only:
-                self._arrival[:, :-1] = False
+        elif self.reads.last_only:
+            self._arrival[:, :-1] = False
 
     # ---- (1) The unpatched forwards
 
-    def _record_both(
-        self, tokens: Int[Tensor, "2*example pos"], cache: Cache | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _record_both(self, tokens: Int[Tensor, "2*example pos"], cache: Cache | None) -> tuple[Tensor, Activations]:
         """And what each attention sublayer gives for the base prompts: with all heads frozen it gives that again."""
         self._attention: dict[torch.nn.Module, tuple[Tensor, int | None]] = {}
 

@@ -72,9 +72,8 @@ def _failure(model: TransformerBridge) -> str | None:
     cells = [Cell((layer,), (layer,), None, mask) for layer in layers]
     grid, prompts = Grid(SITES["resid_pre"], {}, layers), PromptBatch(base, other)
     try:
-        fast, plain = (
-            PatchedForwards(model, grid, prompts, Work(fast)).patched_logits(cells) for fast in (True, False)
-        )
+        ways = (PatchedForwards(model, grid, prompts, Work(fast)) for fast in (True, False))
+        fast, plain = (way.patched_logits(cells) for way in ways)
     except Exception as error:  # whatever it is that this architecture does otherwise
         return f"resuming in the middle fails: {type(error).__name__}: {error}"
     if not plain.isfinite().all():

@@ -209,7 +209,7 @@ FAULTS = (
         ("(logit_diff(logits, answers, clean_logits) > 0)", "(logit_diff(logits, answers, clean_logits) >= 0)"),
     ),
     *faults(
-        f"{PATCHING}/readout.py",
+        f"{PATCHING}/metrics.py",
         (BY_HAND, SWEEPS, "tests/patching/test_exactness.py"),
         ("self.clean_logits = clean_logits[:, -1]", "self.clean_logits = clean_logits[:, 0]"),
         ("cls(vocab=torch.unique(pairs.answers))", "cls(vocab=torch.unique(pairs.answers[:, 0]))"),

@@ -15,7 +15,7 @@ from patchlib.patching.batching import patch_cells
 from patchlib.patching.donors import PromptBatch
 from patchlib.patching.engine import PatchedForwards, Work
 from patchlib.patching.grid import Cell, Grid
-from patchlib.patching.readout import Reads
+from patchlib.patching.metrics import Reads
 from patchlib.patching.sites import SITES
 from tests.helpers import ATOL, make_pairs, sweep
 from tests.tiny import load_tiny
