@@ -59,7 +59,7 @@ class Grid:
 
     def cells(self, pairs: PromptPairs) -> list[Cell]:
         """The cells that these prompts (of one length) have: positions past their end are left out."""
-        fixed = torch.stack([position_mask(p, pairs) for p in self.fixed or [None]]).any(0)
+        fixed = torch.stack([position_mask(p, pairs) for p in self.fixed or (None,)]).any(0)
         masks = {value: position_mask(value, pairs) for axis in ("pos", "role") for value in self.values.get(axis, ())}
         cells = []
         for index in itertools.product(*(range(n) for n in self.shape)):
@@ -114,7 +114,8 @@ def resolve_grid(
     check_patchable(model, site)
     over = list(over) if isinstance(over, Iterable) and not isinstance(over, str) else [over]
     head_axis = site.head_axis(model)
-    over = [head_axis if axis == "head" else axis for axis in over]  # labelled as what it is, where that is "kv_head"
+    # "head" is understood where heads share keys and values, and labelled as what it is: "kv_head".
+    over = [head_axis if axis == "head" else axis for axis in over]
     possible = ["layer", *([head_axis] if site.has_heads else []), "pos", *(["role"] if pairs.roles else [])]
     for axis in over:
         if axis not in possible:

@@ -160,7 +160,7 @@ FAULTS = (
     *faults(
         f"{PATCHING}/grid.py",
         (SWEEPS, "tests/patching/test_exactness.py"),
-        ("for p in self.fixed or [None]]).any(0)", "for p in self.fixed or [None]]).all(0)"),
+        ("for p in self.fixed or (None,)]).any(0)", "for p in self.fixed or [None]]).all(0)"),
         ('coords.get("head", coords.get("kv_head"))', 'coords.get("head")'),
         ("pairs.roles[position][:, None]", "pairs.roles[position][:1, None]"),
         ("max(len(row) for row in pairs.clean_tokens)", "min(len(row) for row in pairs.clean_tokens)"),
