@@ -88,7 +88,7 @@ class Experiment:
         return PathForwards(self.model, self.grid, prompts, work, masks)
 
     def read_unpatched(self, forwards: PatchedForwards, examples: list[int], result: xr.Dataset) -> Readout:
-        """Put the metrics of the clean and the corrupted prompts into a result, and give what reads the patched logits."""
+        """Put the metrics of the clean and corrupted prompts into a result, and give what reads the patched logits."""
         both = (forwards.base_logits, forwards.other_logits)
         logits = dict(zip(self.donors.base_and_other, both, strict=True))
         readout = Readout(self.metrics, self.pairs.select(examples), logits["clean"], forwards.reads.vocab)
