@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parents[2]
 
 
 def provenance(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """One run of a grid on a worker: its process, its time limit, its attempts, and its status on disk.
 
-`run_job` is what an executor is given. The run itself is a child process (`patchlib.runs.child`), so that one that
+`run_job` is what an executor is given. The run itself is a child process (`patchlib.runs.grid.child`), so that one that
 takes too much memory, hangs or crashes costs neither its worker nor another run anything.
 """
 
@@ -23,8 +23,7 @@ from typing import Any
 import psutil
 
 from patchlib.errors import RunError
-from patchlib.runs.manifest import read_json
-from patchlib.runs.status import is_over, manifest_of, now, read_status, write_status
+from patchlib.runs.folder import OK, RunFolder, now
 
 LOST = 3
 """What `child` returns when the kernel died; a signal's number below 0 when it died itself."""
@@ -34,7 +33,7 @@ SEEN = 20.0
 """Seconds in which a worker must see what the grid wrote; network disks take some."""
 GRACE = 10.0
 """Seconds that an interrupted run has for its page and manifest before it is killed."""
-_CHILD = [sys.executable, "-m", "patchlib.runs.child"]
+_CHILD = [sys.executable, "-m", "patchlib.runs.grid.child"]
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -74,97 +73,93 @@ def run_job(job: dict[str, Any], stop: Event | None = None) -> dict[str, Any]:
     Raises:
         RunError: The run's folder cannot be seen or written from here: no other run of the grid can be kept either.
     """
-    one, token = Job(**job), uuid.uuid4().hex
-    folder = Path(one.folder)
-    found = _planned(folder)
-    if is_over(found):
-        return found  # Dask asks again for a result that it had and lost with its worker; or the grid was interrupted
-    before = found.get("attempts") or 0  # of a worker that was lost
-    for attempt in range(1, one.retries + 2):
-        write_status(
-            folder, status="running", error=None, attempts=before + attempt, started_utc=now(), code_hash=one.code,
+    work, token = Job(**job), uuid.uuid4().hex
+    path = Path(work.folder)
+    planned = _planned(path)
+    if planned.is_over:
+        return planned.status  # Dask asks again for what it had and lost with its worker; or the grid was interrupted
+    before = planned.status.get("attempts") or 0  # of a worker that was lost
+    for attempt in range(1, work.retries + 2):
+        planned.update(
+            status="running",
+            error=None,
+            attempts=before + attempt,
+            started_utc=now(),
+            code_hash=work.code,
             token=token,
-        )  # fmt: skip
+        )
         begin = time.monotonic()
         try:
-            ended = _child(one, folder, token, stop, again=attempt > 1)
+            ended = _child(work, path, token, stop, again=attempt > 1)
         except OSError as error:
-            raise RunError(f"cannot run in {folder}: {error.strerror or error}") from error
+            raise RunError(f"cannot run in {path}: {error.strerror or error}") from error
         if not ended.lost:
             break
-    manifest = _manifest(folder)
-    if ended.status == "ok" and manifest.get("code_hash") != one.code:
+    left = RunFolder(path)
+    if ended.status == OK and left.manifest.get("code_hash") != work.code:
         ended = _Ended("failed", "patchlib or the notebook changed during this run; run the grid again")
-    if _is_disowned(folder, token):
-        return read_status(folder)
-    said = None if ended.status == "ok" else manifest.get("error") or ended.error
-    return write_status(
-        folder, status=ended.status, error=said, finished_utc=now(), token=None,
-        wall_time_s=round(time.monotonic() - begin, 2), peak_memory_mb=manifest.get("peak_memory_mb"),
-    )  # fmt: skip
+    if _is_disowned(path, token):
+        return left.status
+    return left.update(
+        status=ended.status,
+        error=None if ended.status == OK else left.manifest.get("error") or ended.error,
+        finished_utc=now(),
+        token=None,
+        wall_time_s=round(time.monotonic() - begin, 2),
+        peak_memory_mb=left.manifest.get("peak_memory_mb"),
+    )
 
 
-def clean(folder: Path) -> None:
-    """Remove what a killed process left half written, and the manifest of an earlier attempt."""
-    for stale in (*folder.glob("*.manifest.json"), *folder.glob(".*.tmp")):
-        stale.unlink(missing_ok=True)
-
-
-def _planned(folder: Path) -> dict[str, Any]:
-    """The run's status, which the grid wrote before it gave the run away."""
+def _planned(path: Path) -> RunFolder:
+    """The run's folder, whose status the grid wrote before it gave the run away."""
     end = time.monotonic() + SEEN
-    while not (found := read_status(folder)):
+    while not (folder := RunFolder(path)).status:
         if time.monotonic() > end:
-            raise RunError(f"the worker on {platform.node()} cannot read {folder}, where the grid keeps this run; "
-                           "workers must see the grid's folder under the same path")  # fmt: skip
+            raise RunError(
+                f"the worker on {platform.node()} cannot read {path}, where the grid keeps this run; "
+                "workers must see the grid's folder under the same path"
+            )
         time.sleep(POLL)
-    return found
+    return folder
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = manifest_of(folder, read_status(folder))
-    return read_json(path) if path.is_file() else {}
+def _is_disowned(path: Path, token: str) -> bool:
+    """Whether somebody else has written the run's status: one who interrupted the grid, or runs it again."""
+    return RunFolder(path).status.get("token", token) != token
 
 
-def _is_disowned(folder: Path, token: str) -> bool:
-    return read_status(folder).get("token", token) != token
+def _is_of_another(path: Path, token: str) -> bool:
+    return RunFolder(path).status.get("token") not in (None, token)
 
 
-def _is_of_another(folder: Path, token: str) -> bool:
-    return read_status(folder).get("token") not in (None, token)
-
-
-def _child(job: Job, folder: Path, token: str, stop: Event | None, again: bool) -> _Ended:
-    clean(folder)
+def _child(job: Job, path: Path, token: str, stop: Event | None, again: bool) -> _Ended:
+    folder = RunFolder(path)
+    folder.clean()
     environment = {**os.environ, **dict.fromkeys(_THREADS, str(job.threads))}
     if "distributed" in sys.modules:  # Dask's workers keep their own memory small with it; a run is half as slow again
         environment.pop("MALLOC_TRIM_THRESHOLD_", None)
-    with (folder / "log.txt").open("a" if again else "w", encoding="utf-8") as log:
-        child = subprocess.Popen(
-            _CHILD, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, env=environment,
-        )  # fmt: skip
+    with (path / "log.txt").open("a" if again else "w", encoding="utf-8") as log:
+        child = subprocess.Popen(_CHILD, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, env=environment)
         try:
             assert child.stdin is not None
             with suppress(BrokenPipeError):  # it died at once; its exit code says so
                 child.stdin.write(json.dumps(asdict(job)) + "\n")
                 child.stdin.flush()
-            cut_short = _wait(child, job, folder, token, stop)
+            cut_short = _wait(child, job, path, token, stop)
         finally:
             _end(child)
-    if cut_short and not _is_of_another(folder, token):
-        for half in folder.glob(".*.tmp"):
+    if cut_short and not _is_of_another(path, token):
+        for half in path.glob(".*.tmp"):
             half.unlink(missing_ok=True)
     if cut_short:
         return cut_short
     if child.returncode in (0, -signal.SIGINT):
-        return _Ended("ok" if child.returncode == 0 else "interrupted")
-    lines = (folder / "log.txt").read_text("utf-8", errors="replace").split("\n")
-    said = [line for line in lines if line.strip()]
-    error = said[-1] if said else f"its process ended with code {child.returncode}"
+        return _Ended(OK if child.returncode == 0 else "interrupted")
+    error = folder.last_words() or f"its process ended with code {child.returncode}"
     return _Ended("failed", error, lost=child.returncode == LOST or child.returncode < 0)
 
 
-def _wait(child: subprocess.Popen[str], job: Job, folder: Path, token: str, stop: Event | None) -> _Ended | None:
+def _wait(child: subprocess.Popen[str], job: Job, path: Path, token: str, stop: Event | None) -> _Ended | None:
     """Until the child ends by itself (None), its time is over, or nobody wants it any more."""
     begin = time.monotonic()
     while True:
@@ -173,7 +168,7 @@ def _wait(child: subprocess.Popen[str], job: Job, folder: Path, token: str, stop
             return None
         if job.timeout is not None and time.monotonic() - begin > job.timeout:
             return _Ended("timeout", f"took longer than {job.timeout:g} s")
-        if _is_disowned(folder, token):  # at once: another may be at work in this folder
+        if _is_disowned(path, token):  # at once: another may be at work in this folder
             return _Ended("interrupted", "interrupted")
         if stop is not None and stop.is_set():
             kernel = _offspring(child)  # which an interrupted papermill leaves to notice that by itself

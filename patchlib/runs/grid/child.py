@@ -1,4 +1,4 @@
-"""One run of a grid in a process of its own: `python -m patchlib.runs.child`, with the run as JSON on stdin.
+"""One run of a grid in a process of its own: `python -m patchlib.runs.grid.child`, with the run as JSON on stdin.
 
 A run that takes too much memory, hangs or crashes then costs nobody else anything, and what it held is given back. Its
 parent keeps stdin open: when that ends, the parent is gone, and somebody else may be repeating this run.
@@ -12,7 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
-from patchlib.runs.provenance import code_hash
+from patchlib.runs.execute.provenance import code_hash
 
 
 def _leave_with_parent() -> None:
@@ -30,7 +30,7 @@ def main() -> int:
         print("patchlib or the notebook changed while the grid ran, or differs on the worker; run the grid again")
         return 4
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    from patchlib.runs.execute import DIED, run
+    from patchlib.runs.execute.runner import DIED, run
 
     record = run([job["notebook"]], job["parameters"], job["folder"], progress=False)[0]
     print(f"{record.status}: {record.error or record.notebook}")

@@ -1,6 +1,6 @@
 """Runs of a grid, many at a time, on anything that is a ``concurrent.futures.Executor``.
 
-Each run is a process of its own (`patchlib.runs.attempt`), started by a thread here or by a Dask worker elsewhere. All
+Each run is a process of its own (`patchlib.runs.grid.attempt`), started by a thread here or by a Dask worker elsewhere. All
 that is known of it is in its folder, so that a grid may be stopped anywhere and goes on from there.
 """
 
@@ -30,13 +30,14 @@ from filelock import FileLock, Timeout
 
 from patchlib.errors import RunError
 from patchlib.model_cache import SMOLLM2, cached_models
-from patchlib.runs.attempt import Job, run_job
-from patchlib.runs.finished import check_models, unfinished
-from patchlib.runs.grid import Planned
-from patchlib.runs.manifest import prepare_folder, write_json
-from patchlib.runs.parameters import read_parameters
-from patchlib.runs.provenance import code_hash
-from patchlib.runs.status import is_over, now, read_status, write_status
+from patchlib.runs.execute.notebooks import one_line
+from patchlib.runs.execute.parameters import read_parameters
+from patchlib.runs.execute.provenance import code_hash
+from patchlib.runs.files import prepare_folder, write_json
+from patchlib.runs.folder import RunFolder, now
+from patchlib.runs.grid.attempt import Job, run_job
+from patchlib.runs.grid.finished import check_models, run_folders, unfinished
+from patchlib.runs.grid.plan import Planned
 from patchlib.versions import versions
 
 WINDOW = 256
@@ -81,6 +82,16 @@ def run_grid(
     Raises:
         RunError: A folder that cannot be written or that another grid is at work in, finished runs that do not go
             with these, or what is no executor.
+
+    Example:
+        >>> import json
+        >>> from nbformat.v4 import new_code_cell, new_notebook
+        >>> cells = [new_code_cell("n: int = 1", metadata={"tags": ["parameters"]}), new_code_cell("print(1 / n)")]
+        >>> _ = (tmp_path / "divide.ipynb").write_text(json.dumps(new_notebook(cells=cells)))
+        >>> _ = (tmp_path / "grid.yaml").write_text("{notebooks: [divide.ipynb], grid: {n: [0, 2]}}")
+        >>> runs = patchlib.read_grid(tmp_path / "grid.yaml")
+        >>> [(status["name"], status["status"]) for status in patchlib.run_grid(runs, tmp_path / "out", workers=2)]
+        [('divide,n=0', 'failed'), ('divide,n=2', 'ok')]
     """
     check_settings(workers=workers, threads=threads, retries=retries, timeout=timeout)
     make, is_ours = _maker(executor, workers)
@@ -90,26 +101,42 @@ def run_grid(
         waiting = unfinished(runs, folder, force)
         codes = {notebook: code_hash(notebook) for notebook in {run.notebook for run in waiting}}
         for run in waiting:
-            write_status(
-                prepare_folder(places[run.name]), name=run.name, notebook=run.notebook.stem, status="waiting",
-                error=None, attempts=0, parameters=dict(run.parameters), code_hash=codes[run.notebook],
-                package_hash=code_hash(), token=None, finished_utc=None, wall_time_s=None, peak_memory_mb=None,
-            )  # fmt: skip
-        write_json(folder / "grid.json", {"planned_utc": now(), "versions": versions(), "code_hash": code_hash(),
-                                          "runs": [_plain(run) for run in runs]})  # fmt: skip
+            RunFolder(prepare_folder(places[run.name])).update(**_planned(run, codes[run.notebook]))
+        plans = [asdict(run) | {"notebook": str(run.notebook)} for run in runs]
+        made = {"planned_utc": now(), "versions": versions(), "code_hash": code_hash()}
+        write_json(folder / "grid.json", made | {"runs": plans})
         if waiting:
             _fetch_default_model(waiting)
             shared = max(1, _cores() // workers) if executor is None else 1
             jobs = [
                 Job(
-                    notebook=str(run.notebook), parameters=dict(run.parameters), folder=str(places[run.name]),
-                    code=codes[run.notebook], threads=threads or shared, retries=retries, timeout=timeout,
+                    notebook=str(run.notebook),
+                    parameters=dict(run.parameters),
+                    folder=str(places[run.name]),
+                    code=codes[run.notebook],
+                    threads=threads or shared,
+                    retries=retries,
+                    timeout=timeout,
                 )
                 for run in waiting
-            ]  # fmt: skip
+            ]
             _run_all(jobs, make, is_ours, told, retries, Event() if executor is None else None)
-        check_models(places.values() if force else folder.glob("runs/*"))
-        return [read_status(place) for place in places.values()]
+        check_models(map(RunFolder, places.values()) if force else run_folders(folder))
+        return [RunFolder(place).status for place in places.values()]
+
+
+def _planned(run: Planned, code: str) -> dict[str, Any]:
+    """The status of a run that is to be made, with nothing left of one before."""
+    return {
+        "name": run.name,
+        "notebook": run.notebook.stem,
+        "parameters": dict(run.parameters),
+        "code_hash": code,
+        "package_hash": code_hash(),
+        "status": "waiting",
+        "attempts": 0,
+        **dict.fromkeys(("error", "token", "finished_utc", "wall_time_s", "peak_memory_mb")),
+    }
 
 
 def check_settings(**settings: float | None) -> None:
@@ -136,10 +163,6 @@ def _alone(folder: Path) -> Iterator[None]:
 def _cores() -> int:
     """Those that this process may use: a batch system or a container gives a part of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _plain(run: Planned) -> dict[str, Any]:
-    return {"name": run.name, "notebook": str(run.notebook), "parameters": dict(run.parameters)}
 
 
 def _fetch_default_model(runs: Iterable[Planned]) -> None:
@@ -193,7 +216,7 @@ def _run_all(
             except BrokenExecutor as error:
                 if not running:
                     if not (is_ours and progress):
-                        said = f"the executor broke ({_brief(error)})"
+                        said = f"the executor broke ({one_line(error)})"
                         raise RunError(f"{said}; what had finished is kept: run the grid again") from error
                     pool, progress = make(), False
                     continue
@@ -201,12 +224,13 @@ def _run_all(
                 job, fault = running.pop(future), CancelledError() if future.cancelled() else future.exception()
                 if isinstance(fault, RunError):
                     raise fault
-                status = future.result() if fault is None else read_status(Path(job.folder))
-                progress |= status.get("status") != "waiting"
-                if fault is None or is_over(status):  # though its answer may have been lost with its worker
-                    told(status)
+                folder = RunFolder(Path(job.folder))
+                progress |= folder.status.get("status") != "waiting"
+                if fault is None or folder.is_over:  # though its answer may have been lost with its worker
+                    told(future.result() if fault is None else folder.status)
                     continue
-                tries[job.folder] += status.get("status") == "running" or not isinstance(fault, BrokenExecutor)
+                was_begun = folder.status.get("status") == "running"
+                tries[job.folder] += was_begun or not isinstance(fault, BrokenExecutor)
                 if tries[job.folder] <= retries:
                     todo.append(job)
                 else:
@@ -216,8 +240,9 @@ def _run_all(
             stop.set()
         for future, job in running.items():
             future.cancel()
-            if not stop and read_status(Path(job.folder)).get("status") == "running":
-                write_status(Path(job.folder), status="interrupted", error="interrupted", token=None)
+            folder = RunFolder(Path(job.folder))
+            if not stop and folder.status.get("status") == "running":
+                folder.update(status="interrupted", error="interrupted", token=None)
         raise
     finally:
         if is_ours:
@@ -225,9 +250,6 @@ def _run_all(
 
 
 def _lost(job: Job, fault: BaseException) -> dict[str, Any]:
-    error = f"its worker was lost ({_brief(fault)})"
-    return write_status(Path(job.folder), status="failed", error=error, finished_utc=now(), token=None)
+    error = f"its worker was lost ({one_line(fault)})"
+    return RunFolder(Path(job.folder)).update(status="failed", error=error, finished_utc=now(), token=None)
 
-
-def _brief(error: BaseException) -> str:
-    return ": ".join(filter(None, [type(error).__name__, *str(error).strip().splitlines()[:1]]))

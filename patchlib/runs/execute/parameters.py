@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ast
 import difflib
+import json
 import os
+import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -18,25 +20,15 @@ from typing import Any
 import nbformat
 import yaml
 from IPython.core.inputtransformer2 import TransformerManager
+from pydantic import TypeAdapter
 
 from patchlib.errors import RunError
-from patchlib.runs.notebooks import one_line
+from patchlib.runs.execute.notebooks import one_line
 
 PREFIX = "PATCHLIB_PARAM_"
-_TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "list": (list,), "dict": (dict,),
-    "tuple": (tuple, list), "None": (type(None),),
-}  # fmt: skip
-LARGEST_SEED = 2**32 - 1
-"""Of NumPy's and scikit-learn's generators; Python's and torch's take more."""
-RANGES: dict[str, tuple[int, int | None]] = {
-    **dict.fromkeys(("n_prompts", "n_rows", "n_test", "top_k", "depth"), (1, None)),
-    "n_greedy": (0, None),
-    "seed": (0, LARGEST_SEED),
+_TYPES = {kind.__name__: kind for kind in (int, float, str, bool, list, dict, tuple)} | {
+    name: getattr(typing, name) for name in ("Any", "Literal", "Optional", "Union")
 }
-"""Least and most of what the library's functions call by these names."""
-CHOICES = {"templates": ("mixed", "ABBA", "BABA")}
-_PLAIN_DEVICES = ("cpu", "cuda", "mps")  # known without torch, whose import takes seconds
 
 
 @dataclass(frozen=True)
@@ -44,8 +36,11 @@ class Parameter:
     """One of a notebook's ``parameters`` cell.
 
     Attributes:
+        name: As the cell has it.
         kind: Its annotation, empty where it has none.
         default: Its value; the Python that makes it where that is no literal.
+        comment: What stands behind it in the cell.
+        is_literal: Whether its default is known without running the cell.
     """
 
     name: str
@@ -54,37 +49,20 @@ class Parameter:
     comment: str
     is_literal: bool = True
 
-    @property
-    def takes(self) -> str:
-        """What values it takes beyond its type, as a sentence has it; empty if any."""
-        if self._has_range:
-            least, most = RANGES[self.name]
-            return f"{least} or more" if most is None else f"{least} to {most}"
-        return f"one of {', '.join(CHOICES[self.name])}" if self._has_choices else ""
+    def read(self, value: Any) -> Any:
+        """Return the value, text read as the declared type.
 
-    @property
-    def _has_range(self) -> bool:  # in a notebook of somebody's own the name may mean another thing
-        return self.name in RANGES and _is_within(self.default, *RANGES[self.name])
-
-    @property
-    def _has_choices(self) -> bool:
-        return self.default in CHOICES.get(self.name, ())
-
-    def check(self, value: Any) -> tuple[Any, str | None]:
-        """The value, text read as the declared type, and what is wrong with it (None if nothing is)."""
-        given = f"{value!r} ({type(value).__name__})"
-        kind = ast.parse(self.kind or "object", mode="eval").body
-        if isinstance(value, str) and not (_is_known(kind) and _fits(value, kind)):
-            value = _literal(value.capitalize() if value.lower() in ("true", "false") else value)
-        if not _fits(value, kind):
-            return value, f"takes {self.kind}, but was given {given}"
-        if self.takes and not (
-            _is_within(value, *RANGES[self.name]) if self._has_range else value in CHOICES[self.name]
-        ):
-            return value, f"takes {self.takes}, but was given {given}"
-        if self.name == "model_name" and isinstance(value, str) and not value.strip():
-            return value, "takes a model's name (`patchlib models` lists them), but was given an empty text"
-        return value, _device_fault(value) if self.name == "device" and isinstance(value, str) else None
+        Raises:
+            RunError: It is of another type.
+        """
+        adapter, readings = _adapter(self.kind), [value]
+        if isinstance(value, str):  # from a command line, where everything is text
+            literal = _literal(value.capitalize() if value.lower() in ("true", "false") else value)
+            readings = [value, literal] if adapter and self.kind else [literal]
+        for reading in readings:
+            if adapter is None or _fits(reading, adapter):
+                return reading
+        raise RunError(f"takes {self.kind}, but was given {value!r} ({type(value).__name__})")
 
 
 def declared_parameters(path: Path) -> dict[str, Parameter]:
@@ -106,7 +84,7 @@ def _declared(path: Path, changed: int) -> dict[str, Parameter]:
         tree = ast.parse(source)
     except Exception as error:  # of many kinds: no JSON, no cells, cells that are none, a slip in the cell
         raise RunError(f"{path} cannot be read as a notebook: {one_line(error)}") from error
-    lines, found = source.splitlines(), {}
+    lines, declared = source.splitlines(), {}
     for node in tree.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
             name, kind, value = node.target.id, ast.unparse(node.annotation).strip("'\""), node.value
@@ -116,8 +94,8 @@ def _declared(path: Path, changed: int) -> dict[str, Parameter]:
             continue
         after = lines[(node.end_lineno or 1) - 1].encode()[node.end_col_offset or 0 :].decode()  # ast counts bytes
         default = _literal(text := ast.unparse(value))
-        found[name] = Parameter(name, kind, default, after.partition("#")[2].strip(), default is not text)
-    return found
+        declared[name] = Parameter(name, kind, default, after.partition("#")[2].strip(), default is not text)
+    return declared
 
 
 def read_parameters(
@@ -131,22 +109,22 @@ def read_parameters(
         defaults: From `from_environment`: taken where ``values`` has none and the notebook has such a parameter.
 
     Raises:
-        RunError: The notebook cannot be read; an unknown name, with the nearest right one; a wrong type; a value
-            that the library is known to refuse.
+        RunError: The notebook cannot be read; an unknown name, with the nearest right one; a wrong type.
     """
     declared = declared_parameters(path)
-    ours = {name: value for name, value in (defaults or {}).items() if name in declared and name not in values}
+    further = {name: value for name, value in (defaults or {}).items() if name in declared and name not in values}
     checked = {}
-    for name, value in {**ours, **values}.items():
+    for name, value in {**further, **values}.items():
         if name not in declared:
             close = difflib.get_close_matches(name, declared, n=1)
             mend = f"; did you mean {close[0]!r}?" if close else "."
-            known = ", ".join(declared) or "none (no cell is tagged 'parameters')"
-            raise RunError(f"notebook {path.stem} has no parameter {name!r}{mend} It takes: {known}")
-        checked[name], fault = declared[name].check(value)
-        if fault:
-            source = f" by the environment's {variable(name)}" if name in ours else ""
-            raise RunError(f"parameter {name} of notebook {path.stem} {fault}{source}")
+            offered = ", ".join(declared) or "none (no cell is tagged 'parameters')"
+            raise RunError(f"notebook {path.stem} has no parameter {name!r}{mend} It takes: {offered}")
+        try:
+            checked[name] = declared[name].read(value)
+        except RunError as error:
+            source = f" by the environment's {variable(name)}" if name in further else ""
+            raise RunError(f"parameter {name} of notebook {path.stem} {error}{source}") from error
     return {name: one.default for name, one in declared.items() if one.is_literal}, checked
 
 
@@ -193,44 +171,24 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _fits(value: Any, kind: ast.expr) -> bool:
-    """Whether a value is of an annotated type; of a type that is not known here, any is."""
-    match kind:
-        case ast.Constant(value=None):
-            return value is None
-        case ast.Name(id=name):
-            return name not in _TYPES or type(value) in _TYPES[name]
-        case ast.BinOp(left=one, op=ast.BitOr(), right=other):
-            return _fits(value, one) or _fits(value, other)
-        case ast.Subscript(value=ast.Name(id="Optional"), slice=one):
-            return value is None or _fits(value, one)
-        case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
-            return value in (literal if isinstance(literal := ast.literal_eval(choices), tuple) else (literal,))
-        case ast.Subscript(value=ast.Name(id="list"), slice=one):
-            return isinstance(value, list) and all(_fits(item, one) for item in value)
-        case ast.Subscript(value=ast.Name(id=name)):
-            return name not in _TYPES or type(value) in _TYPES[name]
-    return True
-
-
-def _is_known(kind: ast.expr) -> bool:
-    names = {node.id for node in ast.walk(kind) if isinstance(node, ast.Name)}
-    return names <= {*_TYPES, "Optional", "Literal"}
-
-
-def _is_within(value: Any, least: int, most: int | None) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and value >= least and (most is None or value <= most)
-
-
-def _device_fault(device: str) -> str | None:
-    if device in ("", *_PLAIN_DEVICES):
+@cache
+def _adapter(annotation: str) -> TypeAdapter[Any] | None:
+    """What checks values of an annotation; None where it names what only the notebook knows, or nothing at all."""
+    tree = ast.parse(annotation or "Any", mode="eval")
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    # Somebody's notebook is only looked at here: nothing of it but such names and brackets may be evaluated.
+    if names - _TYPES.keys() or any(isinstance(node, ast.Call | ast.Attribute) for node in ast.walk(tree)):
         return None
-    import torch
-
     try:
-        torch.device(device)
-    except RuntimeError as error:
-        known = ", ".join(_PLAIN_DEVICES)
-        return f"takes a device such as {known} or cuda:1, but was given {device!r} ({one_line(error)})"
-    return None
+        return TypeAdapter(eval(compile(tree, "annotation", "eval"), {"__builtins__": {}}, _TYPES))
+    except Exception:  # of many kinds, for what is no type, such as a bare Optional
+        return None
+
+
+def _fits(value: Any, adapter: TypeAdapter[Any]) -> bool:
+    """Whether a value is of a type, as strictly as JSON has types: no bool is an int, a list may be a tuple."""
+    try:
+        adapter.validate_json(json.dumps(value), strict=True)
+    except (TypeError, ValueError):  # no JSON, or pydantic's ValidationError
+        return False
+    return True

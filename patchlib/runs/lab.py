@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patchlib.errors import RunError
-from patchlib.runs.manifest import prepare_folder, replacing
-from patchlib.runs.notebooks import find_notebooks
+from patchlib.runs.execute.notebooks import notebook_folder
+from patchlib.runs.files import prepare_folder, replacing
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,33 @@ def copy_notebooks(folder: str | Path = "patchlib-notebooks") -> Copies:
     Args:
         folder: Made if it is missing.
 
+    Returns:
+        The folder, and the names of the notebooks that were copied, were there already, or are kept as they are.
+
     Raises:
         RunError: The folder cannot be written.
+
+    Example:
+        >>> copies = patchlib.copy_notebooks(tmp_path)
+        >>> copies.new[0]
+        '01_layer_patching.ipynb'
+        >>> _ = (tmp_path / "01_layer_patching.ipynb").write_text("my own")
+        >>> again = patchlib.copy_notebooks(tmp_path)
+        >>> again.kept, again.new, len(again.same) == len(copies.new) - 1
+        (('01_layer_patching.ipynb',), (), True)
     """
     target = prepare_folder(folder)
-    found: dict[str, list[str]] = {"new": [], "same": [], "kept": []}
-    for ours in find_notebooks():
+    names: dict[str, list[str]] = {"new": [], "same": [], "kept": []}
+    for ours in sorted(notebook_folder().glob("*.ipynb")):
         theirs = target / ours.name
         if not theirs.exists():
             with replacing(theirs) as temporary:
                 shutil.copyfile(ours, temporary)
-            found["new"].append(ours.name)
-        elif theirs.is_file() and theirs.read_bytes() == ours.read_bytes():
-            found["same"].append(ours.name)
+            names["new"].append(ours.name)
         else:
-            found["kept"].append(ours.name)
-    return Copies(target, **{kind: tuple(names) for kind, names in found.items()})
+            is_ours = theirs.is_file() and theirs.read_bytes() == ours.read_bytes()
+            names["same" if is_ours else "kept"].append(ours.name)
+    return Copies(target, tuple(names["new"]), tuple(names["same"]), tuple(names["kept"]))
 
 
 def open_lab(folder: str | Path, arguments: Sequence[str] = ()) -> None:

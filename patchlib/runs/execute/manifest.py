@@ -1,18 +1,15 @@
-"""Results, the manifest that says how they came about, and files that appear whole or not at all."""
+"""Results, and the manifest that says how they came about."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
 import re
 import shlex
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -23,7 +20,8 @@ import xarray as xr
 
 from patchlib.errors import RunError
 from patchlib.files import sha256_of
-from patchlib.runs.provenance import provenance
+from patchlib.runs.execute.provenance import provenance
+from patchlib.runs.files import prepare_folder, replacing, write_json
 from patchlib.versions import versions
 
 RUNNING = "PATCHLIB_NOTEBOOK"
@@ -62,7 +60,7 @@ def save_run(
     folder = prepare_folder(out_dir)
     paths = [_save(result, folder, notebook, name) for name, result in results.items()]
     attrs = [result.attrs for result in results.values() if "model" in result.attrs]
-    models = dict.fromkeys((one["model"], one.get("weights_hash")) for one in attrs)
+    models = dict.fromkeys((attr["model"], attr.get("weights_hash")) for attr in attrs)
     manifest = new_manifest(notebook, parameters) | {
         "models": [{"name": name, "weights_hash": weights} for name, weights in models],
         "headline": numbers,
@@ -136,51 +134,3 @@ def peak_memory() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def prepare_folder(out_dir: str | Path) -> Path:
-    """Make the folder if it is missing, try to write in it, and return its absolute path."""
-    folder = Path(out_dir).resolve()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise RunError(f"cannot write to the output folder {folder}: {error.strerror}") from error
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its place when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())  # or a machine that goes down leaves an empty file in its place
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file of ours holds.
-
-    Raises:
-        RunError: It is not there, or damaged.
-    """
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path.name} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise RunError(f"{path.name} cannot be read: it holds no object")
-    return content
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Write a JSON file and return its path."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    return path

@@ -8,14 +8,14 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from patchlib.errors import RunError
-from patchlib.runs.notebooks import find_notebooks
-from patchlib.runs.parameters import read_parameters, read_yaml
+from patchlib.runs.execute.notebooks import find_notebooks
+from patchlib.runs.execute.parameters import read_parameters, read_yaml
 
 KEYS = ("notebooks", "parameters", "grid", "runs")
 LONGEST = 150
@@ -58,34 +58,26 @@ def read_grid(path: str | Path, defaults: Mapping[str, Any] | None = None) -> li
 
     Raises:
         RunError: The file cannot be read, an unknown key, notebook or parameter, a wrong type, or the same run twice.
+
+    Returns:
+        The runs, those of the grid first.
+
+    Example:
+        >>> plan = "{notebooks: [02_head_patching], parameters: {n_prompts: 2}, grid: {seed: [0, 1]}}"
+        >>> _ = (tmp_path / "grid.yaml").write_text(plan)
+        >>> for run in patchlib.read_grid(tmp_path / "grid.yaml"):
+        ...     print(run.name, run.parameters)
+        02_head_patching,seed=0 {'n_prompts': 2, 'seed': 0}
+        02_head_patching,seed=1 {'n_prompts': 2, 'seed': 1}
     """
     plan, base = _read(Path(path)), Path(path).resolve().parent
-    ours = {name: value for name, value in (defaults or {}).items() if name != "out_dir"}
-    fixed, axes = _mapping(plan, "parameters"), _mapping(plan, "grid")
-    for name, values in axes.items():
-        if not isinstance(values, list) or not values:
-            raise RunError(f"{name!r} of the grid needs a list of values, such as [{values}], not {values!r}")
-    single = [] if plan.get("runs") is None else plan["runs"]
-    if not isinstance(single, list) or any(not isinstance(one, dict) or "notebook" not in one for one in single):
-        raise RunError("'runs' is a list of runs, each with its 'notebook', such as {notebook: 02, seed: 7}")
-    notebooks = plan.get("notebooks")
-    if notebooks is not None and not (isinstance(notebooks, list) and notebooks):
-        raise RunError(f"'notebooks' is a list, such as [02_head_patching], not {notebooks!r}; without it all are run")
-    asked: list[tuple[Path, dict[str, Any]]] = []
-    if notebooks or axes or plan.get("runs") is None:
-        paths = find_notebooks([str(one) for one in notebooks or []], base)
-        asked += [
-            (notebook, dict(zip(axes, values, strict=True)))
-            for notebook in paths
-            for values in itertools.product(*axes.values())
-        ]
-    for one in single:
-        (notebook,) = find_notebooks([str(one["notebook"])], base)
-        asked.append((notebook, {name: value for name, value in one.items() if name != "notebook"}))
-    find_notebooks([str(notebook) for notebook, _ in asked])  # of one name each: a folder's results go by it
+    defaults = {name: value for name, value in (defaults or {}).items() if name != "out_dir"}
+    fixed = _mapping(plan, "parameters")
+    wanted = [*_combinations(plan, base), *_single_runs(plan, base)]
+    find_notebooks([str(notebook) for notebook, _ in wanted])  # of one name each: a folder's results go by it
     runs = []
-    for notebook, own in asked:
-        parameters = read_parameters(notebook, fixed | own, ours)[1]
+    for notebook, own in wanted:
+        parameters = read_parameters(notebook, fixed | own, defaults)[1]
         if "out_dir" in parameters:
             raise RunError("a grid gives each run a folder of its own: leave out_dir away, and say -o FOLDER")
         for name, value in parameters.items():
@@ -97,6 +89,29 @@ def read_grid(path: str | Path, defaults: Mapping[str, Any] | None = None) -> li
     if twice := sorted(name for name, count in names.items() if count > 1):
         raise RunError(f"{path} asks for the same run twice: {twice[0]}; leave one of them out")
     return runs
+
+
+def _combinations(plan: Mapping[str, Any], base: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Each notebook with each combination of the grid's values; none where the file has single runs only."""
+    notebooks, axes = plan.get("notebooks"), _mapping(plan, "grid")
+    for name, values in axes.items():
+        if not isinstance(values, list) or not values:
+            raise RunError(f"{name!r} of the grid needs a list of values, such as [{values}], not {values!r}")
+    if notebooks is not None and not (isinstance(notebooks, list) and notebooks):
+        raise RunError(f"'notebooks' is a list, such as [02_head_patching], not {notebooks!r}; without it all are run")
+    if notebooks or axes or plan.get("runs") is None:
+        for notebook in find_notebooks(list(map(str, notebooks or [])), base):
+            for values in itertools.product(*axes.values()):
+                yield notebook, dict(zip(axes, values, strict=True))
+
+
+def _single_runs(plan: Mapping[str, Any], base: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    runs = [] if plan.get("runs") is None else plan["runs"]
+    if not isinstance(runs, list) or any(not isinstance(run, dict) or "notebook" not in run for run in runs):
+        raise RunError("'runs' is a list of runs, each with its 'notebook', such as {notebook: 02, seed: 7}")
+    for run in runs:
+        (notebook,) = find_notebooks([str(run["notebook"])], base)
+        yield notebook, {name: value for name, value in run.items() if name != "notebook"}
 
 
 def _is_plain(value: Any) -> bool:
@@ -117,10 +132,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _mapping(plan: Mapping[str, Any], key: str) -> dict[str, Any]:
-    found = plan.get(key) or {}
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise RunError(f"{key!r} of a grid names parameters and their values, but is {found!r}")
-    return found
+    values = plan.get(key) or {}
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise RunError(f"{key!r} of a grid names parameters and their values, but is {values!r}")
+    return values
 
 
 def run_name(notebook: Path, parameters: Mapping[str, Any]) -> str:

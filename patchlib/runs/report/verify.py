@@ -16,11 +16,11 @@ import xarray as xr
 
 from patchlib.errors import RunError
 from patchlib.files import sha256_of
-from patchlib.runs.collect import OK, Run, collect
-from patchlib.runs.grid import Planned
-from patchlib.runs.manifest import read_json
-from patchlib.runs.notebooks import find_notebooks, one_line
-from patchlib.runs.schedule import run_grid
+from patchlib.runs.execute.notebooks import find_notebooks, one_line
+from patchlib.runs.folder import OK, RunFolder
+from patchlib.runs.grid.plan import Planned
+from patchlib.runs.grid.schedule import run_grid
+from patchlib.runs.report.collect import Run, collect
 
 ATOL = 1e-4
 RTOL = 1e-3
@@ -59,10 +59,14 @@ def verify(
 
     Raises:
         RunError: No finished run in the folder, a sample below 1, or a notebook that is not there any more.
+
+    Example:
+        >>> table = patchlib.verify(small_runs, sample=1)
+        >>> table[["file", "values", "largest", "same"]].to_string(index=False).split("\\n")[0].split()
     """
     if sample < 1:
         raise RunError(f"a sample has 1 run or more, not {sample}")
-    finished = [run for run in collect(folder).found if run.status == OK]
+    finished = [run for run in collect(folder).records if run.status == OK]
     if not finished:
         raise RunError(f"no run in {folder} has finished; there is nothing to verify")
     chosen = random.Random(seed).sample(finished, min(sample, len(finished)))
@@ -70,39 +74,41 @@ def verify(
     rows = []
     for run, planned in again:
         with tempfile.TemporaryDirectory(prefix="patchlib-verify-") as temporary:
-            (status,) = run_grid([planned], temporary)
-            for row in _compare(run, status, Path(temporary) / "runs" / planned.name, atol, rtol):
+            run_grid([planned], temporary)
+            new = RunFolder(Path(temporary) / "runs" / planned.name)
+            for row in _compare(run.name, RunFolder(run.folder, run.notebook), new, atol, rtol):
                 told(row)
                 rows.append(row)
     return pd.DataFrame(rows)
 
 
 def _planned(run: Run) -> Planned:
-    manifest = read_json(run.folder / f"{run.notebook}.manifest.json")
+    manifest = RunFolder(run.folder, run.notebook).manifest
     (notebook,) = find_notebooks([shlex.split(manifest["repeat"])[2]])  # patchlib run NOTEBOOK -p ...
     parameters = {name: value for name, value in manifest["parameters"].items() if name != "out_dir"}
     return Planned(run.name, notebook, parameters)
 
 
-def _compare(run: Run, status: dict[str, Any], place: Path, atol: float, rtol: float) -> list[dict[str, Any]]:
-    row = {"run": run.name, "file": "", "values": 0, "largest": np.nan, "same": False}
-    if status["status"] != OK:
-        return [row | {"note": f"did not run again: {status['status']}, {status['error']}"}]
-    then, now = (read_json(folder / f"{run.notebook}.manifest.json") for folder in (run.folder, place))
-    since = {"code": then.get("code_hash") != now["code_hash"], "weights": then["models"] != now["models"]}
-    said = [f"made by other {what}" for what, differs in since.items() if differs]
-    old, new = ({file["name"]: file["sha256"] for file in one["files"]} for one in (then, now))
+def _compare(name: str, old: RunFolder, new: RunFolder, atol: float, rtol: float) -> list[dict[str, Any]]:
+    row = {"run": name, "file": "", "values": 0, "largest": np.nan, "same": False}
+    if not new.is_ok:
+        return [row | {"note": f"did not run again: {new.status['status']}, {new.status['error']}"}]
+    changed = {"code": "code_hash", "weights": "models"}
+    since = [f"made by other {what}" for what, key in changed.items() if old.manifest.get(key) != new.manifest[key]]
+    before, after = ({path.name: path for path in folder.files} for folder in (old, new))
     rows = []
-    for name in sorted({*old, *new}):
-        if name in old and name in new and (run.folder / name).is_file():
-            found = difference(run.folder / name, place / name, atol, rtol)
-            was_changed = sha256_of(run.folder / name) != old[name]
+    for file in sorted({*before, *after}):
+        if file not in after or file not in before:
+            result = _Difference(0, np.nan, f"was not made {'now' if file in before else 'then'}")
+        elif not before[file].is_file():
+            result = _Difference(0, np.nan, "is missing")
         else:
-            what = "was not made then" if name not in old else "was not made now" if name not in new else "is missing"
-            found, was_changed = _Difference(0, np.nan, what), False
-        note = "; ".join([*filter(None, [found.fault]), *["changed after its run"] * was_changed, *said])
-        same = found.fault is None
-        rows.append(row | {"file": name, "values": found.values, "largest": found.largest, "same": same, "note": note})
+            result = difference(before[file], after[file], atol, rtol)
+        notes = [result.fault] if result.fault else []
+        if file in before and before[file].is_file() and sha256_of(before[file]) != old.files[before[file]]:
+            notes.append("changed after its run")
+        same, note = result.fault is None, "; ".join([*notes, *since])
+        rows.append(row | {"file": file, "values": result.values, "largest": result.largest, "same": same, "note": note})
     return rows or [row | {"same": True, "note": "has no results to compare"}]
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,9 @@ import pandas as pd
 import xarray as xr
 
 from patchlib.errors import RunError
-from patchlib.runs.lazy import RUN, lazy_dataset
-from patchlib.runs.manifest import read_json
-from patchlib.runs.status import STATUS, manifest_of
+from patchlib.runs.folder import OK, STATUS, RunFolder
 
-OK = "ok"
+RUN = "run"
 _NOT_SWEPT = ("out_dir",)  # parameters that say where, not what
 
 
@@ -59,22 +57,22 @@ class Collection:
 
     Attributes:
         folder: Where they are.
-        found: One `Run` each, those that failed too, by notebook and name.
+        records: One `Run` each, those that failed too, by notebook and name.
     """
 
     folder: Path
-    found: tuple[Run, ...]
+    records: tuple[Run, ...]
 
     @property
     def runs(self) -> pd.DataFrame:
         """One row a run, failed ones too: status, parameters, headline numbers, models, time (s), memory (MB), ..."""
         rows = []
-        for run in self.found:
+        for run in self.records:
             row = {RUN: run.name, "notebook": run.notebook, "status": run.status}
             last = {"models": ", ".join(run.models), "wall_time_s": run.wall_time_s}
             last |= {"peak_memory_mb": run.peak_memory_mb, "finished_utc": run.finished_utc, "error": run.error}
-            own = row | _named(run.parameters, {*row, *last})
-            rows.append(own | {name: value for name, value in run.headline.items() if name not in own} | last)
+            row |= _named(run.parameters, {*row, *last})
+            rows.append(row | {name: value for name, value in run.headline.items() if name not in row} | last)
         table = pd.DataFrame(rows).set_index(RUN)
         return table[[*(name for name in table if name not in last), *last]]
 
@@ -82,31 +80,33 @@ class Collection:
     def results(self) -> dict[str, tuple[str, ...]]:
         """Notebook -> the names of the results that its finished runs have."""
         names: dict[str, dict[str, None]] = {}
-        for run in self.found:
+        for run in self.records:
             if run.status == OK:
                 names.setdefault(run.notebook, {}).update(dict.fromkeys(run.results))
-        return {notebook: tuple(one) for notebook, one in names.items()}
+        return {notebook: tuple(results) for notebook, results in names.items()}
 
     def dataset(self, notebook: str, result: str, **only: Any) -> xr.Dataset:
         """One result of all finished runs, along a first axis `run`, with the parameters as coordinates on it.
 
-        Nothing is read before it is used. What takes all runs, such as a mean over them, reads all of a variable at
-        once; ``ds.chunk(run=1)`` makes Dask arrays of it, which take one run after the other. A layer or head of one
-        model is no layer or head of another: where models differ in their sizes, the smaller has NaN beyond its own;
-        `model_name="gpt2"` takes the runs of one. Where the runs are a grid,
-        `ds.set_index(run=["model_name", "seed"]).unstack("run")` gives it an axis for each parameter. A parameter whose
-        name the result uses itself is called `parameter_<name>`.
+        Its variables are Dask arrays, a chunk for each run: nothing is read before it is computed, and a mean over a
+        thousand runs takes the memory of a few. A layer or head of one model is no layer or head of another: where
+        models differ in their sizes, the smaller has NaN beyond its own; ``model_name="gpt2"`` takes the runs of one.
+        Where the runs are a grid, ``ds.set_index(run=["model_name", "seed"]).unstack("run")`` gives it an axis for
+        each parameter. A parameter whose name the result uses itself is called ``parameter_<name>``.
 
         Args:
             notebook: Its stem, such as "02_head_patching".
             result: The name that it was saved under, such as "output".
             only: Parameters with the value that the runs must have.
 
+        Returns:
+            The result with the dimensions that it was saved with, after ``run``; attributes are those that all share.
+
         Raises:
             RunError: There is no such result, or no run with those parameters, or files that do not go together.
         """
         runs = self._having(notebook, result, ".nc", only)
-        dataset = lazy_dataset({run.name: run.results[result] for run in runs})
+        dataset = _concatenated([run.results[result] for run in runs]).assign_coords({RUN: [run.name for run in runs]})
         taken = {RUN, *map(str, dataset.variables), *map(str, dataset.dims)}
         parameters = pd.DataFrame([_named(run.parameters, taken) for run in runs])
         return dataset.assign_coords({name: (RUN, column.to_numpy()) for name, column in parameters.items()})
@@ -118,6 +118,9 @@ class Collection:
             notebook: Its stem, such as "03_ioi_circuit".
             result: The name that it was saved under, such as "roles".
             only: Parameters with the value that the runs must have.
+
+        Returns:
+            A row for each of the tables' rows.
 
         Raises:
             RunError: There is no such table, or no run with those parameters, or a file that cannot be read.
@@ -134,12 +137,12 @@ class Collection:
         return pd.concat(tables, ignore_index=True)
 
     def _having(self, notebook: str, result: str, ending: str, only: Mapping[str, Any]) -> list[Run]:
-        runs = [run for run in self.found if run.status == OK and run.notebook == notebook and result in run.results]
+        runs = [run for run in self.records if run.status == OK and run.notebook == notebook and result in run.results]
         if not runs:
-            known = [f"{one}: {', '.join(names)}" for one, names in self.results.items()]
+            offered = [f"{stem}: {', '.join(names)}" for stem, names in self.results.items()]
             raise RunError(
                 f"no finished run in {self.folder} has a result {result!r} of {notebook!r}; "
-                f"there are {'; '.join(known) or 'none at all'}"
+                f"there are {'; '.join(offered) or 'none at all'}"
             )
         if any(run.results[result].suffix != ending for run in runs):
             other = "table" if ending == ".nc" else "dataset"
@@ -164,86 +167,103 @@ def collect(folder: str | Path) -> Collection:
 
     Raises:
         RunError: There are no runs in the folder.
+
+    Example:
+        >>> table = pd.DataFrame({"layer": [20, 23], "effect": [0.41, 0.35]})
+        >>> for seed in (0, 1):
+        ...     _ = patchlib.save_run(tmp_path, f"heads_{seed}", {"top": table}, {"seed": seed}, {"largest": 0.41})
+        >>> collection = patchlib.collect(tmp_path)
+        >>> collection.runs[["notebook", "status", "seed", "largest"]]
+                notebook status  seed  largest
+        run                                   
+        heads_0  heads_0     ok     0     0.41
+        heads_1  heads_1     ok     1     0.41
+        >>> collection.table("heads_1", "top")
+               run  seed  layer  effect
+        0  heads_1     1     20    0.41
+        1  heads_1     1     23    0.35
     """
     folder = Path(folder).resolve()
-    found = [_safely(_of_grid, path.parent) for path in sorted(folder.glob("runs/*/status.json"))]
-    taken = {run.name for run in found}
-    plain = [_safely(_of_manifest, path) for path in sorted(folder.glob("*.manifest.json"))]
-    found += [replace(run, name=f"./{run.name}") if run.name in taken else run for run in plain]
-    if not found:
+    runs = [_read(RunFolder(path.parent), path.parent.name) for path in sorted(folder.glob(f"runs/*/{STATUS}"))]
+    taken = {run.name for run in runs}
+    for path in sorted(folder.glob("*.manifest.json")):
+        stem = path.name.removesuffix(".manifest.json")
+        runs.append(_read(RunFolder(folder, stem), f"./{stem}" if stem in taken else stem))
+    if not runs:
         raise RunError(
             f"there are no runs in {folder}; give a folder that `patchlib grid -o` or `patchlib run -o` wrote"
         )
-    return Collection(folder, tuple(sorted(found, key=lambda run: (run.notebook, run.name))))
+    return Collection(folder, tuple(sorted(runs, key=lambda run: (run.notebook, run.name))))
 
 
-def _safely(read: Callable[[Path], Run], path: Path) -> Run:
+def _read(folder: RunFolder, name: str) -> Run:
     """A run, damaged where its records are not such as we write: one of them must not hide all others."""
     try:
-        return read(path)
+        return _described(folder, name)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        name, place = (path.name, path) if path.is_dir() else (path.name.removesuffix(".manifest.json"), path.parent)
-        return Run(name, name.partition(",")[0], place, "damaged", f"its records cannot be read ({error!r}); repeat it")
+        said = f"its records cannot be read ({error!r}); repeat it"
+        return Run(name, folder.path.name.partition(",")[0], folder.path, "damaged", said)
 
 
-def _of_grid(folder: Path) -> Run:
-    """A run by its status, and by its manifest where it got as far as that."""
-    status, fault = dict[str, Any](), None
-    try:
-        status = read_json(folder / STATUS)
-    except RunError as error:
-        fault = str(error)
-    path = manifest_of(folder, status)
-    stem = path.name.removesuffix(".manifest.json")
-    missing = Run(folder.name, stem, folder, "damaged", "its manifest is missing; repeat it")
-    run = _of_manifest(path, folder.name) if path.is_file() else missing
-    if fault:
-        return replace(run, status="damaged", error=fault)
-    known: dict[str, Any] = {key: _float(status.get(key)) for key in ("wall_time_s", "peak_memory_mb")}
-    known |= {"finished_utc": status.get("finished_utc")}
-    known = {key: value for key, value in known.items() if value is not None}
-    if status.get("status") != OK:
-        known |= {"status": str(status.get("status")), "error": status.get("error")}
-    return replace(run, parameters={**run.parameters, **_values(status.get("parameters"))}, **known)
-
-
-def _of_manifest(path: Path, name: str | None = None) -> Run:
-    stem = path.name.removesuffix(".manifest.json")
-    try:
-        manifest = read_json(path)
-    except RunError as error:  # one bad file must not hide all other runs
-        return Run(name or stem, stem, path.parent, "damaged", str(error))
-    start = f"{stem}."
-    files = [path.parent / file["name"] for file in manifest.get("files", [])]
-    missing = [file.name for file in files if not file.is_file()]
-    status, fault = str(manifest.get("status")), manifest.get("error")
-    if missing and status == OK:
-        status, fault = "damaged", f"missing: {', '.join(missing)}; repeat it"
+def _described(folder: RunFolder, name: str) -> Run:
+    """A run by its manifest, where it got as far as that, and by what the grid says, which is the later."""
+    status = {} if folder.stem else folder.status
+    records = folder.manifest | {key: value for key, value in status.items() if value is not None}
+    state, error = str(records.get("status")), status.get("error") if status else records.get("error")
+    unread = [STATUS] if not (folder.stem or status) else []
+    unread += [folder.manifest_path.name] if state in (OK, "None") and not folder.manifest else []
+    missing = [path.name for path in folder.files if not path.is_file()] if state == OK else []
+    if unread or missing:
+        what = f"{unread[0]} cannot be read" if unread else f"missing: {', '.join(missing)}"
+        state, error = "damaged", f"{what}; repeat it"
     return Run(
-        name=name or stem,
-        notebook=stem,
-        folder=path.parent,
-        status=status,
-        error=fault,
-        parameters=_values(manifest.get("parameters")),
-        models=tuple(str(model["name"]) for model in manifest.get("models", [])),
-        wall_time_s=_float(manifest.get("wall_time_s")),
-        peak_memory_mb=_float(manifest.get("peak_memory_mb")),
-        finished_utc=manifest.get("finished_utc"),
-        headline={name: number for name, number in manifest.get("headline", {}).items() if number is not None},
-        results={file.name.removeprefix(start).rpartition(".")[0]: file for file in files},
+        name=name,
+        notebook=folder.notebook,
+        folder=folder.path,
+        status=state,
+        error=error,
+        parameters=_values({**folder.manifest.get("parameters", {}), **status.get("parameters", {})}),
+        models=tuple(str(model["name"]) for model in folder.manifest.get("models", [])),
+        wall_time_s=_float(records.get("wall_time_s")),
+        peak_memory_mb=_float(records.get("peak_memory_mb")),
+        finished_utc=records.get("finished_utc"),
+        headline={key: number for key, number in folder.manifest.get("headline", {}).items() if number is not None},
+        results=folder.results,
     )
+
+
+def open_result(path: Path) -> xr.Dataset:
+    """A netCDF result, read when it is used."""
+    try:
+        return xr.open_dataset(path, engine="h5netcdf", chunks={})
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}); repeat that run") from error
+
+
+def _concatenated(paths: list[Path]) -> xr.Dataset:
+    """The datasets of several files along a first axis `run`: every value that an axis has in any of them."""
+    parts, dims = [], dict[Any, tuple[Any, ...]]()
+    for path in paths:
+        part = open_result(path)
+        for name, variable in part.variables.items():
+            if dims.setdefault(name, variable.dims) != variable.dims:  # xarray would make one over the axes of both
+                over = [", ".join(map(str, one)) for one in (dims[name], variable.dims)]
+                mend = "collect them apart, such as by model_name"
+                raise RunError(f"{name!r} is over {over[0]} in {paths[0].name} but over {over[1]} in {path}; {mend}")
+        bare = {dim: range(size) for dim, size in part.sizes.items() if dim not in part.coords}
+        parts.append(part.assign_coords(bare))
+    how = {"data_vars": "all", "coords": "different", "compat": "equals", "combine_attrs": "drop_conflicts"}
+    return xr.concat(parts, RUN, join="outer", **how)
 
 
 def _float(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _values(parameters: Any) -> dict[str, Any]:
+def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as values that a table's cell or a coordinate can hold: lists and the like as JSON."""
     plain = (str, int, float, bool, type(None))
-    items = (parameters or {}).items()
-    return {k: v if isinstance(v, plain) else json.dumps(v) for k, v in items if k not in _NOT_SWEPT}
+    return {k: v if isinstance(v, plain) else json.dumps(v) for k, v in parameters.items() if k not in _NOT_SWEPT}
 
 
 def _named(parameters: Mapping[str, Any], taken: set[str]) -> dict[str, Any]:

@@ -10,25 +10,26 @@ from patchlib.errors import RunError
 
 def notebook_folder() -> Path:
     """Return the notebooks inside the installed package, or the checkout's."""
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     installed = package / "notebooks"
     return installed if installed.is_dir() else package.parent / "notebooks"
 
 
 def find_notebooks(names: Sequence[str | Path] | None = None, base: Path | None = None) -> list[Path]:
-    """Find notebooks by path, stem (`02_head_patching`) or number (`02`); by default all the package's.
+    """Find notebooks by path, stem (`02_head_patching`) or number (`02`); by default all that teach.
 
     Paths are relative to the working directory, or to ``base``.
     """
-    ours = sorted(notebook_folder().glob("[0-9]*.ipynb"))
-    if not names and not ours:
+    ours = sorted(notebook_folder().glob("*.ipynb"))
+    taught = [path for path in ours if path.stem[0].isdigit()]  # the one over many runs needs runs
+    if not names and not taught:
         raise RunError(f"there are no notebooks in {notebook_folder()}; give the path of one")
-    found = list(dict.fromkeys(_find(str(name), ours, base or Path()) for name in names)) if names else ours
-    stems = [path.stem for path in found]
+    notebooks = list(dict.fromkeys(_find(str(name), ours, base or Path()) for name in names)) if names else taught
+    stems = [path.stem for path in notebooks]
     if len(set(stems)) < len(stems):
         twin = max(stems, key=stems.count)
         raise RunError(f"two notebooks are called {twin}.ipynb; run them with different output folders")
-    return found
+    return notebooks
 
 
 def _find(name: str, ours: list[Path], base: Path) -> Path:
