@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.doctest import DoctestItem
 from nbval.plugin import IPyNbFile
 
 # Outputs that hold a drawing library's defaults, random ids, pixels, or a progress bar's clock. A figure is
@@ -46,3 +47,24 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         os.environ["TQDM_DISABLE"] = "1"
     else:
         os.environ.pop("TQDM_DISABLE", None)
+
+
+@pytest.fixture(autouse=True)
+def _names_in_examples(request: pytest.FixtureRequest) -> None:
+    """Give docstrings' examples what they speak of: the default model, a task of four prompts, a folder."""
+    if not isinstance(request.node, DoctestItem):
+        return
+    names: dict[str, Any] = request.getfixturevalue("doctest_namespace")
+    source = "".join(example.source for example in request.node.dtest.examples)
+    if "patchlib" not in names:
+        import numpy as np
+        import xarray as xr
+
+        import patchlib
+
+        names.update(patchlib=patchlib, np=np, xr=xr)
+    if "tmp_path" in source:
+        names["tmp_path"] = request.getfixturevalue("tmp_path")
+    if "model" not in names and ("model" in source or "task" in source):
+        names["model"] = names["patchlib"].load_model(device="cpu")
+        names["task"] = names["patchlib"].IOIDataset(names["model"], n_prompts=4, seed=0)

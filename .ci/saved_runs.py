@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 import patchlib
-from patchlib.labels import head_names
+from patchlib._util import head_names
 
 NOTEBOOK = "03_ioi_circuit"
 LONG = {"n_prompts": 16, "depth": 3, "n_test": 100, "n_greedy": 3}

@@ -17,7 +17,7 @@ from patchlib import __version__
 from patchlib.errors import ModelError, PatchlibError, RunError
 
 if TYPE_CHECKING:
-    from patchlib.model_cache import CachedModel
+    from patchlib.models.cache import CachedModel
 
 _PRECEDENCE = (
     "A parameter's value is the first that there is of: {}, the environment's PATCHLIB_PARAM_NAME (such as "
@@ -230,22 +230,22 @@ def models(
     if sum([fetch is not None, cached, clear is not None]) > 1:
         raise typer.BadParameter("--fetch, --cached and --clear do not go together")
     if cached:
-        from patchlib.model_cache import cached_models
+        from patchlib.models.cache import cached_models
 
         _print_models(model for model in cached_models() if filter.lower() in model.name.lower())
     elif clear is not None:
-        from patchlib.model_cache import clear_models
+        from patchlib.models.cache import clear_models
 
         deleted = clear_models(clear or None)
         print("Deleted:" if deleted else "Nothing to delete.")
         _print_models(deleted)
     elif fetch:
-        from patchlib.models import load_model
+        from patchlib.models.load import load_model
 
         load_model(fetch, device="cpu")
         print(f"{fetch} is on this disk.")
     else:
-        from patchlib.models import list_models
+        from patchlib.models.load import list_models
 
         names = list_models(filter)
         if not names:

@@ -12,8 +12,7 @@ from jaxtyping import Float
 from scipy.stats import bootstrap, false_discovery_control
 from transformer_lens.utilities.statistics import derive_generator, sign_flip_permutation_pvalue
 
-from patchlib.cells import cell_dims as cell_dims
-from patchlib.cells import cell_name as cell_name
+from patchlib._util import cell_dims
 from patchlib.errors import SweepError
 
 MIN_CONTRAST = 1.0

@@ -13,6 +13,7 @@ from transformer_lens.utilities.statistics import derive_generator, sign_flip_pe
 
 import patchlib
 from patchlib import stats
+from patchlib._util import cell_name
 
 NAN = float("nan")
 
@@ -292,4 +293,4 @@ def test_a_metric_that_the_result_lacks(function):
     ],
 )
 def test_cells_have_short_names(row, name):
-    assert stats.cell_name(row) == name
+    assert cell_name(row) == name

@@ -31,9 +31,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from patchlib.models import load_model
+from patchlib.models.default import without_loading_bars
+from patchlib.models.load import load_model
 from patchlib.tasks import ioi_words
-from patchlib.weights import without_loading_bars
 
 TEXT = """
 When Mary and John went to the store, John gave a drink to Mary.

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from patchlib.files import sha256_of
+from patchlib._util import sha256_of
 from patchlib.runs.files import read_json, write_json
 
 OK = "ok"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from patchlib.ablation import Ablation, Head
-from patchlib.circuit import Circuit, faithfulness
-from patchlib.circuit_takeaways import of_faithfulness
-from patchlib.labels import head_names
+from patchlib._util import head_names
+from patchlib.circuits.ablation import Ablation, Head
+from patchlib.circuits.circuit import Circuit, faithfulness
+from patchlib.plots.circuit_takeaways import of_faithfulness
 from patchlib.widgets.drawing import Live, Shown, live
 from patchlib.widgets.pickers import HeadTicks
 

@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import clear_output, display
 
-from patchlib.plots import is_colab
+from patchlib.plots.sweeps import is_colab
 
 Shown: TypeAlias = "go.Figure | pd.DataFrame | str"
 """What a control can draw: figures, tables, and sentences as plain text."""

@@ -12,11 +12,12 @@ import plotly.graph_objects as go
 import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib import plots, stats, takeaways
+from patchlib import plots, stats
+from patchlib._util import head_names
+from patchlib.circuits.heads import attention_patterns, detector_scores, direct_logit_attribution
 from patchlib.errors import SweepError
-from patchlib.heads import attention_patterns, detector_scores, direct_logit_attribution
-from patchlib.induction_plots import attention
-from patchlib.labels import head_names
+from patchlib.plots import takeaways
+from patchlib.plots.heads import attention
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
 from patchlib.widgets.drawing import Live, Shown, in_a_row, live, wide
 from patchlib.widgets.pickers import CellPicker

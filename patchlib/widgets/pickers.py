@@ -8,8 +8,8 @@ from typing import Any
 import ipywidgets
 import traitlets
 
-from patchlib.ablation import Head
-from patchlib.labels import head_names
+from patchlib._util import head_names
+from patchlib.circuits.ablation import Head
 from patchlib.widgets.drawing import wide
 
 LISTED = 8

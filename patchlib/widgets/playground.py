@@ -14,10 +14,11 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib import plots, takeaways
+from patchlib import plots
 from patchlib.errors import ContrastWarning, PatchlibError, TaskError
-from patchlib.sites import SITES
-from patchlib.sweeps import sweep
+from patchlib.patching.sites import SITES
+from patchlib.patching.sweeps import sweep
+from patchlib.plots import takeaways
 from patchlib.tasks.base import PromptPairs
 from patchlib.tasks.tokens import check_pair, tokenize
 from patchlib.widgets.drawing import in_a_row, outputs, wide

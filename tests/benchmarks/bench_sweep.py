@@ -26,7 +26,7 @@ from transformer_lens import patching
 from transformer_lens.model_bridge import TransformerBridge
 
 import patchlib
-from patchlib.sites import SITES
+from patchlib.patching.sites import SITES
 from tests.helpers import make_pairs
 from tests.tiny import load_tiny
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from patchlib import model_cache
 from patchlib.cli import main
 from patchlib.errors import ModelError, RunError
 from patchlib.lab import copy_notebooks
-from patchlib.model_cache import HUB, OURS, SMOLLM2, cached_models, clear_models
+from patchlib.models import cache as model_cache
+from patchlib.models.cache import HUB, OURS, SMOLLM2, cached_models, clear_models
 from tests.tiny import tiny_path
 
 ROOT = Path(__file__).parents[1]

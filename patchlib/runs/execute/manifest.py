@@ -19,10 +19,10 @@ import psutil
 import xarray as xr
 
 from patchlib.errors import RunError
-from patchlib.files import sha256_of
+from patchlib._util import sha256_of
 from patchlib.runs.execute.provenance import provenance
 from patchlib.runs.files import prepare_folder, replacing, write_json
-from patchlib.versions import versions
+from patchlib._util import versions
 
 RUNNING = "PATCHLIB_NOTEBOOK"
 """Tells a kernel that patchlib started which notebook it runs."""

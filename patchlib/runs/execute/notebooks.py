@@ -42,9 +42,3 @@ def _find(name: str, ours: list[Path], base: Path) -> Path:
     known = ", ".join(path.stem for path in ours) or "none"
     where = f" in {base}" if base != Path() and name.endswith(".ipynb") else ""
     raise RunError(f"there is no notebook {name!r}{where}; give the path of one, or one of: {known}")
-
-
-def one_line(error: Exception) -> str:
-    """Return the kind of an error, or of the cell's error that papermill wraps, and its message's first line."""
-    name, message = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
-    return ": ".join([name, *message.strip().splitlines()[:1]])

@@ -22,8 +22,9 @@ import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 from pydantic import TypeAdapter
 
+from patchlib._util import first_line
 from patchlib.errors import RunError
-from patchlib.runs.execute.notebooks import one_line
+
 
 PREFIX = "PATCHLIB_PARAM_"
 _TYPES = {kind.__name__: kind for kind in (int, float, str, bool, list, dict, tuple)} | {
@@ -83,7 +84,7 @@ def _declared(path: Path, changed: int) -> dict[str, Parameter]:
         source = TransformerManager().transform_cell(cells[0]) if cells else ""  # %magics become Python
         tree = ast.parse(source)
     except Exception as error:  # of many kinds: no JSON, no cells, cells that are none, a slip in the cell
-        raise RunError(f"{path} cannot be read as a notebook: {one_line(error)}") from error
+        raise RunError(f"{path} cannot be read as a notebook: {first_line(error)}") from error
     lines, declared = source.splitlines(), {}
     for node in tree.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:

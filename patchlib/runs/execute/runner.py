@@ -17,7 +17,7 @@ from nbclient.exceptions import DeadKernelError
 
 from patchlib.errors import RunError
 from patchlib.runs.execute.manifest import RUNNING, new_manifest, repeat_command
-from patchlib.runs.execute.notebooks import find_notebooks, notebook_folder, one_line
+from patchlib.runs.execute.notebooks import find_notebooks, notebook_folder
 from patchlib.runs.execute.pages import write_index, write_page
 from patchlib.runs.execute.parameters import declared_parameters, read_parameters
 from patchlib.runs.execute.provenance import code_hash
@@ -154,7 +154,9 @@ def execute(path: Path, executed: Path, values: Mapping[str, Any], bar: dict[str
         # nbclient has no name of its own for a kernel that died as it started
         if isinstance(error, DeadKernelError) or str(error).startswith("Kernel died"):
             return f"{DIED}: the kernel died; most often it ran out of memory"
-        return one_line(error)
+        # of a cell's error, which papermill wraps, its own kind and message
+        kind, message = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
+        return ": ".join([kind, *message.strip().splitlines()[:1]])
     return None
 
 

@@ -50,7 +50,7 @@ def saved_run(notebook: str, model: TransformerBridge) -> SavedRun | None:
         >>> patchlib.saved_run("no_such_notebook", model) is None
         True
     """
-    from patchlib.models import weights_hash  # torch
+    from patchlib.models.load import weights_hash  # torch
 
     run = RunFolder(FOLDER / notebook, notebook)
     if weights_hash(model) not in [used["weights_hash"] for used in run.manifest.get("models", [])]:

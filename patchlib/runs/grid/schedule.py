@@ -29,8 +29,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from patchlib.errors import RunError
-from patchlib.model_cache import SMOLLM2, cached_models
-from patchlib.runs.execute.notebooks import one_line
+from patchlib.models.cache import SMOLLM2, cached_models
+
 from patchlib.runs.execute.parameters import read_parameters
 from patchlib.runs.execute.provenance import code_hash
 from patchlib.runs.files import prepare_folder, write_json
@@ -38,7 +38,7 @@ from patchlib.runs.folder import RunFolder, now
 from patchlib.runs.grid.attempt import Job, run_job
 from patchlib.runs.grid.finished import check_models, run_folders, unfinished
 from patchlib.runs.grid.plan import Planned
-from patchlib.versions import versions
+from patchlib._util import first_line, versions
 
 WINDOW = 256
 """Runs that an executor is given at a time: more than most have workers, few for the memory of a night's driver."""
@@ -216,7 +216,7 @@ def _run_all(
             except BrokenExecutor as error:
                 if not running:
                     if not (is_ours and progress):
-                        said = f"the executor broke ({one_line(error)})"
+                        said = f"the executor broke ({first_line(error)})"
                         raise RunError(f"{said}; what had finished is kept: run the grid again") from error
                     pool, progress = make(), False
                     continue
@@ -250,6 +250,6 @@ def _run_all(
 
 
 def _lost(job: Job, fault: BaseException) -> dict[str, Any]:
-    error = f"its worker was lost ({one_line(fault)})"
+    error = f"its worker was lost ({first_line(fault)})"
     return RunFolder(Path(job.folder)).update(status="failed", error=error, finished_utc=now(), token=None)
 

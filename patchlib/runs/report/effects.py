@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from patchlib.cells import cell_name
+from patchlib._util import cell_name
 from patchlib.errors import RunError
 from patchlib.runs.folder import OK
 from patchlib.runs.report.collect import Run, open_result

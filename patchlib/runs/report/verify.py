@@ -15,8 +15,8 @@ import pandas as pd
 import xarray as xr
 
 from patchlib.errors import RunError
-from patchlib.files import sha256_of
-from patchlib.runs.execute.notebooks import find_notebooks, one_line
+from patchlib._util import first_line, sha256_of
+from patchlib.runs.execute.notebooks import find_notebooks
 from patchlib.runs.folder import OK, RunFolder
 from patchlib.runs.grid.plan import Planned
 from patchlib.runs.grid.schedule import run_grid
@@ -117,7 +117,7 @@ def difference(old: Path, new: Path, atol: float = ATOL, rtol: float = RTOL) -> 
     try:
         ours, theirs = _columns(old), _columns(new)
     except (OSError, ValueError) as error:
-        return _Difference(0, np.nan, f"cannot be read: {one_line(error)}")
+        return _Difference(0, np.nan, f"cannot be read: {first_line(error)}")
     if ours.keys() != theirs.keys():
         return _Difference(0, np.nan, f"has other variables: {', '.join(sorted(ours.keys() ^ theirs.keys()))}")
     values, largest, faults = 0, 0.0, []

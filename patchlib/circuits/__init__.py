@@ -1,0 +1,1 @@
+"""Heads by what they do, circuits of them, and what is lost without them."""

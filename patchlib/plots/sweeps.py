@@ -1,0 +1,255 @@
+"""Figures of sweep results. Every function returns a plotly Figure and never shows it.
+
+One look for all: red to blue around 0, the same range for panels of one quantity, layers from the bottom up as
+the model computes them, and under the title what was patched, where, how it was measured and on how much.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io as pio
+import xarray as xr
+from plotly.subplots import make_subplots
+
+from patchlib import stats
+from patchlib._util import cell_dims, cell_name
+from patchlib.errors import SweepError
+from patchlib.plots.takeaways import AXIS_NAMES, NO_CONTRAST, about, column_names, meaning_of, metric_name, unpatched
+
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito 2008
+RED, GREY, PALE = "#B2182B", "#8a8a8a", "#e8e8e8"
+LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+
+Results = Mapping[str, xr.Dataset] | xr.Dataset  # the title of each panel or line -> result; or one result
+
+
+def set_renderer() -> None:
+    """Let notebooks store figures as data, without plotly's 4.5 MB of JavaScript in every file.
+
+    Colab's page has a renderer of its own, and PLOTLY_RENDERER in the environment goes before: with
+    ``plotly_mimetype+png`` (and kaleido with a Chrome) figures are stored as pictures too, for GitHub.
+    """
+    if "PLOTLY_RENDERER" not in os.environ and not is_colab():
+        pio.renderers.default = "plotly_mimetype"
+
+
+def is_colab() -> bool:
+    """Whether this runs behind Colab's own page, which does not know plotly's figures as data."""
+    return "COLAB_NOTEBOOK_ID" in os.environ  # google.colab is imported behind other front ends too
+
+
+def style(figure: go.Figure, title: str, subtitle: str, height: int, width: int = 820, above: int = 0) -> go.Figure:
+    """The look that all figures share; long titles wrap, and ``above`` pixels stay free between them and the axes."""
+    subtitle = subtitle.replace(" = ", "\u00a0=\u00a0")  # no line ends there
+    heading, small = textwrap.wrap(title, width // 10), textwrap.wrap(subtitle, width // 6, break_on_hyphens=False)
+    # Set here rather than as a template: plotly's default one adds 6.5 KB to each figure in a notebook.
+    figure.update_layout(
+        template="none", font={"family": "Helvetica, Arial, sans-serif", "size": 13, "color": "#222"},
+        title={
+            "text": "<br>".join(heading), "font": {"size": 18},
+            "subtitle": {"text": "<br>".join(small), "font": {"size": 12, "color": "#5a5a5a"}},
+            "x": 14 / width, "xanchor": "left", "y": 1 - 14 / height, "yanchor": "top",
+        },
+        margin={"l": 60, "r": 30, "t": 40 + 22 * len(heading) + 16 * len(small) + above, "b": 50},
+        width=width, height=height,
+    )  # fmt: skip
+    axis = {"automargin": True, "title": {"font": {"size": 14}, "standoff": 10}}
+    return figure.update_xaxes(axis).update_yaxes(axis)
+
+
+def _picked(results: Results, metric: str | None, *allowed: tuple[str, ...]) -> dict[str, xr.Dataset]:
+    """One metric of each result; SweepError where one was not swept over one of the sets of axes (none: all go)."""
+    named = {"": results} if isinstance(results, xr.Dataset) else results  # a Dataset is a Mapping too
+    if not named:
+        raise SweepError("There is no result to draw: the mapping of names to results is empty.")
+    picked = {}
+    for name, result in named.items():
+        dims = tuple(cell_dims(result)) if "patched" in result else ()
+        if allowed and set(dims) not in map(set, allowed):
+            wanted = " or ".join(map(str, allowed))
+            raise SweepError(
+                f"This figure needs a sweep over {wanted}; {name or 'this one'} is over {dims}. "
+                "Where that is one axis too many, pick a value of it, as in result.sel(role='END')."
+            )
+        one = stats.one_metric(result if "metric" in result.dims else result.expand_dims("metric"), metric)
+        picked[name] = one.assign(effect=stats.effect(one)) if "patched" in one else one
+    return picked
+
+
+def _ticks(labels: list[str], pixels: float) -> dict[str, Any]:
+    """Angle and step at which the labels of columns this wide do not overlap."""
+    longest = 4 + 8 * max(len(html.unescape(label)) for label in labels)
+    if longest <= max(pixels, 36):  # a head's short label is left out rather than turned
+        return {"tickangle": 0, "dtick": int(np.ceil(longest / pixels))}
+    if pixels >= 20:
+        return {"tickangle": -45, "dtick": 1}
+    return {"tickangle": -90, "dtick": int(np.ceil(12 / pixels)), "tickfont": {"size": 10}}
+
+
+def _categories(names: list[str]) -> dict[str, Any]:
+    """An axis that shows all of these, in this order, even where no cell has a number."""
+    return {"type": "category", "categoryarray": names, "range": [-0.5, len(names) - 0.5], "showgrid": False}
+
+
+def _say_if_empty(figure: go.Figure, effects: np.ndarray) -> go.Figure:
+    if np.isfinite(effects).any():
+        return figure
+    return figure.add_annotation(text=NO_CONTRAST, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
+
+
+def layer_step(n_layers: int) -> int:
+    """Every how many layers an axis has a label."""
+    return 1 if n_layers <= 16 else 5
+
+
+def draw_maps(panels: Mapping[str, xr.DataArray], title: str, subtitle: str, meaning: list[str]) -> go.Figure:
+    """Effects over ``layer`` and one other axis, side by side on one symmetric colour scale that holds them all.
+
+    An effect's attribute ``hover`` is added to what its cells say. Cells without a number are grey.
+    """
+    values = np.concatenate([effect.values.ravel() for effect in panels.values()])
+    known = values[np.isfinite(values)]
+    limit = max(0.05, float(np.ceil(float(np.abs(known).max(initial=0.0)) * 20)) / 20)
+    axes = [next(str(dim) for dim in effect.dims if dim != "layer") for effect in panels.values()]
+    sizes = [max(3, effect[axis].size) for effect, axis in zip(panels.values(), axes, strict=True)]
+    width = min(900, max(620, 260 + 34 * sum(sizes) + 40 * len(sizes)))
+    layers = sorted({int(layer) for effect in panels.values() for layer in effect.layer.values})
+    figure = make_subplots(1, len(panels), subplot_titles=list(panels) if any(panels) else None, shared_yaxes=True,
+                           horizontal_spacing=0.12 / len(panels), column_widths=sizes)  # fmt: skip
+    pixels = (width - 250) / sum(sizes)
+    for column, (effect, axis) in enumerate(zip(panels.values(), axes, strict=True), start=1):
+        labels, name = column_names(effect, axis), AXIS_NAMES[axis]
+        figure.add_heatmap(
+            z=np.round(effect.transpose("layer", axis).values, 4), x=labels, y=[str(n) for n in effect.layer.values],
+            coloraxis="coloraxis", xgap=int(pixels > 8), ygap=1, hoverongaps=False, row=1, col=column,
+            hovertemplate=f"layer %{{y}}, {name} %{{x}}<br>effect %{{z:.3f}}{effect.attrs['hover']}<extra></extra>",
+        )  # fmt: skip
+        figure.update_xaxes(_categories(labels), title=name, **_ticks(labels, pixels), row=1, col=column)
+    # Categories, because cells would grow to fill the gap where layers were left out.
+    figure.update_yaxes(_categories([str(layer) for layer in layers]), dtick=layer_step(len(layers)))
+    figure.update_yaxes(title="layer", row=1, col=1)
+    grey = "" if known.size == values.size else "; grey: not measured, or no contrast"
+    style(figure, title, subtitle + grey, min(900, max(420, 190 + 15 * len(layers))), width, above=20 * any(panels))
+    colorbar = {"title": {"text": "<br>".join([*meaning, "&nbsp;"]), "font": {"size": 12}}, "thickness": 20}
+    coloraxis = {"colorscale": "RdBu", "cmin": -limit, "cmax": limit, "colorbar": colorbar}  # red below 0, blue above
+    return _say_if_empty(figure, values).update_layout(plot_bgcolor="#cdcdcd", coloraxis=coloraxis)
+
+
+def heatmap_panels(
+    results: Results, metric: str | None = None, title: str = "Patching effect", axes: Iterable[str] = AXIS_NAMES
+) -> go.Figure:
+    """Maps of layer by head, position or role (one of ``axes``), side by side on one colour scale.
+
+    ``metric`` is each result's first when None, here as in the other figures.
+
+    Raises:
+        SweepError: A result has other axes than ``layer`` and one more, or lacks the metric.
+    """
+    picked = _picked(results, metric, *(("layer", axis) for axis in axes))
+    panels = {name: one.effect.isel(metric=0).assign_attrs(hover=unpatched(one)) for name, one in picked.items()}
+    return draw_maps(panels, title, about(picked), meaning_of(picked))
+
+
+def head_heatmap(result: xr.Dataset, metric: str | None = None, title: str = "Effect of each head") -> go.Figure:
+    """Map of layer by head (or k/v head) from ``sweep(over=("layer", "head"))``; raises as ``heatmap_panels``."""
+    return heatmap_panels(result, metric, title, axes=("head", "kv_head"))
+
+
+def position_heatmap(result: xr.Dataset, metric: str | None = None, title: str = "Effect by position") -> go.Figure:
+    """Map of layer by token position or role, labelled with the tokens; raises as ``heatmap_panels``."""
+    return heatmap_panels(result, metric, title, axes=("pos", "role"))
+
+
+def layer_lines(results: Results, metric: str | None = None, title: str = "Effect of each layer") -> go.Figure:
+    """A line for each result of ``sweep(over=("layer",))``, with 95% bootstrap bands; raises as ``heatmap_panels``."""
+    picked = _picked(results, metric, ("layer",))
+    figure, said = go.Figure(), [about(picked), ", ".join(meaning_of(picked)[1:])]
+    for i, (name, one) in enumerate(picked.items()):
+        color, interval = LINES[i % len(LINES)], stats.effect_interval(one).dropna("layer")
+        if interval.sizes["layer"]:  # a single prompt has none
+            said[2:] = ["bands: 95% bootstrap over prompts"]
+            figure.add_scatter(
+                x=np.concatenate([interval.layer, interval.layer[::-1]]),
+                y=np.round(np.concatenate([interval.high, interval.low[::-1]]), 4), fill="toself", fillcolor=color,
+                opacity=0.15, mode="none", hoverinfo="skip", showlegend=False, legendgroup=name,
+            )  # fmt: skip
+        figure.add_scatter(
+            x=one.layer.values, y=np.round(one.effect.values[0], 4), name=name, legendgroup=name, mode="lines+markers",
+            line={"color": color, "width": 2, "dash": ("solid", "dash", "dot")[i // len(LINES) % 3]},
+            hovertemplate=f"{name} layer %{{x}}<br>effect %{{y:.3f}}<extra></extra>",
+        )  # fmt: skip
+    layers = np.unique(np.concatenate([one.layer.values for one in picked.values()]))
+    figure.add_hline(y=0, line={"color": GREY, "width": 1})
+    ends = [layers[0] - 0.5, layers[-1] + 0.5]
+    figure.update_xaxes(title="layer", showgrid=False, zeroline=False, dtick=layer_step(len(layers)), range=ends)
+    figure.update_yaxes(title="effect", gridcolor=PALE, zeroline=False)
+    style(figure, title, "; ".join(said), 440, above=30)
+    _say_if_empty(figure, np.concatenate([one.effect.values for one in picked.values()], axis=None))
+    return figure.update_layout(showlegend=any(picked), legend=LEGEND)
+
+
+def draw_bars(names: list[str], effects: list[float], title: str, subtitle: str, meaning: list[str]) -> go.Figure:
+    """Effects as bars from the top down, blue above and red below 0."""
+    colors = [LINES[0] if effect > 0 else RED for effect in effects]
+    figure = go.Figure(go.Bar(x=np.round(effects, 4), y=names, orientation="h", marker={"color": colors}))
+    figure.update_xaxes(title=f"{meaning[0]} ({', '.join(meaning[1:])})", gridcolor=PALE, zerolinecolor=GREY)
+    figure.update_xaxes(range=None if effects else [-1, 1])
+    figure.update_yaxes(type="category", autorange="reversed", dtick=1, showgrid=False)
+    return _say_if_empty(style(figure, title, subtitle, 170 + 24 * max(4, len(names))), np.array(effects))
+
+
+def top_bar(result: xr.Dataset, top_k: int = 15, metric: str | None = None, title: str = "Top effects") -> go.Figure:
+    """The cells of any sweep with the largest absolute effect, with 95% bootstrap intervals (``summary_table``)."""
+    one = (picked := _picked(result, metric))[""]
+    if "patched" not in one or "layer" not in cell_dims(one):
+        raise SweepError(f"Bars need a result of sweep() over 'layer'; this one has {', '.join(map(str, one.dims))}.")
+    table = stats.summary_table(one, top_k).dropna(subset="effect")
+    names = [html.escape(cell_name(row), quote=False) for row in table.to_dict("records")]
+    known = bool(table.ci_low.notna().any())  # a single prompt has no interval
+    said = about(picked) + "; lines: 95% bootstrap over prompts" * known
+    figure = draw_bars(names, table.effect.to_list(), title, said, meaning_of(picked))
+    arms = {"array": (table.ci_high - table.effect).round(4), "arrayminus": (table.effect - table.ci_low).round(4)}
+    interval = " [%{customdata[0]:.3f}, %{customdata[1]:.3f}]" * known
+    return figure.update_traces(
+        error_x={**arms, "color": "#333", "thickness": 1.2, "visible": known},
+        customdata=table[["ci_low", "ci_high"]].round(4),
+        hovertemplate=f"%{{y}}<br>effect %{{x:.3f}}{interval}{unpatched(one)}<extra></extra>",
+    )
+
+
+def contrast_plot(results: Results, metric: str | None = None, title: str = "Clean against corrupted") -> go.Figure:
+    """Each prompt's metric on its clean and its corrupted version, joined by a line; a panel for each result.
+
+    Any result of ``sweep`` or ``baseline`` goes. Cut down to one cell, as in ``result.sel(layer=9, head=6)``, it has
+    its patched runs between the two.
+    """
+    picked = _picked(results, metric)
+    figure = make_subplots(1, len(picked), shared_yaxes=True, horizontal_spacing=0.12 / len(picked),
+                           subplot_titles=list(picked) if any(picked) else None)  # fmt: skip
+    for column, (name, one) in enumerate(picked.items(), start=1):
+        runs = {"clean": LINES[0], "patched": LINES[2], "corrupted": LINES[1]}
+        if "patched" not in one or cell_dims(one):
+            del runs["patched"]
+            picked[name] = one.drop_vars(["patched", "effect"], errors="ignore")
+        n = one.sizes["example"]
+        points = [(run, i) for i in range(n) for run in (*runs, None)]  # None: a gap before the next prompt's line
+        figure.add_scatter(
+            x=[run for run, _ in points], mode="lines+markers", showlegend=False, line={"color": GREY, "width": 1},
+            y=[run and round(float(one[run][0, i]), 4) for run, i in points],
+            marker={"color": [*runs.values(), GREY] * n, "size": 8},
+            text=[html.escape(str(one[f"{run}_prompt"].values[i]), quote=False) if f"{run}_prompt" in one else ""
+                  for run, i in points],
+            hovertemplate="%{x} %{y:.3f}<br>%{text}<extra></extra>", row=1, col=column,
+        )  # fmt: skip
+        figure.update_xaxes(type="category", range=[-0.3, len(runs) - 0.7], showgrid=False, row=1, col=column)
+    figure.add_hline(y=0, line={"color": GREY, "width": 1, "dash": "dot"})
+    figure.update_yaxes(gridcolor=PALE, zeroline=False)
+    figure.update_yaxes(title=" / ".join(dict.fromkeys(map(metric_name, picked.values()))), row=1, col=1)
+    return style(figure, title, about(picked), 420, above=20 * any(picked))

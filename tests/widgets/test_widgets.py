@@ -1,0 +1,305 @@
+"""Controls: what they draw follows their values, and no error is swallowed."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import sys
+import time
+
+import ipywidgets
+import nbformat
+import numpy as np
+import pytest
+
+import patchlib
+from patchlib import Circuit, SweepError
+from patchlib.circuits.ablation import Ablation
+from patchlib.widgets import attention_view, circuit_builder, head_explorer, live, prompt_playground, result_explorer
+from patchlib.widgets.pickers import CellPicker
+from patchlib.widgets.playground import answer_token
+from tests.helpers import contrast_pairs, make_pairs
+from tests.tiny import load_tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore::patchlib.ContrastWarning")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_tiny("llama")
+
+
+@pytest.fixture(scope="module")
+def result(model):
+    return patchlib.sweep(model, contrast_pairs(model), "z", ("layer", "head"), progress=False)
+
+
+class Shown:
+    """The outputs of a control, as a notebook would show them."""
+
+    def __init__(self, box, monkeypatch):
+        self.box = box
+        self.output = next(one for one in walk(box) if isinstance(one, ipywidgets.Output))
+        self.drawn = [one["data"] for one in self.output.outputs]
+
+        def display(data, raw):
+            self.drawn.append(data)
+
+        monkeypatch.setattr("patchlib.widgets.drawing.display", display)
+        monkeypatch.setattr("patchlib.widgets.drawing.clear_output", lambda wait: self.drawn.clear())
+
+    def control(self, label):
+        return next(one for one in walk(self.box) if getattr(one, "description", None) == label)
+
+    def figures(self):
+        return [one["application/vnd.plotly.v1+json"] for one in self.drawn if "application/vnd.plotly.v1+json" in one]
+
+    def titles(self):
+        return [figure["layout"]["title"]["text"].replace("<br>", " ") for figure in self.figures()]
+
+    def texts(self):
+        return [one["text/plain"] for one in self.drawn if "text/plain" in one]
+
+
+def walk(box):
+    yield box
+    for child in getattr(box, "children", ()):
+        yield from walk(child)
+
+
+def test_a_drawing_that_fails_at_the_defaults_fails_the_cell():
+    def draw(x):
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        live(draw, {"x": ipywidgets.IntSlider()})
+
+
+def test_every_change_draws_again(monkeypatch):
+    shown = Shown(live(lambda x: [f"x is {x}"], {"x": ipywidgets.IntSlider(description="x")}), monkeypatch)
+    assert shown.texts() == ["x is 0"]
+    shown.control("x").value = 7
+    assert shown.texts() == ["x is 7"] and shown.drawn[0]["text/html"] == "<p>x is 7</p>"
+
+
+def name_of(row):
+    return patchlib._util.cell_name(row)
+
+
+def drawn(shown):
+    """The numbers of the map, from the form in which plotly stores arrays."""
+    z = shown.figures()[0]["data"][0]["z"]
+    return np.frombuffer(base64.b64decode(z["bdata"]), z["dtype"]).reshape([int(n) for n in z["shape"].split(",")])
+
+
+def test_map_table_and_cell_of_the_explorer_stay_in_step(result, monkeypatch):
+    shown = Shown(result_explorer({"denoising": result}), monkeypatch)
+    table = patchlib.summary_table(result)
+    top, second = table.to_dict("records")[:2]
+    assert shown.titles() == ["denoising: mean of all prompts", f"denoising, logit_diff: {name_of(top)}"]
+    framed = next(one for one in shown.figures()[0]["data"] if one["type"] == "scatter")
+    assert (list(framed["x"]), list(framed["y"])) == ([f"H{top['head']}"], [f"{top['layer']}"])
+    assert (
+        shown.control("By effect").value == (top["layer"], top["head"]) and len(shown.control("By effect").options) == 5
+    )
+    shown.control("Next").click()
+    assert shown.titles()[1].endswith(name_of(second))
+    assert (shown.control("layer").value, shown.control("head").value) == (second["layer"], second["head"])
+    framed = next(one for one in shown.figures()[0]["data"] if one["type"] == "scatter")
+    assert (list(framed["x"]), list(framed["y"])) == ([f"H{second['head']}"], [f"{second['layer']}"])
+    shown.control("layer").value, shown.control("head").value = 0, 1  # any cell, listed or not
+    assert shown.titles()[1].endswith("L0H1") and shown.control("By effect").value in (None, (0, 1))
+    shown.control("Prompt").value = 1
+    assert shown.titles() == ["denoising: prompt 1", "denoising, logit_diff: L0H1"]
+    alone = patchlib.stats.effect(result.isel(example=[1])).isel(metric=0)
+    np.testing.assert_allclose(drawn(shown), alone.transpose("layer", "head"), atol=1e-3)
+    shown.control("Rows").value = 3
+    assert sum(len(text.splitlines()) == 4 for text in shown.texts()) == 1
+    shown.control("Hide below").value = 0.5
+    assert shown.titles()[0].endswith("effects below 0.50 hidden")
+    kept = alone.transpose("layer", "head").values
+    np.testing.assert_array_equal(np.isnan(drawn(shown)), abs(kept) < 0.5)
+
+
+@pytest.mark.parametrize("over", [("layer",), ("layer", "role"), ("layer", "head", "role"), ("role",)])
+def test_the_explorer_takes_sweeps_over_any_axes(model, over, monkeypatch):
+    site = "z" if "head" in over else "resid_pre"
+    one = patchlib.sweep(model, contrast_pairs(model), site, over, progress=False)
+    shown = Shown(result_explorer(one), monkeypatch)
+    top = patchlib.summary_table(one).iloc[0]
+    assert shown.titles()[1] == f"result, logit_diff: {name_of(top)}"
+    last = over[-1]
+    shown.control(last).value = one[last].values[0]
+    assert shown.titles()[1].endswith(name_of({**top, last: one[last].values[0]}))
+    with pytest.raises(SweepError, match="an explorer of its own"):
+        result_explorer({"one": one, "other": one.isel({last: 0})})
+
+
+def test_every_way_to_pick_a_cell_is_one_change():
+    picker, seen = CellPicker({"layer": [0, 1, 2], "head": [0, 1]}, (2, 1)), []
+    picker.observe(lambda change: seen.append(change["new"]), "value")
+    picker.list_cells([("first", (2, 1)), ("second", (0, 0))])
+    assert not seen and picker.listed.value == (2, 1)
+    picker.listed.value = (0, 0)
+    picker.sliders[1].value = 1
+    picker.buttons[0].click()  # not in the list: to its start
+    picker.buttons[1].click()
+    assert seen == [(0, 0), (0, 1), (2, 1), (0, 0)]
+    assert [slider.value for slider in picker.sliders] == [0, 0] and picker.listed.value == (0, 0)
+
+
+def test_the_head_explorer_goes_through_heads_by_effect(model, result, monkeypatch):
+    shown = Shown(head_explorer(model, contrast_pairs(model), result), monkeypatch)
+    table = patchlib.summary_table(result)
+    names = [name_of(row) for row in table.to_dict("records")]
+    assert shown.titles() == [f"{names[0]} on prompt 0"]
+    shown.control("Next").click()
+    assert shown.titles() == [f"{names[1]} on prompt 0"] and f"{table.effect[1]:.2f}" in shown.texts()[-1]
+    assert shown.texts()[0].startswith(f"{names[1]} looks most at ")
+    shown.control("Prompt").value = 2
+    assert shown.titles() == [f"{names[1]} on prompt 2"]
+    shown.control("Previous").click()
+    shown.control("Previous").click()
+    assert shown.titles() == [f"{names[0]} on prompt 2"]
+    shown.control("By effect").value = (table.layer[2], table["head"][2])
+    assert shown.titles() == [f"{names[2]} on prompt 2"]
+    shown.control("layer").value, shown.control("head").value = 0, 0
+    assert shown.titles() == ["L0H0 on prompt 2"]
+
+
+def test_the_attention_view_has_every_prompt_and_head(model, monkeypatch):
+    shown = Shown(attention_view(model, [" and the store", " the park and"], [(0, 0), (2, 1)]), monkeypatch)
+    shown.control("Head").value = "L2H1"
+    shown.control("Prompt").value = 1
+    assert shown.titles() == ["L2H1 on prompt 1"]
+    with pytest.raises(SweepError, match="no prompt to look at"):
+        attention_view(model, [], [(0, 0)])
+
+
+def test_the_circuit_builder_tests_what_is_ticked(model, monkeypatch):
+    ablation = Ablation(model, make_pairs(model))
+    circuit = Circuit({"early": [(0, 1), (1, 0)], "late": [(2, 3)]}, {"late": "END"})
+    shown = Shown(circuit_builder(ablation, circuit), monkeypatch)
+    assert shown.texts()[0] == "Left out: nothing."
+    shown.control("L0H1").value = False
+    assert shown.texts()[0] == "Left out: L0H1 (early)." and not shown.control("early").value
+    expected = patchlib.faithfulness(ablation, circuit.without([(0, 1)]))
+    assert f"faithfulness {expected.faithfulness:.2f}" in shown.texts()[-1]
+    shown.control("late").value = False
+    assert shown.texts()[0] == "Left out: L0H1 (early), L2H3 (late)."
+    shown.control("early").value = True
+    assert shown.texts()[0] == "Left out: L2H3 (late)." and shown.control("L0H1").value
+
+
+def wait_until(done, seconds=60):
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+TEXTS = {"clean": "the store and the park", "corrupted": "the store and the book", "right": "drink", "wrong": "gift"}
+
+
+def field(box, label):
+    return next(one for one in walk(box) if getattr(one, "description", None) == label)
+
+
+def said(box):
+    """What stands beside the prompts, the two answers and the buttons."""
+    return [one.value for one in walk(box) if isinstance(one, ipywidgets.HTML)][1:]
+
+
+def test_the_playground_runs_a_good_pair_and_says_what_is_wrong_with_a_bad_one(model):
+    box = prompt_playground(model, TEXTS)
+    output = next(one for one in walk(box) if isinstance(one, ipywidgets.Output))
+    assert said(box) == [""] * 4
+    field(box, "Run").click()
+    wait_until(lambda: not field(box, "Run").disabled)
+    figure = output.outputs[0]["data"]["application/vnd.plotly.v1+json"]
+    assert "Denoising resid_pre, your prompts" in figure["layout"]["title"]["text"]
+    field(box, "Corrupted prompt").value = "the store"
+    assert "tokens and its corrupted prompt" in said(box)[0]
+    field(box, "Corrupted prompt").value = TEXTS["corrupted"]
+    field(box, "Right answer").value = ""
+    field(box, "Run").click()
+    assert not field(box, "Run").disabled and "right answer is empty" in said(box)[1]
+
+
+def test_cancel_stops_the_run(model, monkeypatch):
+    begun = []
+
+    def slow(*args, progress, **kwargs):
+        for i in range(1000):
+            begun.append(i)
+            time.sleep(0.01)
+            progress(i, 1000)
+
+    monkeypatch.setattr("patchlib.widgets.playground.sweep", slow)
+    box = prompt_playground(model, TEXTS)
+    field(box, "Run").click()
+    wait_until(lambda: len(begun) > 3)
+    assert field(box, "Run").disabled
+    field(box, "Cancel").click()
+    wait_until(lambda: not field(box, "Run").disabled)
+    assert len(begun) < 1000 and "Cancelled" in said(box)[3]
+
+
+def test_a_function_is_told_how_far_a_sweep_is_and_can_stop_it(model):
+    told = []
+    patchlib.sweep(model, make_pairs(model), "z", ("layer", "head"), progress=lambda *how_far: told.append(how_far))
+    assert told[-1][0] == told[-1][1] == 4 * 12 and [done for done, _ in told] == sorted(done for done, _ in told)
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        patchlib.sweep(model, make_pairs(model), "z", ("layer", "head"), progress=stop)
+
+
+def test_answers_of_two_tokens_and_prompts_that_do_not_align_are_refused_beside_their_field(model):
+    assert model.to_string([answer_token(model, "right", " drink ")]).strip() == "drink"
+    with pytest.raises(patchlib.TaskError, match=r"wrong answer 'unbelievablelongword' is \d+ tokens"):
+        answer_token(model, "wrong", "unbelievablelongword")
+    box = prompt_playground(model, {**TEXTS, "wrong": "unbelievablelongword", "corrupted": "the store"})
+    prompts, right, wrong, run = said(box)
+    assert "tokens and its corrupted prompt" in prompts and not right and "unbelievablelongword" in wrong and not run
+    field(box, "Run").click()
+    assert not field(box, "Run").disabled and "Not run" in said(box)[3]
+
+
+def test_a_pair_without_contrast_says_so(model):
+    box = prompt_playground(model, {**TEXTS, "right": "gift", "wrong": "drink"})
+    field(box, "Run").click()
+    wait_until(lambda: not field(box, "Run").disabled)
+    fine = prompt_playground(model, TEXTS)
+    field(fine, "Run").click()
+    wait_until(lambda: not field(fine, "Run").disabled)
+    assert sorted(["no usable contrast" in said(one)[3] for one in (box, fine)]) == [False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("value", "status", "code"), [(1, "ok", 0), (0, "failed", 1)])
+def test_a_control_that_fails_to_draw_fails_papermill_and_nbval(value, status, code, tmp_path):
+    source = (
+        "import ipywidgets\nfrom patchlib.widgets import live\n"
+        f"live(lambda x: [f'{{1 / x}}'], {{'x': ipywidgets.IntSlider(value={value}, min=0)}})"
+    )
+    cell = nbformat.v4.new_code_cell(source, execution_count=1, metadata={"tags": ["live", "nbval-ignore-output"]})
+    path = tmp_path / "controls.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    record = patchlib.run([path], out_dir=tmp_path / "out", progress=False)[0]
+    assert record.status == status and (record.error is None or "ZeroDivisionError" in record.error)
+    nbval = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--nbval",
+        "--nbval-current-env",
+        "-p",
+        "no:cacheprovider",
+        str(path),
+    ]
+    finished = subprocess.run(nbval, cwd=tmp_path, capture_output=True, text=True)
+    assert finished.returncode == code, finished.stdout
