@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchlib import __version__
-from patchlib.errors import ModelError, PatchlibError, RunError
+from patchlib.errors import ModelError, PatchlibError
 
 if TYPE_CHECKING:
     from patchlib.models.cache import CachedModel
@@ -63,7 +63,8 @@ def _as_typer_reads(arguments: Sequence[str]) -> list[str]:
         while "-p" in words[:-2]:
             start = words.index("-p")
             words[start : start + 3] = [f"-p{words[start + 1]}={words[start + 2]}"]
-    return ["--clear=" if words[i : i + 2] == ["--clear"] else word for i, word in enumerate(words)]
+    is_bare = [word == "--clear" and after.startswith("-") for word, after in zip(words, [*words[1:], "-"], strict=True)]
+    return ["--clear=" if bare else word for word, bare in zip(words, is_bare, strict=True)]
 
 
 def _print_version(wanted: bool) -> None:
@@ -74,7 +75,9 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _patchlib(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
+    ] = False,
 ) -> None:
     """Activation patching on language models."""
 
@@ -92,7 +95,8 @@ def run(
         typer.Option("-p", metavar="NAME VALUE", help="Set a parameter of the notebooks; may be given again."),
     ] = None,
     file: Annotated[
-        str | None, typer.Option("-f", metavar="FILE", help="YAML with `name: value` lines: parameters of the notebooks.")
+        str | None,
+        typer.Option("-f", metavar="FILE", help="YAML with `name: value` lines: parameters of the notebooks."),
     ] = None,
     out_dir: _OutDir = "out",
 ) -> None:
@@ -104,7 +108,10 @@ def run(
     from patchlib.runs.execute.runner import run as run_notebooks
 
     page = (Path(out_dir) / "index.html").resolve()
-    given = given_parameters((pair.split("=", 1) for pair in parameters or []), file)
+    pairs = [tuple(pair.split("=", 1)) for pair in parameters or []]
+    if lacking := [pair[0] for pair in pairs if len(pair) < 2]:
+        raise typer.BadParameter(f"{lacking[0]!r} lacks a value", param_hint="-p NAME VALUE")
+    given = given_parameters(pairs, file)
     try:
         records = run_notebooks(notebooks, given, out_dir, defaults=from_environment())
     except KeyboardInterrupt:

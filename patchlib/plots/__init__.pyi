@@ -1,4 +1,5 @@
 from . import circuit_takeaways as circuit_takeaways
+from . import runs as runs
 from . import takeaways as takeaways
 from .circuits import backup_scatter as backup_scatter
 from .circuits import circuit_graph as circuit_graph
@@ -10,11 +11,11 @@ from .heads import attention as attention
 from .heads import loss_by_position as loss_by_position
 from .heads import measures_against as measures_against
 from .heads import score_map as score_map
+from .look import is_colab as is_colab
+from .look import set_renderer as set_renderer
 from .sweeps import contrast_plot as contrast_plot
 from .sweeps import head_heatmap as head_heatmap
 from .sweeps import heatmap_panels as heatmap_panels
-from .sweeps import is_colab as is_colab
 from .sweeps import layer_lines as layer_lines
 from .sweeps import position_heatmap as position_heatmap
-from .sweeps import set_renderer as set_renderer
 from .sweeps import top_bar as top_bar

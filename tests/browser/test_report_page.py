@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import patchlib
-from tests.runs_folder import PNG, add_run
+from tests.runs.runs_folder import PNG, add_run
 
 pytestmark = pytest.mark.browser
 SCREENS = {"wide": (1280, 900, "light"), "phone": (375, 812, "light"), "dark": (1280, 900, "dark")}

@@ -117,8 +117,8 @@ def test_models_lists_by_part_of_the_name(capsys):
 
 
 def test_version_and_missing_command(capsys):
-    for arguments, code in ((["--version"], 0), ([], 2)):
-        with pytest.raises(SystemExit) as caught:
-            main(arguments)
-        assert caught.value.code == code
+    assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("patchlib ")
+    for wrong in ([], ["runs"], ["run", "--nope"], ["run", "02", "-p", "n_prompts"], ["models", "--cached", "--clear"]):
+        assert main(wrong) == 2
+        assert capsys.readouterr().err.startswith("Usage: patchlib")

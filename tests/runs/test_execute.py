@@ -15,9 +15,10 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from patchlib.errors import RunError
-from patchlib.runs import notebooks, run, save_run
-from patchlib.runs.manifest import peak_memory
-from patchlib.runs.pages import write_page
+from patchlib.runs import run, save_run
+from patchlib.runs.execute import notebooks
+from patchlib.runs.execute.manifest import peak_memory
+from patchlib.runs.execute.pages import write_page
 
 PARAMETERS = """\
 model_name: str = "tiny"  # a name
@@ -135,8 +136,9 @@ def test_page_is_interactive_and_needs_no_network(finished):
     assert page.title.text == "Good & tidy"
     linked = [tag.get("src") or tag.get("href") for tag in page.select("script[src], link[href], img[src]")]
     assert not [address for address in linked if not address.startswith("data:")]
-    assert html.count("plotly.js v") == 1 and html.count("Plotly.newPlot(") == 2
-    assert 'showSendToCloud": false' in html
+    assert html.count("plotly.js v") == 1 and len(page.select(".figure")) == 2
+    assert [one["layout"]["title"]["text"] for one in json.loads(page.select_one("#figures").text)] == ["A line"] * 2
+    assert "showSendToCloud: false" in html and 'media="(prefers-color-scheme: dark)"' in html
 
 
 def test_index_lists_every_run_with_working_links(finished):

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from patchlib import RunError, read_grid
-from tests.small_grid import grid_writer, write_notebook
+from tests.runs.small_grid import grid_writer, write_notebook
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 from patchlib import RunError, read_grid
 from patchlib.cli import main
 from patchlib.runs import run
-from patchlib.runs.notebooks import find_notebooks
-from patchlib.runs.parameters import declared_parameters, read_parameters
+from patchlib.runs.execute.notebooks import find_notebooks
+from patchlib.runs.execute.parameters import declared_parameters, read_parameters
 
 CELL = """\
 %matplotlib inline
@@ -115,28 +115,11 @@ def test_a_wrong_type_is_refused(tmp_path, source, value, takes):
         read_parameters(notebook_with(tmp_path, source), {"x": value})
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "said"),
-    [
-        ("n_prompts", 0, "takes 1 or more, but was given 0"),
-        ("seed", -1, "takes 0 to 4294967295, but was given -1"),
-        ("seed", str(2**32), "takes 0 to 4294967295, but was given '4294967296'"),
-        ("templates", "ABAB", "takes one of mixed, ABBA, BABA, but was given 'ABAB'"),
-        ("model_name", " ", "takes a model's name .* but was given an empty text"),
-        ("device", "gpu7", "takes a device such as cpu, cuda, mps or cuda:1, but was given 'gpu7'"),
-    ],
-)
-def test_what_the_library_would_refuse_is_refused_before_the_run(notebook, name, value, said):
-    with pytest.raises(RunError, match=f"parameter {name} of notebook one {said}"):
-        read_parameters(notebook, {name: value})
-
-
-def test_good_values_pass_and_a_name_that_means_another_thing_is_left_alone(notebook, tmp_path):
-    good = {"n_prompts": 1, "seed": 2**32 - 1, "templates": "ABBA", "device": "cuda:1", "model_name": "x"}
-    assert read_parameters(notebook, good)[1] == good
-    theirs = notebook_with(tmp_path, "depth: float = 0.0\ntemplates: str = 'mine.txt'\nseed: str = 'dandelion'")
-    other = {"depth": -2.5, "templates": "yours.txt", "seed": "birch"}
-    assert read_parameters(theirs, other)[1] == other
+def test_a_value_that_is_no_literal_of_a_known_type_is_never_evaluated(tmp_path):
+    marker = tmp_path / "evaluated"
+    kind = f"list[__import__('pathlib').Path({str(marker)!r}).touch()]"
+    _, checked = read_parameters(notebook_with(tmp_path, f"x: {kind} = None"), {"x": f"open({str(marker)!r}, 'w')"})
+    assert checked["x"].startswith("open(") and not marker.exists()
 
 
 def test_an_unknown_parameter_is_named_with_the_nearest_right_one(notebook):
@@ -147,7 +130,7 @@ def test_an_unknown_parameter_is_named_with_the_nearest_right_one(notebook):
 
 
 def test_a_cell_that_is_no_python_is_named(tmp_path):
-    with pytest.raises(RunError, match=r"one\.ipynb cannot be read as a notebook: SyntaxError"):
+    with pytest.raises(RunError, match=r"one\.ipynb cannot be read as a notebook: .* was never closed"):
         declared_parameters(notebook_with(tmp_path, "x: int = ("))
 
 
@@ -196,14 +179,14 @@ def test_a_file_that_holds_no_parameters_is_one_line_and_exit_code_2(notebook, t
     assert not (tmp_path / "out").exists()
 
 
-def test_parameters_are_listed_with_type_default_comment_and_range(notebook, monkeypatch, capsys):
+def test_parameters_are_listed_with_type_default_and_comment(notebook, monkeypatch, capsys):
     monkeypatch.setenv("PATCHLIB_PARAM_SEED", "3")
     assert main(["parameters", str(notebook)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "one"
     assert [" ".join(line.split()) for line in lines[2:4]] == [
-        "n_prompts: int = 4 how many (1 or more)",
-        "seed: int = 0 (0 to 4294967295) [now '3', from PATCHLIB_PARAM_SEED]",
+        "n_prompts: int = 4 how many",
+        "seed: int = 0 [now '3', from PATCHLIB_PARAM_SEED]",
     ]
     assert main(["parameters", "no_such"]) == 2
 
@@ -216,16 +199,13 @@ def test_help_answers_without_the_heavy_imports(command):
     source = f"""
 import sys
 from patchlib.cli import main
-try:
-    main({[*command, "--help"]})
-except SystemExit as end:
-    assert end.code == 0
-heavy = {{"torch", "papermill", "nbformat", "pandas", "xarray", "transformers", "IPython"}} & set(sys.modules)
+assert main({[*command, "--help"]}) == 0
+heavy = {{"torch", "rich", "papermill", "nbformat", "pandas", "xarray", "transformers", "IPython"}} & set(sys.modules)
 assert not heavy, heavy
 """
     finished = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.startswith("usage: patchlib")
+    assert finished.stdout.startswith("Usage: patchlib")
 
 
 def test_help_of_the_module_answers_in_a_second_and_says_which_value_counts():

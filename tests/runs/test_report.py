@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import xarray as xr
 from bs4 import BeautifulSoup
+from patchlib.runs.effects import read_effects
 
 import patchlib
 from patchlib.cli import main
 from patchlib.errors import RunError
 from patchlib.runs import report
-from patchlib.runs.effects import read_effects
-from tests.runs_folder import PNG, STEM, add_run, sweep_result
+from tests.runs.runs_folder import PNG, STEM, add_run, sweep_result
 
 EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import patchlib
-from patchlib.runs import saved
+from patchlib.runs.execute import saved
 from tests.tiny import load_tiny
 
 NOTEBOOKS = sorted(path.name for path in saved.FOLDER.iterdir() if path.is_dir())

@@ -26,10 +26,10 @@ from distributed import Client, LocalCluster
 import patchlib
 from patchlib import RunError, read_grid, run_grid
 from patchlib.cli import main
-from patchlib.runs import attempt, commands, schedule
-from patchlib.runs.provenance import code_hash
-from patchlib.runs.status import damage, read_status, write_status
-from tests.small_grid import grid_writer
+from patchlib.runs.execute.provenance import code_hash
+from patchlib.runs.folder import RunFolder
+from patchlib.runs.grid import attempt, driver, schedule
+from tests.runs.small_grid import grid_writer
 
 STUB = """
 import json, sys, time, pathlib
@@ -59,7 +59,7 @@ def stub(monkeypatch):
 
 
 def attempts(folder: Path) -> dict[str, int]:
-    return {path.name: read_status(path)["attempts"] for path in sorted((folder / "runs").iterdir())}
+    return {path.name: RunFolder(path).status["attempts"] for path in sorted((folder / "runs").iterdir())}
 
 
 def wait_for(condition, seconds=60) -> None:
@@ -95,13 +95,13 @@ def test_one_of_six_fails_and_alone_is_repeated(tiny, tmp_path, capsys):
     assert manifest["hardware"]["cpu"] and manifest["hardware"]["memory_gb"] > 0.5
     assert manifest["git"] is None or {"commit", "dirty"} == set(manifest["git"])
 
-    first = {path.name: read_status(path) for path in (out / "runs").iterdir()}
+    first = {path.name: RunFolder(path).status for path in (out / "runs").iterdir()}
     assert {status["code_hash"] for status in first.values()} == {manifest["code_hash"]}
     (out / "runs" / "tiny,mode=fail,seed=3" / "mended").touch()
     assert main(["grid", str(grid), "-o", str(out), "--dry-run"]) == 0
     assert "6 runs, 1 to do: about " in capsys.readouterr().out
     assert main(["grid", str(grid), "-o", str(out), "--workers", "2"]) == 0
-    again = {path.name: read_status(path) for path in (out / "runs").iterdir()}
+    again = {path.name: RunFolder(path).status for path in (out / "runs").iterdir()}
     assert [name for name in again if again[name] != first[name]] == ["tiny,mode=fail,seed=3"]
 
 
@@ -150,7 +150,7 @@ def test_a_pool_that_breaks_with_its_worker_is_made_again_and_costs_only_that_ru
 
     with pool() as mine, pytest.raises(RunError, match=r"the executor broke .* what had finished is kept"):
         run_grid(runs, tmp_path / "other", executor=mine)
-    assert read_status(tmp_path / "other" / "runs" / "tiny,mode=good,seed=0")["status"] == "ok"
+    assert RunFolder(tmp_path / "other" / "runs" / "tiny,mode=good,seed=0").status["status"] == "ok"
 
 
 @pytest.mark.slow
@@ -186,7 +186,7 @@ def test_an_interrupted_grid_leaves_no_process_behind_and_goes_on(tiny, tmp_path
     process.send_signal(way)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and said == "patchlib: interrupted; what had finished is kept\n"
-    assert [read_status(folder)["status"] for folder in folders] == ["ok", "interrupted", "waiting"]
+    assert [RunFolder(folder).status["status"] for folder in folders] == ["ok", "interrupted", "waiting"]
     assert len(children) >= 2 and not psutil.wait_procs(children, timeout=5)[1]
     assert not list(out.rglob(".*.tmp"))
     kept = (folders[0] / "tiny.manifest.json").read_bytes()
@@ -227,12 +227,12 @@ def test_a_full_disk_is_one_clear_error_and_what_had_finished_is_whole(tiny, sma
     with pytest.raises(RunError, match=r"cannot (write|run in) .*: No space left on device") as caught:
         run_grid(runs, small_disk, told=fill)
     assert "\n" not in str(caught.value)
-    kept = read_status(first)
-    assert kept["status"] == "ok" and damage(first) is None and read_status(second)["status"] != "ok"
+    kept = RunFolder(first).status
+    assert kept["status"] == "ok" and RunFolder(first).damage() is None and RunFolder(second).status["status"] != "ok"
     assert not list(small_disk.rglob(".*.tmp")) and not left_behind(str(small_disk))
     ballast.unlink()
     statuses = run_grid(runs, small_disk)
-    assert statuses[0] == kept and statuses[1]["status"] == "ok" and damage(second) is None
+    assert statuses[0] == kept and statuses[1]["status"] == "ok" and RunFolder(second).damage() is None
 
 
 @pytest.mark.slow
@@ -341,7 +341,7 @@ def test_a_grid_goes_on_where_nobody_reads_what_it_says_with_a_stub(tiny, tmp_pa
         monkeypatch.setattr(sys, "stdout", full)
         grid = tiny(grid={"seed": [0, 1]}, parameters={"mode": "good"})
         assert main(["grid", str(grid), "-o", str(tmp_path)]) == 0
-    assert {read_status(path)["status"] for path in (tmp_path / "runs").iterdir()} == {"ok"}
+    assert {RunFolder(path).status["status"] for path in (tmp_path / "runs").iterdir()} == {"ok"}
     assert (tmp_path / "report.html").is_file()
 
 
@@ -361,7 +361,7 @@ def test_an_answer_that_is_lost_after_the_run_costs_nothing_with_a_stub(tiny, tm
 
     with Unreachable(1) as executor:
         (status,) = run_grid(
-            read_grid(tiny(parameters={"mode": "good", "seed": 0})), tmp_path, executor, told=commands.say
+            read_grid(tiny(parameters={"mode": "good", "seed": 0})), tmp_path, executor, told=driver.say
         )
     assert re.match(said, capsys.readouterr().out)
     assert (status["status"], len(asked)) == (("ok", 1) if works else ("failed", 2))  # 2: tried again
@@ -380,7 +380,7 @@ def test_a_run_that_another_took_over_ends_with_a_stub_for_the_notebook(tiny, tm
         )
         thread.start()
         wait_for(lambda: (place / ".half.tmp").exists())
-        write_status(place, status="interrupted", token=None)
+        RunFolder(place).update(status="interrupted", token=None)
         thread.join(20)
     assert result[0][0]["status"] == "interrupted" and not (place / ".half.tmp").exists()
 
@@ -394,7 +394,7 @@ def test_the_drivers_memory_is_flat_over_200_processes_with_a_stub_for_the_noteb
     def told(status) -> None:
         memory.append(psutil.Process().memory_info().rss)
         if len(memory) % 50 == 0:
-            waiting.append(sum(read_status(path)["status"] == "waiting" for path in (tmp_path / "runs").iterdir()))
+            waiting.append(sum(RunFolder(path).status["status"] == "waiting" for path in (tmp_path / "runs").iterdir()))
 
     statuses = run_grid(runs, tmp_path, workers=2, told=told)
     assert len(memory) == 220 and {status["status"] for status in statuses} == {"ok"}

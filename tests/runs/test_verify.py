@@ -14,9 +14,9 @@ import xarray as xr
 
 from patchlib import RunError, read_grid, run_grid, verify
 from patchlib.cli import main
-from patchlib.runs.provenance import code_hash, git_state, hardware, provenance
-from patchlib.runs.verify import difference
-from tests.small_grid import grid_writer
+from patchlib.runs.execute.provenance import code_hash, git_state, hardware, provenance
+from patchlib.runs.report.verify import difference
+from tests.runs.small_grid import grid_writer
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,10 @@ import pandas as pd
 import psutil
 import xarray as xr
 
+from patchlib._util import sha256_of, versions
 from patchlib.errors import RunError
-from patchlib._util import sha256_of
 from patchlib.runs.execute.provenance import provenance
 from patchlib.runs.files import prepare_folder, replacing, write_json
-from patchlib._util import versions
 
 RUNNING = "PATCHLIB_NOTEBOOK"
 """Tells a kernel that patchlib started which notebook it runs."""

@@ -5,52 +5,68 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import nbformat
-import plotly.io
 from nbconvert import HTMLExporter
+from nbconvert.preprocessors import TagRemovePreprocessor
+from plotly.offline import get_plotlyjs
 
-from patchlib.runs.manifest import replacing
+from patchlib.runs.files import read_json, replacing
 
-_PLOTLY = "application/vnd.plotly.v1+json"
+PLOTLY = "application/vnd.plotly.v1+json"
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _LIVE = "<p><em>A live control: open the notebook in Jupyter to use it.</em></p>"
-
-# plotly 7 shows a button that uploads the figure to its maker's cloud unless told not to.
-_CONFIG = {"responsive": True, "displaylogo": False, "showSendToCloud": False}
-
-# Without the scripts that nbconvert's template fetches from a CDN (formulas stay TeX source).
-_OFFLINE = """{%- extends 'lab/index.html.j2' -%}
-{% block html_head_js %}{% endblock %}{% block html_head_js_mathjax %}{% endblock %}
-{% block html_head_js_mermaidjs %}{% endblock %}
-{% block notebook_css %}{{ super() }}
-<style>main { max-width: 70rem; margin: 0 auto; } .jp-InputArea-editor { overflow-x: auto; }</style>{% endblock %}
-"""
+_HERE = Path(__file__).parent
 
 
-def write_page(executed: Path, page: Path) -> tuple[str, str]:
-    """Write an executed notebook as one HTML file with interactive figures; return its title and first paragraph."""
+def write_page(executed: Path, page: Path, closed: bool = False) -> tuple[str, str]:
+    """Write an executed notebook as one HTML file with interactive figures; return its title and first paragraph.
+
+    Light or dark as the reader's screen is; of a cell tagged ``remove-input`` only the outputs are shown. A page that
+    is ``closed`` can ask nothing of the network, whatever stands in it.
+    """
     nb = nbformat.read(executed, as_version=4)
     title, description = _headline(nb, executed.stem)
     nb.metadata["title"] = title
     nb.metadata.pop("widgets", None)
-    library = True  # plotly.js, once a page
+    figures = []
     for output in (output for cell in nb.cells for output in cell.get("outputs", [])):
         data = output.get("data", {})
-        if _PLOTLY in data:
-            how = {"config": data[_PLOTLY].get("config", {}) | _CONFIG, "default_height": "450px", "validate": False}
-            html = plotly.io.to_html(data[_PLOTLY], full_html=False, include_plotlyjs=library, **how)
-            output["data"], library = {"text/html": html}, False
+        if PLOTLY in data:
+            figure = {part: data[PLOTLY].get(part, {}) for part in ("data", "layout", "config")}
+            height = figure["layout"].get("height", 450)
+            run = escape(str((figure["layout"].get("meta") or {}).get("run", "")))  # of a figure over many runs
+            html = (
+                f'<div class="figure" data-figure="{len(figures)}" data-run="{run}" style="height: {height:g}px"></div>'
+            )
+            output["data"] = {"text/html": html}
+            figures.append(figure)
         elif _WIDGET in data:
             bar = "%|" in data.get("text/plain", "")  # tqdm's, whose text stays at 0% in an executed notebook
             output["data"] = {"text/html": "" if bar else _LIVE}
-    html, _ = HTMLExporter(raw_template=_OFFLINE, template_name="lab").from_notebook_node(nb)
+    hidden = {"remove-input", "injected-parameters"} if closed else {"remove-input"}
+    exporter = HTMLExporter(raw_template=(_HERE / "page.html.j2").read_text("utf-8"), template_name="lab")
+    exporter.register_preprocessor(TagRemovePreprocessor(remove_input_tags=hidden), enabled=True)
+    # JSON has no NaN, and no tag may begin or end in it.
+    stored = json.dumps(_finite(figures)).replace("<", "\\u003c")
+    scripts = [get_plotlyjs(), (_HERE / "page.js").read_text("utf-8")] if figures else []
+    html, _ = exporter.from_notebook_node(nb, {"figures": stored, "own_scripts": scripts, "closed": closed})
     with replacing(page) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return title, description
+
+
+def _finite(value: Any) -> Any:
+    """The same without numbers that JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and value - value != 0 else value
 
 
 def _headline(nb: nbformat.NotebookNode, default: str) -> tuple[str, str]:
@@ -70,18 +86,12 @@ def write_index(folder: Path) -> None:
     """Write `index.html` over all the manifests of a folder."""
     runs = []
     for path in sorted(folder.glob("*.manifest.json")):
-        run = json.loads(path.read_text("utf-8"))
+        run = read_json(path)
         stems = [f"{run['notebook']}.{ending}" for ending in ("html", "ipynb")]
         names = [*stems, *(file["name"] for file in run["files"]), path.name]
         runs.append((run, {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}))
     counts = ", ".join(f"{count} {status}" for status, count in Counter(run["status"] for run, _ in runs).items())
-    write_template(folder / "index.html", folder=folder, runs=runs, counts=counts)
-
-
-def write_template(page: Path, **values: Any) -> None:
-    """Write a page from the template of its name; what comes from results is escaped."""
-    templates = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=templates, autoescape=True, trim_blocks=True)
-    html = environment.get_template(f"{page.name}.j2").render(values)
-    with replacing(page) as temporary:
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True)
+    html = environment.get_template("index.html.j2").render(folder=folder, runs=runs, counts=counts)
+    with replacing(folder / "index.html") as temporary:
         temporary.write_text(html, encoding="utf-8")

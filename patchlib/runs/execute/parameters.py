@@ -25,7 +25,6 @@ from pydantic import TypeAdapter
 from patchlib._util import first_line
 from patchlib.errors import RunError
 
-
 PREFIX = "PATCHLIB_PARAM_"
 _TYPES = {kind.__name__: kind for kind in (int, float, str, bool, list, dict, tuple)} | {
     name: getattr(typing, name) for name in ("Any", "Literal", "Optional", "Union")
@@ -56,10 +55,10 @@ class Parameter:
         Raises:
             RunError: It is of another type.
         """
-        adapter, readings = _adapter(self.kind), [value]
+        adapter, readings = _adapter(self.kind) if self.kind else None, [value]
         if isinstance(value, str):  # from a command line, where everything is text
             literal = _literal(value.capitalize() if value.lower() in ("true", "false") else value)
-            readings = [value, literal] if adapter and self.kind else [literal]
+            readings = [value, literal] if adapter else [literal]
         for reading in readings:
             if adapter is None or _fits(reading, adapter):
                 return reading
@@ -174,8 +173,8 @@ def _literal(text: str) -> Any:
 
 @cache
 def _adapter(annotation: str) -> TypeAdapter[Any] | None:
-    """What checks values of an annotation; None where it names what only the notebook knows, or nothing at all."""
-    tree = ast.parse(annotation or "Any", mode="eval")
+    """What checks values of an annotation; None where it names what only the notebook knows."""
+    tree = ast.parse(annotation, mode="eval")
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     # Somebody's notebook is only looked at here: nothing of it but such names and brackets may be evaluated.
     if names - _TYPES.keys() or any(isinstance(node, ast.Call | ast.Attribute) for node in ast.walk(tree)):

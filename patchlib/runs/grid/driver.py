@@ -42,7 +42,9 @@ def dask_executor(address: str | None) -> Iterator[Executor | None]:
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
     """What a batch system or a closed terminal sends ends a grid as Ctrl-C does."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))}
+    before = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+    }
     ours = [number for number, handler in before.items() if handler is signal.SIG_DFL]  # nohup ignores one of them
     if threading.current_thread() is not threading.main_thread():
         ours = []

@@ -28,9 +28,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from patchlib._util import first_line, versions
 from patchlib.errors import RunError
 from patchlib.models.cache import SMOLLM2, cached_models
-
 from patchlib.runs.execute.parameters import read_parameters
 from patchlib.runs.execute.provenance import code_hash
 from patchlib.runs.files import prepare_folder, write_json
@@ -38,7 +38,6 @@ from patchlib.runs.folder import RunFolder, now
 from patchlib.runs.grid.attempt import Job, run_job
 from patchlib.runs.grid.finished import check_models, run_folders, unfinished
 from patchlib.runs.grid.plan import Planned
-from patchlib._util import first_line, versions
 
 WINDOW = 256
 """Runs that an executor is given at a time: more than most have workers, few for the memory of a night's driver."""
@@ -252,4 +251,3 @@ def _run_all(
 def _lost(job: Job, fault: BaseException) -> dict[str, Any]:
     error = f"its worker was lost ({first_line(fault)})"
     return RunFolder(Path(job.folder)).update(status="failed", error=error, finished_utc=now(), token=None)
-

@@ -175,7 +175,7 @@ def collect(folder: str | Path) -> Collection:
         >>> collection = patchlib.collect(tmp_path)
         >>> collection.runs[["notebook", "status", "seed", "largest"]]
                 notebook status  seed  largest
-        run                                   
+        run
         heads_0  heads_0     ok     0     0.41
         heads_1  heads_1     ok     1     0.41
         >>> collection.table("heads_1", "top")

@@ -8,15 +8,15 @@ never put together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from patchlib._util import cell_name
 from patchlib.errors import RunError
+from patchlib.plots.runs import named
 from patchlib.runs.folder import OK
 from patchlib.runs.report.collect import Run, open_result
 
@@ -90,13 +90,6 @@ class Comparison:
     left_out: dict[str, int]
 
 
-def named(cells: pd.Series | pd.DataFrame, cell: Any) -> str:
-    """The name of a cell, given by its place in the index."""
-    place = cell if isinstance(cell, tuple) else (cell,)
-    row = dict(zip(cells.index.names, place, strict=True))
-    return cell_name(row) if "layer" in row else ", ".join(f"{axis} {value}" for axis, value in row.items())
-
-
 def read_effects(records: Iterable[Run]) -> tuple[list[RunEffects], dict[str, str]]:
     """Every result with an effect of the runs that finished, and what is wrong with those that cannot be read.
 
@@ -128,6 +121,35 @@ def _read(run: Run, result: str) -> list[RunEffects]:
         site, direction = (str(file.attrs.get(name, "")) for name in ("site", "direction"))
         n = file.sizes.get("example", 0)
     return [RunEffects(run, result, metric, site, direction, n, **unpatched, cells=cells)]
+
+
+def overview(
+    records: Sequence[Run], effects: Sequence[RunEffects], errors: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """A row for each run: what it differs in, what became of it, its headline numbers and its largest effect.
+
+    Args:
+        records: Of `collect`; those that failed too.
+        effects: Of `read_effects`.
+        errors: Run's name -> what is wrong with its files.
+    """
+    names, telling = differing(records), first_effects(effects)
+    rows = []
+    for run in records:
+        error = run.error or (errors or {}).get(run.name)
+        row: dict[str, Any] = {"run": run.name, "notebook": run.notebook, "status": run.status, "error": error}
+        row |= {name: run.parameters.get(name) for name in names if name not in row}
+        row |= {name: number for name, number in run.headline.items() if name not in row}
+        if effect := telling.get(run.name):
+            unpatched = {"clean": effect.clean, "corrupted": effect.corrupted, "n": effect.n}
+            row |= {"largest effect": effect.largest, "of": f"{effect.result}, {effect.metric}", **unpatched}
+        row |= {"seconds": run.wall_time_s, "MB": run.peak_memory_mb}
+        rows.append(row)
+    last = ["largest effect", "of", "clean", "corrupted", "n", "seconds", "MB"]
+    table = pd.DataFrame(rows).dropna(axis="columns", how="all").round(4)
+    if table.notebook.nunique() == 1:
+        table = table.drop(columns="notebook")
+    return table[[*(name for name in table if name not in last), *(name for name in last if name in table)]]
 
 
 def first_effects(effects: Sequence[RunEffects]) -> dict[str, RunEffects]:

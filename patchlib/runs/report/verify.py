@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from patchlib.errors import RunError
 from patchlib._util import first_line, sha256_of
+from patchlib.errors import RunError
 from patchlib.runs.execute.notebooks import find_notebooks
 from patchlib.runs.folder import OK, RunFolder
 from patchlib.runs.grid.plan import Planned
@@ -108,7 +108,9 @@ def _compare(name: str, old: RunFolder, new: RunFolder, atol: float, rtol: float
         if file in before and before[file].is_file() and sha256_of(before[file]) != old.files[before[file]]:
             notes.append("changed after its run")
         same, note = result.fault is None, "; ".join([*notes, *since])
-        rows.append(row | {"file": file, "values": result.values, "largest": result.largest, "same": same, "note": note})
+        rows.append(
+            row | {"file": file, "values": result.values, "largest": result.largest, "same": same, "note": note}
+        )
     return rows or [row | {"same": True, "note": "has no results to compare"}]
 
 
