@@ -36,7 +36,8 @@ def test_notebooks_are_copied_once_and_a_changed_one_is_kept(tmp_path, capsys):
     assert main(["lab", str(tmp_path / "mine"), "--copy-only"]) == 0
     printed = capsys.readouterr().out
     assert (
-        f"1 copied, {len(NAMES) - 2} there already" in printed and f"Kept, because they differ from patchlib's: {NAMES[1]}." in printed
+        f"1 copied, {len(NAMES) - 2} there already" in printed
+        and f"Kept, because they differ from patchlib's: {NAMES[1]}." in printed
     )
     assert changed.read_text() == "my own"
     assert (tmp_path / "mine" / NAMES[2]).read_bytes() == (ROOT / "notebooks" / NAMES[2]).read_bytes()
@@ -60,8 +61,8 @@ def installed(tmp_path_factory):
 
 
 def test_the_wheel_has_what_pages_are_made_of(installed):
-    inside = {path.name for path in (installed / "patchlib" / "runs").iterdir()}
-    assert {"report.html.j2", "report.css", "report.js", "look.css", "index.html.j2"} <= inside
+    inside = {path.name for path in (installed / "patchlib" / "runs" / "execute").iterdir()}
+    assert {"page.html.j2", "page.js", "look.css", "index.html.j2"} <= inside
     where = "from patchlib.runs.execute.notebooks import notebook_folder as folder; print(folder())"
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     said = subprocess.run([sys.executable, "-c", where], cwd=installed.parent, env=environment, capture_output=True)
