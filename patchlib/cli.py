@@ -29,7 +29,7 @@ _WHICH = "A path, a name (02_head_patching) or a number (02); by default all of 
 class _Commands(typer.core.TyperGroup):
     """Commands whose errors, where they are ours, are one line and an exit code."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run a command; 2 where what was asked for cannot be done, 130 where it was interrupted."""
         try:
             return super().invoke(ctx)
@@ -108,10 +108,10 @@ def run(
     from patchlib.runs.execute.runner import run as run_notebooks
 
     page = (Path(out_dir) / "index.html").resolve()
-    pairs = [tuple(pair.split("=", 1)) for pair in parameters or []]
-    if lacking := [pair[0] for pair in pairs if len(pair) < 2]:
+    pairs = [pair.partition("=") for pair in parameters or []]
+    if lacking := [name for name, sign, _ in pairs if not sign]:
         raise typer.BadParameter(f"{lacking[0]!r} lacks a value", param_hint="-p NAME VALUE")
-    given = given_parameters(pairs, file)
+    given = given_parameters(((name, value) for name, _, value in pairs), file)
     try:
         records = run_notebooks(notebooks, given, out_dir, defaults=from_environment())
     except KeyboardInterrupt:

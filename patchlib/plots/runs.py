@@ -147,7 +147,7 @@ def say_headline(numbers: Mapping[str, pd.Series]) -> str:
 def say_largest(table: pd.DataFrame) -> str:
     """The cell with the largest mean effect, and what the runs make of it."""
     means = table.mean(axis=1)
-    cell = means.abs().idxmax()
+    cell: Any = means.abs().idxmax()
     values = table.loc[cell]
     return (
         f"Over {table.shape[1]} runs, {named(table, cell)} has the largest mean effect: {means[cell]:.2f}, "
@@ -175,7 +175,7 @@ def say_depth(tables: Mapping[str, pd.DataFrame], is_stream: bool) -> str:
     places, said = [], []
     for model, table in at_telling_role(tables).items():
         effects = layer_means(table)
-        layer = first_beyond_half(effects) if is_stream else effects.abs().idxmax()
+        layer: Any = first_beyond_half(effects) if is_stream else effects.abs().idxmax()
         if layer is not None:
             places.append(depth(effects)[layer])
             size = "" if is_stream else f" ({effects[layer]:.2f})"
@@ -204,8 +204,8 @@ def say_agreement(table: pd.DataFrame, columns: str = "runs", rows: str = "cells
 
 def has_all_layers(table: pd.DataFrame) -> bool:
     """Whether layers go from 0 without a gap: where only some were patched, the depth is not known."""
-    layers = table.index.unique("layer") if "layer" in table.index.names else []
-    return len(layers) > 1 and sorted(layers) == list(range(len(layers)))
+    layers = sorted(table.index.unique("layer")) if "layer" in table.index.names else list[int]()
+    return len(layers) > 1 and layers == list(range(len(layers)))
 
 
 def at_same_depths(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -216,19 +216,21 @@ def at_same_depths(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         for role, part in by_role(table).items() if _have_roles(tables) else [("", table)]:
             effects = layer_means(part)
             columns[short_name(model), role] = np.interp(points, depth(effects), effects)
-    return pd.DataFrame(columns, index=list(points)).stack(level=1, future_stack=True).dropna()
+    return pd.DataFrame(pd.DataFrame(columns, index=list(points)).stack(level=1, future_stack=True)).dropna()
 
 
 def named(table: pd.DataFrame | pd.Series, cell: Any) -> str:
     """The name of a cell, given by its place in the index."""
-    row = dict(zip(table.index.names, cell if isinstance(cell, tuple) else (cell,), strict=True))
+    row = dict(zip(map(str, table.index.names), cell if isinstance(cell, tuple) else (cell,), strict=True))
     return cell_name(row) if "layer" in row else ", ".join(f"{axis} {value}" for axis, value in row.items())
 
 
 def by_role(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The table at each role; the whole under an empty name where it has none."""
-    roles = table.index.unique("role") if "role" in table.index.names else []
-    return {str(role): table.xs(role, level="role") for role in roles} or {"": table}
+    if "role" not in table.index.names:
+        return {"": table}
+    roles = table.index.get_level_values("role")
+    return {str(role): table[roles == role].droplevel("role") for role in roles.unique()}
 
 
 def at_telling_role(tables: Mapping[str, pd.DataFrame]) -> Mapping[str, pd.DataFrame]:

@@ -33,7 +33,7 @@ def write_page(executed: Path, page: Path, closed: bool = False) -> tuple[str, s
     title, description = _headline(nb, executed.stem)
     nb.metadata["title"] = title
     nb.metadata.pop("widgets", None)
-    figures = []
+    figures: list[dict[str, Any]] = []
     for output in (output for cell in nb.cells for output in cell.get("outputs", [])):
         data = output.get("data", {})
         if PLOTLY in data:

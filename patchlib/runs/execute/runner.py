@@ -55,7 +55,7 @@ class _Job:
         return self.folder / f"{self.path.stem}.{ending}"
 
 
-class ThisInterpreter(AsyncKernelManager):  # type: ignore[misc]
+class ThisInterpreter(AsyncKernelManager):
     """Kernels of `sys.executable`, whatever is installed as "python3"; `notebook` is what they run."""
 
     notebook = ""

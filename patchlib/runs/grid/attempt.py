@@ -125,7 +125,7 @@ def _planned(path: Path) -> RunFolder:
 
 def _is_disowned(path: Path, token: str) -> bool:
     """Whether somebody else has written the run's status: one who interrupted the grid, or runs it again."""
-    return RunFolder(path).status.get("token", token) != token
+    return bool(RunFolder(path).status.get("token", token) != token)
 
 
 def _is_of_another(path: Path, token: str) -> bool:

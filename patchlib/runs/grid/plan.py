@@ -117,7 +117,7 @@ def _single_runs(plan: Mapping[str, Any], base: Path) -> Iterator[tuple[Path, di
 def _is_plain(value: Any) -> bool:
     """Whether JSON, which brings parameters to the runs and keeps them, gives back the same."""
     try:
-        return json.loads(json.dumps(value)) == value
+        return bool(json.loads(json.dumps(value)) == value)
     except (TypeError, ValueError):
         return False
 

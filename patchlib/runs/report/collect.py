@@ -68,7 +68,7 @@ class Collection:
         """One row a run, failed ones too: status, parameters, headline numbers, models, time (s), memory (MB), ..."""
         rows = []
         for run in self.records:
-            row = {RUN: run.name, "notebook": run.notebook, "status": run.status}
+            row: dict[str, Any] = {RUN: run.name, "notebook": run.notebook, "status": run.status}
             last = {"models": ", ".join(run.models), "wall_time_s": run.wall_time_s}
             last |= {"peak_memory_mb": run.peak_memory_mb, "finished_utc": run.finished_utc, "error": run.error}
             row |= _named(run.parameters, {*row, *last})
@@ -252,8 +252,9 @@ def _concatenated(paths: list[Path]) -> xr.Dataset:
                 raise RunError(f"{name!r} is over {over[0]} in {paths[0].name} but over {over[1]} in {path}; {mend}")
         bare = {dim: range(size) for dim, size in part.sizes.items() if dim not in part.coords}
         parts.append(part.assign_coords(bare))
-    how = {"data_vars": "all", "coords": "different", "compat": "equals", "combine_attrs": "drop_conflicts"}
-    return xr.concat(parts, RUN, join="outer", **how)
+    how: dict[str, Any] = {"data_vars": "all", "coords": "different", "compat": "equals"}
+    joined: xr.Dataset = xr.concat(parts, RUN, join="outer", combine_attrs="drop_conflicts", **how)
+    return joined
 
 
 def _float(value: Any) -> float | None:

@@ -64,7 +64,7 @@ class RunEffects:
         """The cell with the largest absolute effect; empty where there is no effect at all."""
         if self.cells.isna().all():
             return ""
-        cell = self.cells.abs().idxmax()
+        cell: Any = self.cells.abs().idxmax()
         return f"{named(self.cells, cell)}: {self.cells[cell]:.2f}"
 
 
