@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-PARAMETERS = 'seed: int = 0\nmode: str = "good"  # good, fail, die, orphan, hang or slow\nout_dir: str = "out"'
+PARAMETERS = 'seed: int = 0\nmode: str = "good"  # good, fail, die, orphan, hang, slow or wait\nout_dir: str = "out"'
 WORK = """
 import os, time
 from pathlib import Path
@@ -31,6 +31,9 @@ if mode == "orphan" and once("orphaned"):
     time.sleep(120)
 print("trim", os.environ.get("MALLOC_TRIM_THRESHOLD_"))
 time.sleep({"hang": 120, "slow": 2}.get(mode, 0))
+Path(out_dir, "begun").touch()
+while mode == "wait" and seed == 1 and not Path(out_dir, "../../go").exists():  # in the grid's folder
+    time.sleep(0.1)
 table = pd.DataFrame({"seed": [seed], "word": ["one"]})
 effects = xr.Dataset({"effect": ("layer", np.arange(3.0) + seed)}, {"label": ("layer", list("abc"))})
 values = {"seed": seed, "mode": mode, "out_dir": out_dir}

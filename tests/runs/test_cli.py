@@ -84,12 +84,12 @@ def test_interrupt_keeps_what_had_finished_and_stops_the_kernel(tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while "time.sleep" not in _running_cell(out / "2.ipynb"):
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=30)
+        stdout, stderr = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 130, stderr

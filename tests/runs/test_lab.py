@@ -23,7 +23,7 @@ from tests.tiny import tiny_path
 
 ROOT = Path(__file__).parents[2]
 NAMES = tuple(sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb")))
-START = 60
+START = 300
 """Seconds for the server to come up on a busy machine."""
 
 
@@ -83,11 +83,11 @@ def test_jupyterlab_serves_the_copies_of_an_installed_patchlib(installed, tmp_pa
         while not (found := re.search(r"http://127\.0\.0\.1:\d+(?=/lab)", log.read_text())):
             assert server.poll() is None and time.monotonic() < end, log.read_text()
             time.sleep(0.2)
-        with urllib.request.urlopen(f"{found.group()}/api/contents", timeout=30) as answer:
+        with urllib.request.urlopen(f"{found.group()}/api/contents", timeout=START) as answer:
             served = json.load(answer)["content"]
     finally:
         server.send_signal(signal.SIGTERM)
-        server.wait(30)
+        server.wait(START)
     assert sorted(one["name"] for one in served) == list(NAMES)
     assert (tmp_path / "patchlib-notebooks" / NAMES[0]).is_file()
     assert f"{len(NAMES)} copied" in log.read_text()

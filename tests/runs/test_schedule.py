@@ -62,7 +62,7 @@ def attempts(folder: Path) -> dict[str, int]:
     return {path.name: RunFolder(path).status["attempts"] for path in sorted((folder / "runs").iterdir())}
 
 
-def wait_for(condition, seconds=60) -> None:
+def wait_for(condition, seconds=300) -> None:  # on a busy machine a kernel takes a minute to come up
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -107,10 +107,10 @@ def test_one_of_six_fails_and_alone_is_repeated(tiny, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_kernel_that_dies_is_tried_again_and_one_that_hangs_is_stopped(tiny, tmp_path):
-    runs = read_grid(tiny(grid={"mode": ["die", "hang"]}))
-    died, hung = run_grid(runs, tmp_path / "out", workers=2, timeout=12)
+    (died,) = run_grid(read_grid(tiny(grid={"mode": ["die"]})), tmp_path / "out")  # without a limit: it may take long
+    (hung,) = run_grid(read_grid(tiny(grid={"mode": ["hang"]})), tmp_path / "out", timeout=5)
     assert (died["status"], died["attempts"]) == ("ok", 2)
-    assert (hung["status"], hung["attempts"], hung["error"]) == ("timeout", 1, "took longer than 12 s")
+    assert (hung["status"], hung["attempts"], hung["error"]) == ("timeout", 1, "took longer than 5 s")
     assert not left_behind(str(tmp_path)) and not list(tmp_path.rglob(".*.tmp"))
 
 
@@ -172,24 +172,25 @@ def test_what_is_no_executor_is_refused_before_anything_is_written(tiny, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM])  # Ctrl-C, and what Slurm sends
 def test_an_interrupted_grid_leaves_no_process_behind_and_goes_on(tiny, tmp_path, way):
-    grid, out = tiny(grid={"seed": [0, 1, 2], "mode": ["slow"]}), tmp_path / "out"
+    grid, out = tiny(grid={"seed": [0, 1, 2], "mode": ["wait"]}), tmp_path / "out"
     command = [sys.executable, "-m", "patchlib", "grid", str(grid), "-o", str(out)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    folders = [out / "runs" / f"tiny,mode=slow,seed={seed}" for seed in range(3)]
-    wait_for(lambda: (folders[1] / "tiny.ipynb").is_file())  # papermill is at it
+    folders = [out / "runs" / f"tiny,mode=wait,seed={seed}" for seed in range(3)]
+    wait_for(lambda: (folders[1] / "begun").is_file())  # its kernel is at it, and will be until it is told to go on
     children = psutil.Process(process.pid).children(recursive=True)
     with pytest.raises(RunError, match=r"another grid is at work in .*out; wait until it ends"):
         run_grid(read_grid(grid), out)
     process.send_signal(way)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 130 and said == "patchlib: interrupted; what had finished is kept\n"
     assert [RunFolder(folder).status["status"] for folder in folders] == ["ok", "interrupted", "waiting"]
-    assert len(children) >= 2 and not psutil.wait_procs(children, timeout=5)[1]
+    assert len(children) >= 2 and not psutil.wait_procs(children, timeout=60)[1]
     assert not list(out.rglob(".*.tmp"))
     kept = (folders[0] / "tiny.manifest.json").read_bytes()
+    (out / "go").touch()
     finished = subprocess.run(command, capture_output=True, text=True)
     lines = finished.stdout.splitlines()
     assert finished.returncode == 0 and lines[-2] == "3 ok" and len(lines) == 4
@@ -346,7 +347,7 @@ def test_a_grid_goes_on_where_nobody_reads_what_it_says_with_a_stub(tiny, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("works", "said"), [(True, r"ok +0\.\d s  tiny  1 MB"), (False, "failed +tiny  its worker was lost")]
+    ("works", "said"), [(True, r"ok +\d+\.\d s  tiny  1 MB"), (False, "failed +tiny  its worker was lost")]
 )
 def test_an_answer_that_is_lost_after_the_run_costs_nothing_with_a_stub(tiny, tmp_path, stub, capsys, works, said):
     asked = []
@@ -381,7 +382,7 @@ def test_a_run_that_another_took_over_ends_with_a_stub_for_the_notebook(tiny, tm
         thread.start()
         wait_for(lambda: (place / ".half.tmp").exists())
         RunFolder(place).update(status="interrupted", token=None)
-        thread.join(20)
+        thread.join(300)
     assert result[0][0]["status"] == "interrupted" and not (place / ".half.tmp").exists()
 
 
