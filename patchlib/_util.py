@@ -6,25 +6,27 @@ It imports neither torch nor a model, so that a headless run, a report or the co
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import version
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
-
-import xarray as xr
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from patchlib.errors import PatchlibError, SweepError
+
+if TYPE_CHECKING:  # the command line reads names of models and runs, and need not wait a second for xarray
+    import xarray as xr
 
 Head = tuple[int, int]
 """(layer, head), both counted from 0."""
 T = TypeVar("T")
 
 
-def head_name(layer: int, head: int) -> str:
-    """A head as people write it: "L9H6"."""
-    return f"L{int(layer)}H{int(head)}"
+def head_name(layer: int, head: int, mark: str = "H") -> str:
+    """A head as people write it: "L9H6"; "L9KV2" with the mark of heads that share their keys and values."""
+    return f"L{int(layer)}{mark}{int(head)}"
 
 
 def head_names(layer_heads: Iterable[Head]) -> str:
@@ -72,8 +74,17 @@ def check_count(setting: str, value: object, least: int = 1, error: type[Patchli
 def check_choice(setting: str, value: T, choices: Collection[T], error: type[PatchlibError] = SweepError) -> T:
     """`value`, if it is one of the choices; an error that lists them otherwise."""
     if not isinstance(value, str) or value not in choices:
-        raise error(f"Unknown {setting} {value!r}: choose {' or '.join(map(repr, choices))}.")
+        *others, last = map(repr, choices)
+        listed = f"{', '.join(others)} or {last}" if others else last
+        raise error(f"Unknown {setting} {value!r}: choose {listed}.")
     return value
+
+
+def check_fraction(setting: str, value: object, error: type[PatchlibError] = SweepError) -> float:
+    """`value` as a float; an error unless it is a number between 0 and 1, neither of them included."""
+    if not isinstance(value, Real) or not 0 < float(value) < 1:
+        raise error(f"{setting} must lie between 0 and 1, such as 0.95, not {value!r}.")
+    return float(value)
 
 
 def check_indices(axis: str, wanted: Iterable[int] | int | None, n: int) -> list[int]:
@@ -87,20 +98,39 @@ def check_indices(axis: str, wanted: Iterable[int] | int | None, n: int) -> list
     return [int(i) for i in indices]
 
 
-def check_heads(layer_heads: Iterable[Head], n_layers: int, n_heads: int, first_layer: int = 0) -> list[Head]:
-    """(layer, head) pairs as ints; SweepError for one that the model does not have, or for none at all."""
-    heads = list(layer_heads) if isinstance(layer_heads, Iterable) else [layer_heads]
+def check_heads(
+    layer_heads: Iterable[Head],
+    n_layers: int | None = None,
+    n_heads: int | None = None,
+    first_layer: int = 0,
+    least: int = 1,
+    mark: str = "H",
+) -> list[Head]:
+    """(layer, head) pairs as ints; SweepError for one that the model does not have, or for too few of them.
+
+    Args:
+        layer_heads: Pairs of whole numbers from 0, Python's or NumPy's; a NumPy array with two columns goes too.
+        n_layers, n_heads: The model's; None where no model is known yet.
+        first_layer: The lowest layer whose heads can be used.
+        least: How many pairs must be given: 1, or 0.
+        mark: Of the heads' names: "KV" for the heads that share keys and values.
+    """
+    listed = getattr(layer_heads, "tolist", lambda: layer_heads)()
+    heads = list(listed) if isinstance(listed, Iterable) else [listed]
     for head in heads:
-        match head:
+        match tuple(head) if isinstance(head, Iterable) else head:
             case (layer, index) if is_index(layer) and is_index(index):
-                if first_layer <= layer < n_layers and 0 <= index < n_heads:
+                if first_layer <= layer < (n_layers or math.inf) and 0 <= index < (n_heads or math.inf):
                     continue
-                name = head_name(layer, index)
+                name = head_name(layer, index, mark)
             case _:
                 name = repr(head)
+        if n_layers is None:
+            raise SweepError(f"There is no head {name}: give (layer, head), both whole numbers from 0.")
         of_them = "" if first_layer == 0 else f", of which those from layer {first_layer} on can be used"
-        raise SweepError(f"There is no head {name}: the model has {n_layers} layers of {n_heads} heads{of_them}.")
-    if not heads:
+        kind = "heads" if mark == "H" else f"{mark} heads"
+        raise SweepError(f"There is no head {name}: the model has {n_layers} layers of {n_heads} {kind}{of_them}.")
+    if len(heads) < least:
         raise SweepError("No head was named: give at least one (layer, head).")
     return [(int(layer), int(index)) for layer, index in heads]
 

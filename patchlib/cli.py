@@ -63,7 +63,9 @@ def _as_typer_reads(arguments: Sequence[str]) -> list[str]:
         while "-p" in words[:-2]:
             start = words.index("-p")
             words[start : start + 3] = [f"-p{words[start + 1]}={words[start + 2]}"]
-    is_bare = [word == "--clear" and after.startswith("-") for word, after in zip(words, [*words[1:], "-"], strict=True)]
+    is_bare = [
+        word == "--clear" and after.startswith("-") for word, after in zip(words, [*words[1:], "-"], strict=True)
+    ]
     return ["--clear=" if bare else word for word, bare in zip(words, is_bare, strict=True)]
 
 
@@ -252,7 +254,7 @@ def models(
         load_model(fetch, device="cpu")
         print(f"{fetch} is on this disk.")
     else:
-        from patchlib.models.load import list_models
+        from patchlib.models.names import list_models
 
         names = list_models(filter)
         if not names:

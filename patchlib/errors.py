@@ -1,4 +1,18 @@
-"""Every error that patchlib raises on purpose: one class per stage, each message naming the mend."""
+"""Every error that patchlib raises on purpose: one class per stage, each message naming the mend.
+
+Example:
+    >>> patchlib.load_model("./nowhere")
+    Traceback (most recent call last):
+    patchlib.errors.ModelError: there is no folder './nowhere'; give a Hugging Face model folder, or a model's name
+
+    All of them are ``ValueError``, and ``PatchlibError`` catches each:
+
+    >>> try:
+    ...     patchlib.sweep(model, task, site="brain")
+    ... except patchlib.PatchlibError as error:
+    ...     print(type(error).__name__)
+    SweepError
+"""
 
 
 class PatchlibError(ValueError):
@@ -22,7 +36,7 @@ class SweepError(PatchlibError):
 
 
 class ExactnessError(PatchlibError):
-    """The fast engine and a plain run of the same cell disagree by more than float noise."""
+    """The fast engine and a plain forward pass with the same patch disagree by more than float noise."""
 
 
 class RunError(PatchlibError):
@@ -30,4 +44,4 @@ class RunError(PatchlibError):
 
 
 class ContrastWarning(UserWarning):
-    """Clean and corrupted runs hardly differ, so a normalised effect would be noise."""
+    """Clean and corrupted prompts hardly differ in the metric, so a normalised effect would be noise."""

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 from tqdm.auto import tqdm
 
+Progress = bool | Callable[[int, int], None]
+"""Whether to show a bar; or a function that is told ``(done, total)``, and may raise to stop the work."""
 
-class _Told(AbstractContextManager):
-    """Instead of a bar, a function that is told how far it is; what it raises stops the work."""
+
+class _Told:
+    """Instead of a bar, a function that is told how far the work is; what it raises stops the work."""
 
     def __init__(self, total: int, tell: Callable[[int, int], None]) -> None:
         self.done, self.total, self._tell = 0, total, tell
+
+    def __enter__(self) -> _Told:
+        return self
 
     def __exit__(self, *error: object) -> None:
         pass
@@ -24,7 +29,7 @@ class _Told(AbstractContextManager):
         self._tell(self.done, self.total)
 
 
-def progress_bar(total: int, desc: str, show: bool | Callable[[int, int], None] = True, **options: Any) -> Any:
+def progress_bar(total: int, desc: str, show: Progress = True, **options: Any) -> Any:
     """A bar for a terminal or a notebook; TQDM_DISABLE=1 hides it, which tqdm's notebook bars do not heed.
 
     Where ``show`` is a function, it is told ``(done, total)`` instead.

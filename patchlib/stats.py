@@ -3,106 +3,163 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
 from jaxtyping import Float
 from scipy.stats import bootstrap, false_discovery_control
-from transformer_lens.utilities.statistics import derive_generator, sign_flip_permutation_pvalue
 
-from patchlib._util import cell_dims
-from patchlib.errors import SweepError
+from patchlib._util import cell_dims, cell_name, check_choice, check_count, check_fraction
+
+__all__ = [
+    "cell_dims",
+    "cell_name",
+    "contrast",
+    "effect",
+    "effect_interval",
+    "mean_interval",
+    "one_metric",
+    "p_values",
+    "ratio_interval",
+    "summary_table",
+]
 
 MIN_CONTRAST = 1.0
 """Smallest mean of clean minus corrupted that we divide by, in standard deviations of it over prompts."""
 MIN_CONTRAST_OF_ONE = 0.1
-"""The same for a single prompt, which has no spread: as a fraction of the larger of the two runs' metrics.
+"""The same for a single prompt, which has no spread: as a fraction of the larger of the two prompts' metrics.
 And for those prompts that have a position: as a fraction of the contrast of all."""
 HIGHER_IS_BETTER = ("logit_diff", "prob", "accuracy")
-"""Metrics in which the clean run has to come out above the corrupted one; of others we do not know."""
-
-
-def _base_and_other(result: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
-    """(the run patched into, the run patched from)."""
-    runs = result.corrupted, result.clean
-    return runs if result.attrs["direction"] == "denoise" else runs[::-1]
+"""Metrics in which the clean prompts have to come out above the corrupted ones; of others we do not know."""
 
 
 def contrast(result: xr.Dataset) -> pd.DataFrame:
-    """What the two unpatched runs give, one row a metric.
+    """What the two unpatched forwards give, one row a metric.
 
     A contrast is usable where the difference is at least ``MIN_CONTRAST`` times its own spread over prompts and
-    the clean run is the better one. Swapping the names of IOI's first clause, for example, leaves the answer as
+    the clean prompts are the better ones. Swapping the names of IOI's first clause, for example, leaves the answer as
     it was: what remains is a preference for one order of names, small, and of either sign.
+
+    Args:
+        result: From ``sweep``, ``path_patch`` or ``baseline``.
 
     Returns:
         Columns ``clean``, ``corrupted`` (means over prompts), ``difference``, ``spread`` (standard deviation
-        of the difference over prompts; NaN for a single prompt), ``n`` and ``usable``.
+        of the difference over prompts; NaN for a single prompt), all in the metric's units, ``n`` (prompts) and
+        ``usable``; the metrics' names are the index.
+
+    Example:
+        Swapping the second subject changes the answer; swapping the order of the names does not:
+
+        >>> for corruption in ("swap_subject", "swap_order"):
+        ...     pairs = patchlib.IOIDataset(model, n_prompts=4, seed=0, corruption=corruption)
+        ...     print(corruption, bool(patchlib.contrast(patchlib.baseline(model, pairs)).usable.item()))
+        swap_subject True
+        swap_order False
     """
-    runs = result[["clean", "corrupted"]].astype("float64")  # of which rounding makes numbers that can be read
-    difference = runs.clean - runs.corrupted
+    unpatched = result[["clean", "corrupted"]].astype("float64")  # of which rounding makes numbers that can be read
+    difference = unpatched.clean - unpatched.corrupted
     n = result.sizes["example"]
-    clean, corrupted = (runs[run].mean("example").values for run in ("clean", "corrupted"))
     table = pd.DataFrame(
         {
-            "clean": clean,
-            "corrupted": corrupted,
+            **{name: unpatched[name].mean("example").values for name in ("clean", "corrupted")},
             "difference": difference.mean("example").values,
             "spread": difference.std("example", ddof=1).values if n > 1 else np.nan,
             "n": n,
         },
         index=pd.Index(result.metric.values, name="metric"),
     )
-    size = table.difference.where(table.index.isin(HIGHER_IS_BETTER), table.difference.abs())
+    gap = table.difference.where(table.index.isin(HIGHER_IS_BETTER), table.difference.abs())
     larger = np.maximum(table.clean.abs(), table.corrupted.abs())
     least = MIN_CONTRAST * table.spread if n > 1 else MIN_CONTRAST_OF_ONE * larger
-    table["usable"] = (size >= least) & (size > 1e-4 * larger)  # the latter is float noise
+    table["usable"] = (gap >= least) & (gap > 1e-4 * larger)  # the latter is float noise
     return table
 
 
-def effect(result: xr.Dataset) -> xr.DataArray:
-    """How far each patch moves the behaviour from the base run to the other: ratio of means over prompts.
+def _moved_and_possible(result: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
+    """How far each patch moved each prompt's metric, and how far the two unpatched forwards are apart."""
+    base, other = result.corrupted, result.clean
+    if result.attrs["direction"] == "noise":
+        base, other = other, base
+    return result.patched - base, other - base
 
-    ``mean(patched - base) / mean(other - base)``, where base is the run patched into: 0 means nothing moved,
+
+def effect(result: xr.Dataset) -> xr.DataArray:
+    """How far each patch moves the behaviour from the base prompts to the other ones: ratio of means over prompts.
+
+    ``mean(patched - base) / mean(other - base)``, where base are the prompts patched into: 0 means nothing moved,
     1 all of it, and below 0 the patch pushes the other way (negative heads). It is never clipped. A mean of
     per-prompt ratios would explode wherever one prompt's contrast happens to be near 0.
 
+    Args:
+        result: From ``sweep`` or ``path_patch``.
+
     Returns:
-        Dims ``metric`` and the swept axes; NaN where the contrast is too small (``contrast``), where no
+        A fraction, dims ``metric`` and the swept axes; NaN where the contrast is too small (``contrast``), where no
         prompt has the position, or where those that have it hold less than a tenth of the contrast of all.
+
+    Example:
+        Two prompts, patched from a logit difference of -2 or -1 to 0 or 1, of 3 or 2 that would be possible:
+
+        >>> variables = {"patched": [[0.0, 1.0]], "clean": [[3.0, 2.0]], "corrupted": [[-2.0, -1.0]]}
+        >>> variables = {name: (("metric", "example"), values) for name, values in variables.items()}
+        >>> result = xr.Dataset(variables, {"metric": ["logit_diff"]}, {"direction": "denoise"})
+        >>> float(patchlib.stats.effect(result))  # (2 + 2) / (5 + 3)
+        0.5
     """
-    base, other = _base_and_other(result)
-    moved = result.patched - base
+    moved, distance = _moved_and_possible(result)
     # Prompts without the position count neither above nor below the line.
-    possible = (other - base).where(moved.notnull())
+    possible = distance.where(moved.notnull())
     usable = xr.DataArray(contrast(result).usable.to_numpy(), dims="metric")
-    enough = possible.mean("example") / (other - base).mean("example") >= MIN_CONTRAST_OF_ONE
-    return (moved.mean("example") / possible.mean("example")).where(usable & enough).astype("float32")
+    enough = possible.mean("example") / distance.mean("example") >= MIN_CONTRAST_OF_ONE
+    ratio: xr.DataArray = moved.mean("example") / possible.mean("example")
+    return ratio.where(usable & enough).astype("float32")
 
 
 def one_metric(result: xr.Dataset, metric: str | None) -> xr.Dataset:
-    """The result with one metric only (the first when None), its axis kept; SweepError for one that it lacks."""
-    names = list(result.metric.values)
-    if metric is not None and metric not in names:
-        raise SweepError(f"This result has no metric {metric!r}; it has {', '.join(map(str, names))}.")
-    return result.sel(metric=[names[0] if metric is None else metric])
+    """A result with one of its metrics only.
+
+    Args:
+        result: From ``sweep``, ``path_patch`` or ``baseline``.
+        metric: Which metric; the result's first when None.
+
+    Returns:
+        The same variables, with an axis ``metric`` of length 1.
+
+    Raises:
+        SweepError: The result does not have that metric.
+
+    Example:
+        >>> unpatched = patchlib.baseline(model, task, metric=["logit_diff", "prob"])
+        >>> dict(patchlib.stats.one_metric(unpatched, "prob").sizes)
+        {'metric': 1, 'example': 4}
+    """
+    names = [str(name) for name in result.metric.values]
+    return result.sel(metric=[names[0] if metric is None else check_choice("metric", metric, names)])
 
 
-def _ratio_of_means(moved: np.ndarray, possible: np.ndarray, axis: int) -> np.ndarray:
+def _ratio_of_means(moved: np.ndarray, possible: np.ndarray, axis: int) -> Any:
     return moved.mean(axis) / possible.mean(axis)
 
 
 def _bootstrap(
-    parts: Sequence[np.ndarray], statistic: Callable, confidence: float, seed: int, n_resamples: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval of a statistic over the last axis, prompts, resampled alike in all parts."""
-    found = bootstrap(
-        parts, statistic, axis=-1, paired=len(parts) > 1, confidence_level=confidence, n_resamples=n_resamples,
-        batch=100, method="percentile", rng=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
-    return found.low, found.high
+    samples: Sequence[np.ndarray], statistic: Callable[..., Any], confidence: float, seed: int, n_resamples: int
+) -> tuple[Any, Any]:
+    """Percentile interval of a statistic over the last axis, prompts, resampled alike in all samples."""
+    interval = bootstrap(
+        samples,
+        statistic,
+        axis=-1,
+        paired=len(samples) > 1,
+        confidence_level=check_fraction("confidence", confidence),
+        n_resamples=check_count("n_resamples", n_resamples),
+        batch=100,
+        method="percentile",
+        rng=np.random.default_rng(check_count("seed", seed, least=0)),
+    ).confidence_interval
+    return interval.low, interval.high
 
 
 def effect_interval(
@@ -110,8 +167,10 @@ def effect_interval(
 ) -> xr.Dataset:
     """Percentile bootstrap interval of ``effect`` over prompts, the same resampled prompts above and below the line.
 
+    The bootstrap is that of Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13.
+
     Args:
-        result: From ``sweep``.
+        result: From ``sweep`` or ``path_patch``.
         metric: Which metric; the result's first when None.
         confidence: Coverage aimed at. With fewer than about 20 prompts the interval is too narrow.
         seed: Of the resampling.
@@ -122,33 +181,56 @@ def effect_interval(
         the position) or where the effect is NaN.
 
     Raises:
-        SweepError: The result does not have that metric, or ``confidence`` is no fraction.
+        SweepError: The result does not have that metric, ``confidence`` is no fraction, or ``n_resamples`` no count.
+
+    Example:
+        >>> result = patchlib.sweep(model, task, "z", ("layer", "head"), layers=[20], heads=[0], progress=False)
+        >>> interval = patchlib.effect_interval(result)
+        >>> bool(interval.low.item() < result.effect.item() < interval.high.item())
+        True
+        >>> bool(interval.low.item() > 0)  # a head whose effect is not one of chance
+        True
     """
-    if not 0 < confidence < 1:
-        raise SweepError(f"confidence must lie between 0 and 1, such as 0.95, not {confidence}.")
+    check_fraction("confidence", confidence)
     result = one_metric(result, metric)
-    base, other = _base_and_other(result)
     dims = cell_dims(result)
-    moved = (result.patched - base).isel(metric=0).transpose(*dims, "example")
-    possible = (other - base).isel(metric=0).broadcast_like(moved).transpose(*dims, "example")
+    moved, possible = (part.isel(metric=0) for part in _moved_and_possible(result))
+    moved = moved.transpose(*dims, "example")
+    possible = possible.broadcast_like(moved).transpose(*dims, "example")
     point = effect(result).isel(metric=0, drop=True).transpose(*dims)
     low, high = (xr.full_like(point, np.nan) for _ in range(2))
-    known = point.notnull().values
-    here = moved.notnull().values
+    has_effect = point.notnull().values  # [*axes]
+    has_position = moved.notnull().values  # [*axes example]
     # Cells that the same prompts have go together: a resample holds only prompts that have the position.
-    for some in np.unique(here[known], axis=0):
-        cells = known & (here == some).all(-1)
-        if some.sum() < 2:
+    for prompts in np.unique(has_position[has_effect], axis=0):
+        cells = has_effect & (has_position == prompts).all(-1)
+        if prompts.sum() < 2:
             continue
-        parts = [part.values[cells][:, some].astype("float64") for part in (moved, possible)]
-        low.values[cells], high.values[cells] = _bootstrap(parts, _ratio_of_means, confidence, seed, n_resamples)
+        samples = [part.values[cells][:, prompts].astype("float64") for part in (moved, possible)]  # [cell example]
+        low.values[cells], high.values[cells] = _bootstrap(samples, _ratio_of_means, confidence, seed, n_resamples)
     return xr.Dataset({"low": low, "high": high}, attrs={"confidence": confidence, "seed": seed})
 
 
 def mean_interval(
     values: Float[np.ndarray, "row example"], confidence: float = 0.95, seed: int = 0, n_resamples: int = 1000
 ) -> tuple[Float[np.ndarray, " row"], Float[np.ndarray, " row"]]:
-    """Percentile bootstrap interval of each row's mean over prompts; NaN for a single prompt."""
+    """Percentile bootstrap interval of each row's mean over prompts.
+
+    Args:
+        values: A number for each row and prompt, in any units.
+        confidence, seed, n_resamples: As for ``effect_interval``.
+
+    Returns:
+        Its low and its high ends, in the units of the values; NaN for a single prompt.
+
+    Raises:
+        SweepError: ``confidence`` is no fraction, or ``n_resamples`` no count.
+
+    Example:
+        >>> low, high = patchlib.stats.mean_interval(np.array([[1.0, 2.0, 3.0, 2.0], [5.0, 5.0, 5.0, 5.0]]))
+        >>> low.tolist(), high.tolist()
+        ([1.25, 5.0], [2.5, 5.0])
+    """
     if values.shape[1] < 2:
         return np.full(len(values), np.nan), np.full(len(values), np.nan)
     return _bootstrap([values], np.mean, confidence, seed, n_resamples)
@@ -161,7 +243,25 @@ def ratio_interval(
     seed: int = 0,
     n_resamples: int = 1000,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a ratio of means over the same prompts; NaN for a single prompt."""
+    """Percentile bootstrap interval of a ratio of means over the same prompts.
+
+    Args:
+        above: A number for each prompt, whose mean is above the line.
+        below: And below it.
+        confidence, seed, n_resamples: As for ``effect_interval``.
+
+    Returns:
+        The low and the high end; NaN for a single prompt.
+
+    Raises:
+        SweepError: ``confidence`` is no fraction, or ``n_resamples`` no count.
+
+    Example:
+        Where each prompt has the same ratio, resampling does not change it:
+
+        >>> patchlib.stats.ratio_interval(np.array([1.0, 2.0, 4.0]), np.array([2.0, 4.0, 8.0]))
+        (0.5, 0.5)
+    """
     if len(above) < 2:
         return np.nan, np.nan
     low, high = _bootstrap([above, below], _ratio_of_means, confidence, seed, n_resamples)
@@ -172,20 +272,39 @@ def p_values(result: xr.Dataset, metric: str | None = None, seed: int = 0) -> xr
     """Two-sided sign-flip permutation p-value that a patch moves the metric by 0 on average, for every cell.
 
     Not corrected for the number of cells: ``summary_table`` is. Prompts that mirror one another are not
-    independent, and the test does not know that.
+    independent, and the test does not know that. The test is Fisher's (1935, "The design of experiments",
+    section 21), as TransformerLens computes it.
+
+    Args:
+        result: From ``sweep`` or ``path_patch``.
+        metric: Which metric; the result's first when None.
+        seed: Of the sign flips, where prompts are too many to try all of them.
 
     Returns:
-        Over the swept axes; NaN where some prompt lacks the position.
+        A probability over the swept axes; NaN where some prompt lacks the position.
+
+    Raises:
+        SweepError: The result does not have that metric.
+
+    Example:
+        Four prompts that all move the same way: of the 16 ways to flip their signs 2 give as large a mean.
+
+        >>> result = patchlib.sweep(model, task, "z", ("layer", "head"), layers=[20], heads=[0], progress=False)
+        >>> patchlib.stats.p_values(result).values
+        array([[0.125]])
     """
+    # Here, and not at the head, because they bring torch, which nothing else of this module needs.
+    import torch
+    from transformer_lens.utilities.statistics import derive_generator, sign_flip_permutation_pvalue
+
     result = one_metric(result, metric)
-    dims = cell_dims(result)
-    moved = (result.patched - _base_and_other(result)[0]).isel(metric=0).transpose(*dims, "example")
-    flat = torch.from_numpy(moved.values.reshape(-1, result.sizes["example"]).astype("float64"))
-    found = [
+    moved = _moved_and_possible(result)[0].isel(metric=0).transpose(*cell_dims(result), "example")
+    flat = torch.from_numpy(moved.values.reshape(-1, result.sizes["example"]).astype("float64"))  # [cell example]
+    of_cells = [
         sign_flip_permutation_pvalue(part, generator=derive_generator(seed, "sign-flip"))
-        for part in flat.split(256)  # the exact test takes 4096 x prompts numbers a cell
+        for part in torch.split(flat, 256)  # the exact test takes 4096 x prompts numbers a cell
     ]
-    values = torch.cat(found).where(~flat.isnan().any(-1), torch.nan)
+    values = torch.cat(of_cells).where(~flat.isnan().any(-1), torch.nan)  # [cell]
     return moved.isel(example=0, drop=True).copy(data=values.numpy().reshape(moved.shape[:-1]))
 
 
@@ -195,37 +314,45 @@ def summary_table(
     """The cells with the largest absolute effect.
 
     Args:
-        result: From ``sweep``.
+        result: From ``sweep`` or ``path_patch``.
         top_k: How many rows; None for all.
         metric: Which metric; the result's first when None.
         confidence: Of the bootstrap interval.
         seed: Of bootstrap and permutations.
 
     Returns:
-        Columns: the swept axes, ``effect``, ``ci_low``, ``ci_high``, ``n`` (prompts), ``p_value`` (sign-flip)
-        and ``p_adjusted`` (Benjamini-Hochberg over all cells of the sweep), sorted by absolute effect.
+        Columns: the swept axes (``head`` is called ``head_index``, as ``head`` is a method of a DataFrame),
+        ``effect``, ``ci_low``, ``ci_high`` (fractions, ``effect_interval``), ``n`` (prompts), ``p_value`` (sign-flip)
+        and ``p_adjusted`` (Benjamini and Hochberg 1995, over all cells of the sweep), sorted by absolute effect.
 
     Raises:
-        SweepError: The result does not have that metric, or top_k is below 1.
+        SweepError: The result does not have that metric, top_k is below 1, or ``confidence`` is no fraction.
+
+    Example:
+        >>> result = patchlib.sweep(model, task, "z", ("layer", "head"), layers=[20], progress=False)
+        >>> patchlib.summary_table(result, top_k=2)[["layer", "head_index", "effect", "n"]].round(2)
+           layer  head_index  effect  n
+        0     20           0  ...
     """
-    if top_k is not None and top_k < 1:
-        raise SweepError(f"top_k must be at least 1, not {top_k}.")
+    if top_k is not None:
+        check_count("top_k", top_k)
+    result = one_metric(result, metric)
     dims = cell_dims(result)
-    interval = effect_interval(result, metric, confidence, seed)
+    interval = effect_interval(result, confidence=confidence, seed=seed)
     columns = xr.Dataset(
         {
-            "effect": effect(one_metric(result, metric)).isel(metric=0, drop=True),
+            "effect": effect(result).isel(metric=0, drop=True),
             "ci_low": interval.low,
             "ci_high": interval.high,
-            "n": one_metric(result, metric).patched.isel(metric=0, drop=True).count("example"),
-            "p_value": p_values(result, metric, seed),
+            "n": result.patched.isel(metric=0, drop=True).count("example"),
+            "p_value": p_values(result, seed=seed),
         }
     )
     columns = columns.drop_vars([name for name in columns.coords if name not in dims])
-    table = columns.to_dataframe(dim_order=dims).reset_index()
-    known = table.p_value.notna()
+    table = columns.to_dataframe(dim_order=dims).reset_index().rename(columns={"head": "head_index"})
+    tested = table.p_value.notna()
     table["p_adjusted"] = np.nan
-    if known.any():
-        table.loc[known, "p_adjusted"] = false_discovery_control(table.p_value[known])
+    if tested.any():
+        table.loc[tested, "p_adjusted"] = false_discovery_control(table.p_value[tested])
     order = table.effect.abs().sort_values(ascending=False, na_position="last").index
     return table.loc[order].head(top_k if top_k is not None else len(table)).reset_index(drop=True)

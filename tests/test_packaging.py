@@ -6,7 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import tomllib
+import venv
 import zipfile
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -48,7 +51,7 @@ def test_constraints_pin_each_direct_dependency_once_and_nothing_else():
 
 def test_pins_are_inside_the_ranges_of_pyproject():
     pinned = {canonicalize_name(name): version for name, version in (line.split("==") for line in pins())}
-    outside = [str(one) for one in DIRECT if pinned[canonicalize_name(one.name)] not in one.specifier]
+    outside = [str(wanted) for wanted in DIRECT if pinned[canonicalize_name(wanted.name)] not in wanted.specifier]
     assert not outside
 
 
@@ -86,17 +89,73 @@ def test_the_citation_names_this_version():
     assert citation["version"] == patchlib.__version__
 
 
-def test_the_wheel_holds_the_package_its_notebooks_and_the_command(tmp_path):
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A folder with the wheel and the sdist of this tree."""
+    folder = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-t", "sdist", "-d", str(folder)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+    return folder
+
+
+def files_under(folder: str) -> set[str]:
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*") if path.is_file()}
+    return {file for file in files if "__pycache__" not in file and ".ipynb_checkpoints" not in file}
+
+
+def test_the_wheel_holds_the_package_its_types_its_notebooks_and_the_command(built):
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         inside = set(wheel.namelist())
         commands = wheel.read(f"patchlib-{patchlib.__version__}.dist-info/entry_points.txt").decode()
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "patchlib").rglob("*.py")}
-    notebooks = {f"patchlib/notebooks/{path.name}" for path in (ROOT / "notebooks").glob("*.ipynb")}
-    assert notebooks and notebooks | modules <= inside
+    package, notebooks = files_under("patchlib"), {f"patchlib/{file}" for file in files_under("notebooks")}
+    assert {"patchlib/py.typed", "patchlib/__init__.pyi"} <= package and notebooks
+    assert package | notebooks <= inside
     assert not [name for name in inside if name.startswith("tests")]
     assert "patchlib = patchlib.cli:main" in commands
+
+
+def test_the_sdist_holds_what_the_wheel_is_made_of(built):
+    with tarfile.open(next(built.glob("*.tar.gz"))) as sdist:
+        inside = {name.partition("/")[2] for name in sdist.getnames()}
+    assert files_under("patchlib") | files_under("notebooks") | {"pyproject.toml", "LICENSE"} <= inside
+
+
+def test_public_names_are_imported_when_first_used_or_all_at_once():
+    script = "import sys, patchlib; print('torch' in sys.modules, sorted(set(patchlib.__all__) - set(vars(patchlib))))"
+    for eager, expected in (("", f"False {sorted(patchlib.__all__)}"), ("1", "True []")):
+        environment = os.environ | {"EAGER_IMPORT": eager}
+        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+        assert done.stdout.strip() == expected, done.stderr
+
+
+@pytest.mark.xfail(reason="until patchlib.runs shows its types")
+@pytest.mark.slow
+def test_an_installed_wheel_shows_its_types(built, tmp_path):
+    """In an environment that has the wheel and, behind it, what is installed here."""
+    venv.create(tmp_path / "venv", with_pip=False)
+    (site,) = (tmp_path / "venv").rglob("site-packages")
+    (site / "installed.pth").write_text(sysconfig.get_path("purelib"))
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
+        wheel.extractall(site)
+    expressions = [f"patchlib.{name}" for name in patchlib.__all__]
+    lines = ["import patchlib", *(f"reveal_type({expression})" for expression in expressions)]
+    lines += ["reveal_type(patchlib.load_model())", "patchlib.no_such_name"]
+    (tmp_path / "user.py").write_text("\n".join(lines))
+    # Half a minute less: what they name stays known, what is inside them does not.
+    (tmp_path / "mypy.ini").write_text(
+        "[mypy]\n[mypy-torch.*,transformers.*,datasets.*,scipy.*]\nfollow_imports = skip"
+    )
+    python = site.parents[2] / "bin" / "python"
+    check = [sys.executable, "-m", "mypy", "--cache-dir", os.devnull, "--python-executable", str(python), "user.py"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")}
+    done = subprocess.run(check, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    revealed = re.findall(r'Revealed type is "(.*)"', done.stdout)
+    assert len(revealed) == len(expressions) + 1, done.stdout + done.stderr
+    types = dict(zip(expressions, revealed, strict=False))
+    assert not [expression for expression, shown in types.items() if shown == "Any"]
+    assert types["patchlib.sweep"].endswith("-> xarray.core.dataset.Dataset")
+    assert revealed[-1].endswith(".TransformerBridge")
+    assert 'Module has no attribute "no_such_name"' in done.stdout
 
 
 def test_readme_has_two_commands_that_each_set_themselves_up():

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -122,17 +125,17 @@ def test_contrast_describes_every_metric():
 @pytest.mark.parametrize("direction", ["denoise", "noise"])
 def test_interval_is_the_percentile_bootstrap_of_the_ratio(direction):
     result = random_result(direction=direction)
-    found = stats.effect_interval(result, n_resamples=5000)
+    interval = stats.effect_interval(result, n_resamples=5000)
     base, other = ("corrupted", "clean") if direction == "denoise" else ("clean", "corrupted")
     drawn = np.random.default_rng(7).integers(10, size=(5000, 10))
     moved = (result.patched - result[base])[0].values[..., drawn].mean(-1)
     ratios = moved / (result[other] - result[base])[0].values[drawn].mean(-1)
     low, high = np.quantile(ratios, [0.025, 0.975], axis=-1)
-    np.testing.assert_allclose(found.low, low, atol=0.02)
-    np.testing.assert_allclose(found.high, high, atol=0.02)
-    assert found.low.dims == found.high.dims == ("layer", "head")
-    assert ((found.low < result.effect[0]) & (result.effect[0] < found.high)).all()
-    assert found.attrs == {"confidence": 0.95, "seed": 0}
+    np.testing.assert_allclose(interval.low, low, atol=0.02)
+    np.testing.assert_allclose(interval.high, high, atol=0.02)
+    assert interval.low.dims == interval.high.dims == ("layer", "head")
+    assert ((interval.low < result.effect[0]) & (result.effect[0] < interval.high)).all()
+    assert interval.attrs == {"confidence": 0.95, "seed": 0}
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says():
@@ -180,9 +183,9 @@ def test_interval_of_a_position_is_that_of_the_prompts_which_have_it():
 
 def test_interval_of_one_cell_alone():
     whole = random_result()
-    one = whole.isel(layer=1, head=2)
-    xr.testing.assert_equal(stats.effect_interval(one), stats.effect_interval(whole).isel(layer=1, head=2))
-    assert float(stats.p_values(one)) == float(stats.p_values(whole)[1, 2])
+    cell = whole.isel(layer=1, head=2)
+    xr.testing.assert_equal(stats.effect_interval(cell), stats.effect_interval(whole).isel(layer=1, head=2))
+    assert float(stats.p_values(cell)) == float(stats.p_values(whole)[1, 2])
 
 
 def test_a_single_prompt_or_no_contrast_has_no_interval():
@@ -191,11 +194,22 @@ def test_a_single_prompt_or_no_contrast_has_no_interval():
         assert interval.low.isnull().all() and interval.high.isnull().all()
 
 
-@pytest.mark.parametrize("confidence", [0, 1, 95, -0.5])
+@pytest.mark.parametrize("confidence", [0, 1, 95, -0.5, "0.95", None])
 def test_confidence_is_a_fraction(confidence):
     for function in (stats.effect_interval, stats.summary_table):
         with pytest.raises(patchlib.SweepError, match=r"confidence must lie between 0 and 1, such as 0.95, not"):
             function(random_result(), confidence=confidence)
+    for interval in (stats.mean_interval, lambda values, **how: stats.ratio_interval(*values, **how)):
+        with pytest.raises(patchlib.SweepError, match="confidence must lie between 0 and 1"):
+            interval(np.ones((2, 3)), confidence=confidence)
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 2.0, True])
+def test_a_number_of_rows_or_samples_is_a_count(top_k):
+    with pytest.raises(patchlib.SweepError, match="top_k must be a whole number of 1 or more, not"):
+        stats.summary_table(random_result(), top_k)
+    with pytest.raises(patchlib.SweepError, match="n_resamples must be a whole number of 1 or more, not"):
+        stats.effect_interval(random_result(), n_resamples=top_k)
 
 
 # ---- p-values
@@ -207,9 +221,9 @@ def test_p_value_is_the_share_of_sign_flips_that_move_as_much():
     signs = np.array(list(itertools.product([1, -1], repeat=6)))
     flipped = abs((moved[..., None, :] * signs).mean(-1))
     by_hand = (flipped >= abs(moved.mean(-1))[..., None] - 1e-12).mean(-1)
-    found = stats.p_values(result)
-    assert found.dims == ("layer", "head")
-    np.testing.assert_allclose(found, by_hand)
+    p = stats.p_values(result)
+    assert p.dims == ("layer", "head")
+    np.testing.assert_allclose(p, by_hand)
 
 
 def test_p_values_of_many_prompts_are_transformer_lens_own():
@@ -230,17 +244,37 @@ def test_p_value_where_nothing_moves_or_a_prompt_is_missing():
 # ---- Table
 
 
+def test_no_column_is_called_like_something_that_a_data_frame_has():
+    """Then ``table.head`` would be a method, and ``table.rank`` another."""
+    functions = [getattr(stats, name) for name in stats.__all__]
+    functions = [function for function in functions if function.__annotations__.get("return") == "pd.DataFrame"]
+    assert {function.__name__ for function in functions} == {"contrast", "summary_table"}
+    for dims in (("layer", "head"), ("layer", "kv_head"), ("layer", "pos"), ("role", "head", "layer")):
+        shape = (3, 4, 2)[: len(dims)]
+        result = made(np.random.default_rng(0).normal(size=(*shape, 5)), np.full(5, 3), np.full(5, -1), dims=dims)
+        for function in functions:
+            table = function(result)
+            assert not [name for name in [*table.columns, table.index.name or "n"] if hasattr(pd.DataFrame, str(name))]
+            assert not [name for name in table.columns if " " in name]
+
+
+def test_statistics_of_a_saved_result_need_no_torch():
+    code = "import sys, patchlib.stats; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_table_has_the_largest_effects_first():
     result = random_result()
     table = stats.summary_table(result, top_k=None)
     assert table.columns.tolist() == [
-        "layer", "head", "effect", "ci_low", "ci_high", "n", "p_value", "p_adjusted",
-    ]  # fmt: skip
+        *("layer", "head_index", "effect", "ci_low", "ci_high"),
+        *("n", "p_value", "p_adjusted"),
+    ]
     assert len(table) == 12 and table.index.tolist() == list(range(12))
     assert (table.effect.abs().diff().dropna() <= 0).all()
     interval, p = stats.effect_interval(result), stats.p_values(result)
     for _, row in table.iterrows():
-        cell = {"layer": row.layer, "head": row["head"]}
+        cell = {"layer": row.layer, "head": row.head_index}
         assert row.effect == result.effect[0].sel(cell)
         assert (row.ci_low, row.ci_high, row.p_value) == (interval.low.sel(cell), interval.high.sel(cell), p.sel(cell))
     assert set(table.n) == {10}
@@ -263,8 +297,8 @@ def test_cells_without_an_effect_come_last():
     result.patched[0, 1, 3, 0] = NAN
     table = stats.summary_table(result, top_k=None)
     last = table.iloc[-1]
-    assert (last.layer, last["head"], last.n) == (0, 2, 0) and last[["effect", "p_value", "p_adjusted"]].isna().all()
-    partly = table[(table.layer == 1) & (table["head"] == 3)].iloc[0]
+    assert (last.layer, last.head_index, last.n) == (0, 2, 0) and last[["effect", "p_value", "p_adjusted"]].isna().all()
+    partly = table[(table.layer == 1) & (table.head_index == 3)].iloc[0]
     assert partly.n == 3 and np.isfinite(partly.ci_low) and np.isnan(partly.p_adjusted)
 
 
@@ -278,7 +312,7 @@ def test_the_metric_is_the_first_unless_named():
 
 @pytest.mark.parametrize("function", [stats.summary_table, stats.effect_interval, stats.p_values])
 def test_a_metric_that_the_result_lacks(function):
-    with pytest.raises(patchlib.SweepError, match="This result has no metric 'prob'; it has logit_diff"):
+    with pytest.raises(patchlib.SweepError, match="Unknown metric 'prob': choose 'logit_diff'"):
         function(random_result(), metric="prob")
 
 

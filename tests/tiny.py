@@ -1,7 +1,8 @@
 """Tiny random models with a real tokenizer, for every test that asks about exactness and not about meaning.
 
 `load_tiny("llama")` gives a TransformerBridge in a second: 3 layers, width 32, a byte-level BPE in which each
-word of TEXT and of IOIDataset's lists is one token with its leading space; other words break into pieces.
+word of TEXT and of IOIDataset's lists is one token with its leading space; other words break into pieces. Gains and
+biases are random too.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from transformers import (
     BloomConfig,
     FalconConfig,
     Gemma2Config,
+    GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
@@ -31,9 +33,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from patchlib.models.default import without_loading_bars
+from patchlib.models.convert import without_loading_bars
 from patchlib.models.load import load_model
-from patchlib.tasks import ioi_words
+from patchlib.tasks import words as ioi_words
 
 TEXT = """
 When Mary and John went to the store, John gave a drink to Mary.
@@ -58,7 +60,7 @@ def tiny_tokenizer(text: str = TEXT) -> PreTrainedTokenizerFast:
         *ioi_words.NAMES,
         *ioi_words.PLACES,
         *ioi_words.OBJECTS,
-        *ioi_words.WORDINGS,
+        *ioi_words.IOI_WORDINGS,
         ioi_words.SEED_WORDING,
     )
     words = " ".join((text, *ioi))
@@ -96,6 +98,8 @@ def tiny_config(kind: str, vocab_size: int) -> Any:
             return MistralConfig(sliding_window=6, **grouped)
         case "qwen3":  # norms on queries and keys
             return Qwen3Config(head_dim=8, **grouped)
+        case "gemma":  # norms whose gain is 1 more than their weight
+            return GemmaConfig(head_dim=8, **grouped)
         case "gemma2":  # norms behind the sublayers, every other layer with a sliding window
             return Gemma2Config(head_dim=8, sliding_window=6, **grouped)
         case "opt":  # learned positions, ReLU
@@ -113,12 +117,24 @@ def tiny_config(kind: str, vocab_size: int) -> Any:
             raise ValueError(f"no tiny model of kind {kind!r}; there are {', '.join(KINDS)}")
 
 
+def randomise_gains_and_biases(model: torch.nn.Module) -> None:
+    """Move every norm's gain and every bias off its initial 1 or 0.
+
+    Fresh models have none, and code that forgets a gain or a bias is right for them.
+    """
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # gains and biases are the only vectors, in every architecture of KINDS
+                parameter += 0.3 * torch.randn_like(parameter)
+
+
 def tiny_model(folder: str | Path, kind: str = "gpt2", seed: int = 0, text: str = TEXT) -> str:
     """Write a tiny random model and its tokenizer into `folder`, as Hugging Face does; returns its path."""
     tokenizer = tiny_tokenizer(text)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(tiny_config(kind, len(tokenizer)))
+        randomise_gains_and_biases(model)
     with without_loading_bars():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

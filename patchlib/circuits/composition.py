@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import product
 
-import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from transformer_lens import FactoredMatrix
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.utilities import composition_scores
 
-from patchlib._util import head_names
-from patchlib.errors import SweepError
-from patchlib.patching.unpatched import check_model
+from patchlib._util import Head, check_count, check_heads, head_name
+from patchlib.models.check import check_model
 
 
-def k_composition(
-    model: TransformerBridge, readers: Iterable[tuple[int, int]], n_random: int = 20, seed: int = 0
-) -> pd.DataFrame:
+def k_composition(model: TransformerBridge, readers: Iterable[Head], n_random: int = 20, seed: int = 0) -> pd.DataFrame:
     """How much of what each earlier head writes enters the keys of some later heads (Elhage et al. 2021).
 
     The K-composition score of a writer and a reader is ``||W_OV W_QK^T|| / (||W_OV|| ||W_QK||)`` in the Frobenius norm
@@ -35,54 +33,61 @@ def k_composition(
         seed: Of these.
 
     Returns:
-        A row for each earlier head of each reader: ``reader``, ``layer``, ``head`` (of the writer), ``score`` and
-        ``rank`` (1: the reader's largest). The attributes ``random_mean`` and ``random_sd`` are those of the random
-        matrices.
+        A row for each earlier head of each reader: ``reader`` (its name), ``layer`` and ``head_index`` (of the writer),
+        ``score`` and ``score_rank`` (1: the reader's largest); and, the same in each row, ``random_mean`` and
+        ``random_sd`` of the random matrices' scores.
 
     Raises:
-        SweepError: A reader that there is not or that has nothing before it, or a model in train mode.
+        SweepError: A reader that there is not or that has nothing before it, a count below 1, or a model in train mode.
+
+    Example:
+        >>> table = patchlib.k_composition(model, [(17, 4)])
+        >>> table.nsmallest(2, "score_rank").round(3)  # a previous token head comes first
+            reader  layer  head_index  score  score_rank  random_mean  random_sd
+        144  L17H4     16           0  0.158           1        0.042      0.001
+        100  L17H4     11           1  0.062           2        0.042      0.001
     """
     check_model(model)
     n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
-    asked = [(int(layer), int(head)) for layer, head in readers]
-    wrong = [one for one in asked if not 0 < one[0] < n_layers or not 0 <= one[1] < n_heads]
-    if wrong or not asked:
-        raise SweepError(
-            f"{head_names(wrong) or 'No head'} cannot be a reader: give heads of layers 1 to {n_layers - 1}, "
-            f"which have {n_heads} heads."
-        )
+    reading = check_heads(readers, n_layers, n_heads, first_layer=1)
+    check_count("n_random", n_random)
     offset = 1 if getattr(model.cfg, "rmsnorm_uses_offset", False) else 0
     with torch.no_grad():
-        written = [_ov(model, layer, offset) for layer in range(max(layer for layer, _ in asked))]
-        read = [_qk(model, layer, head, offset) for layer, head in asked]
-        writers = FactoredMatrix(*(torch.cat(side) for side in zip(*written, strict=True)))
-        pairs = composition_scores(writers, FactoredMatrix(*(torch.stack(side) for side in zip(*read, strict=True))))
+        ov = [_ov(model, layer, offset) for layer in range(max(layer for layer, _ in reading))]
+        qk = [_qk(model, layer, head, offset) for layer, head in reading]
+        writers = FactoredMatrix(*(torch.cat(side) for side in zip(*ov, strict=True)))
+        scores = composition_scores(writers, FactoredMatrix(*(torch.stack(side) for side in zip(*qk, strict=True))))
         generator = torch.Generator().manual_seed(seed)
-        shapes = [(n_random, *matrix.shape) for matrix in read[0]]
-        drawn = [torch.randn(shape, generator=generator) for shape in [*shapes, *shapes]]
+        shapes = [(n_random, *side.shape) for side in qk[0]]
+        random_sides = [torch.randn(shape, generator=generator) for shape in [*shapes, *shapes]]
         chance = composition_scores(
-            FactoredMatrix(*drawn[:2]), FactoredMatrix(*drawn[2:]), broadcast_dims=False
+            FactoredMatrix(*random_sides[:2]), FactoredMatrix(*random_sides[2:]), broadcast_dims=False
         ).numpy()
-    cells = pd.DataFrame(product(range(len(written)), range(n_heads)), columns=["layer", "head"])
+    cells = pd.DataFrame(product(range(len(ov)), range(n_heads)), columns=["layer", "head_index"])
     tables = []
-    for reader, scores in zip(asked, pairs.T.cpu().numpy(), strict=True):
-        table = cells.assign(reader=head_names([reader]), score=scores)[cells.layer < reader[0]]
-        tables.append(table.assign(rank=table.score.rank(ascending=False).astype(int)))
-    found = pd.concat(tables, ignore_index=True)[["reader", "layer", "head", "score", "rank"]]
-    found.attrs = {"random_mean": float(np.mean(chance)), "random_sd": float(np.std(chance))}
-    return found
+    for reader, of_reader in zip(reading, scores.T.cpu().numpy(), strict=True):
+        table = cells.assign(reader=head_name(*reader), score=of_reader)[cells.layer < reader[0]]
+        tables.append(table.assign(score_rank=table.score.rank(ascending=False).astype(int)))
+    columns = ["reader", "layer", "head_index", "score", "score_rank"]
+    return pd.concat(tables, ignore_index=True)[columns].assign(
+        random_mean=float(chance.mean()), random_sd=float(chance.std())
+    )
 
 
-def _ov(model: TransformerBridge, layer: int, offset: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """W_V with the norm before it, and W_O, of each q head: ``[head d_model d_head]``, ``[head d_head d_model]``."""
+def _ov(
+    model: TransformerBridge, layer: int, offset: int
+) -> tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "head d_head d_model"]]:
+    """W_V with the norm before it, and W_O, of each q head."""
     block, n_heads = model.blocks[layer], int(model.cfg.n_heads)
-    values = (block.ln1.weight + offset)[:, None].float() * block.attn.W_V.float()
+    values = (block.ln1.weight + offset)[:, None].float() * block.attn.W_V.float()  # [kv_head d_model d_head]
     return values.repeat_interleave(n_heads // len(values), dim=0), block.attn.W_O.float()
 
 
-def _qk(model: TransformerBridge, layer: int, head: int, offset: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _qk(
+    model: TransformerBridge, layer: int, head: int, offset: int
+) -> tuple[Float[Tensor, "d_model d_head"], Float[Tensor, "d_head d_model"]]:
     """W_K, of the k/v head that serves a q head, and W_Q transposed, each with the norm before it."""
     block, n_heads = model.blocks[layer], int(model.cfg.n_heads)
-    scale = (block.ln1.weight + offset)[:, None].float()
+    scale = (block.ln1.weight + offset)[:, None].float()  # [d_model 1]
     keys = block.attn.W_K[head * len(block.attn.W_K) // n_heads].float()
     return scale * keys, (scale * block.attn.W_Q[head].float()).T

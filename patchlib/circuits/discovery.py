@@ -11,19 +11,19 @@ import pandas as pd
 import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import head_names
-from patchlib.circuits.ablation import Head
+from patchlib._util import Head, check_count, head_names
 from patchlib.circuits.circuit import Circuit
-from patchlib.circuits.head_types import roles
+from patchlib.circuits.head_types import head_types
 from patchlib.errors import SweepError
-from patchlib.patching.path_engine import Receiver
-from patchlib.patching.paths import inputs_of, path_patch
+from patchlib.patching.paths import path_patch
+from patchlib.patching.receivers import Receiver, inputs_of
 from patchlib.patching.sweeps import sweep
-from patchlib.stats import cell_dims, summary_table
+from patchlib.stats import summary_table
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
 
-NO_INPUTS = pd.DataFrame(columns=["heads", "site", "at", "effect", "through_heads", "followed"])
-Found = tuple[int, int, str]
+STEPS = ["depth", "receivers", "site", "layer", "head_index", "position", "effect", "ci_low", "ci_high", "n"]
+INPUTS = ["heads", "site", "position", "effect", "through_heads"]
+PlacedHead = tuple[int, int, str]
 """(layer, head, the position at which its output matters)."""
 
 
@@ -32,24 +32,24 @@ class Discovery:
     """What a search found, with the evidence of each step.
 
     Attributes:
-        circuit: The heads by role, each at its position.
-        steps: A row for each head and path by which it was found: ``depth``, ``to`` (the heads that receive, or
-            "logits"), ``site`` (their input; "logits" for these), ``layer``, ``head``, ``at`` (of the sender's output),
-            ``effect`` with its interval, ``n``.
-        inputs: A row for each input of found heads that was looked at: ``site``, ``at``, ``effect`` (sum over the
-            heads' own effects of noising that input), ``through_heads`` (the part of it that other heads write: path
-            patching from all of them at once; NaN where the effect is too small to ask) and whether it was
+        circuit: The heads by type, each at its position.
+        steps: A row for each head and path by which it was found: ``depth``, ``receivers`` (the heads that receive, or
+            "logits"), ``site`` (their input; "logits" for these), ``layer``, ``head_index``, ``position`` (of the
+            sender's output), ``effect`` with its interval, ``n``.
+        inputs: A row for each input of found heads that was looked at: ``heads``, ``site``, ``position``, ``effect``
+            (sum over the heads' own effects of noising that input), ``through_heads`` (the part of it that other heads
+            write: path patching from all of them at once; NaN where the effect is too small to ask) and whether it was
             ``followed``.
         results: Each step's path patching of all senders: ``"logits"``, and such as ``"q of L9H6, L9H9 at END"``.
-        roles: ``roles``' table: a row for each head and position.
-        positions: The task's named positions, in the order of the sentence.
+        head_types: The table of ``patchlib.head_types``: a row for each head and position.
+        positions: The task's roles, in the order of the sentence.
     """
 
     circuit: Circuit
     steps: pd.DataFrame
     inputs: pd.DataFrame
     results: dict[str, xr.Dataset]
-    roles: pd.DataFrame
+    head_types: pd.DataFrame
     positions: tuple[str, ...]
 
 
@@ -89,53 +89,72 @@ def discover(
     Raises:
         SweepError: A task without the role END, or a setting out of range; else as ``sweep``.
         TaskError, ExactnessError: As ``sweep``.
+
+    Example:
+        >>> two_prompts = task.to_pairs(model).select([0, 1])
+        >>> search = patchlib.discover(model, two_prompts, depth=1, max_heads=2, progress=False)
+        >>> search.steps[["receivers", "layer", "head_index", "position"]]
+          receivers  layer  head_index position
+        0    logits     23           3      END
+        1    logits     24           4      END
     """
     pairs = as_pairs(model, task)
     if "END" not in pairs.roles:
         raise SweepError(
             f"{pairs.name!r} does not name END, the last position, among its roles: discovery starts there."
         )
-    if depth < 1 or max_heads < 1 or not 0 < min_share <= 1:
-        raise SweepError(f"depth={depth}, max_heads={max_heads}, min_share={min_share}: 1, 1 and 0 to 1 are the least.")
+    for setting, count in (("depth", depth), ("max_inputs", max_inputs), ("max_heads", max_heads)):
+        check_count(setting, count)
+    if not 0 < min_share <= 1:
+        raise SweepError(f"min_share must be above 0 and at most 1, not {min_share}.")
 
-    steps: list[dict[str, Any]] = []
-    inputs: list[pd.DataFrame] = []
-    results: dict[str, xr.Dataset] = {}
-
-    def take(result: xr.Dataset, at: str, level: int, to: str = "logits", site: str = "logits") -> list[Found]:
-        """The senders of one step that count; those that push towards the answer are followed further."""
+    def senders(result: xr.Dataset, **step: int | str) -> pd.DataFrame:
+        """Those of one step that count."""
         table = summary_table(result, top_k=max_heads)
         least = max(min_effect, min_share * table.effect.abs().max())
-        table = table[(table.effect.abs() >= least) & ~((table.ci_low <= 0) & (table.ci_high >= 0))]
-        for row in table.itertuples():
-            about = {"depth": level, "to": to, "site": site, "layer": row.layer, "head": row.head, "at": at}
-            steps.append({**about, "effect": row.effect, "ci_low": row.ci_low, "ci_high": row.ci_high, "n": row.n})
-        return [(int(row.layer), int(row.head), at) for row in table.itertuples() if row.effect > 0]
+        is_sure = (table.ci_low > 0) | (table.ci_high < 0) | table.ci_low.isna()  # a single prompt has no interval
+        counting: pd.DataFrame = table[(table.effect.abs() >= least) & is_sure].assign(**step)[STEPS]
+        return counting
 
-    results["logits"] = path_patch(model, pairs, positions="END", **how)
-    frontier = take(results["logits"], "END", 1)
-    known = set(frontier)
+    # (1) Who writes to the logits, from the last position?
+    results = {"logits": path_patch(model, pairs, positions="END", **how)}
+    steps = [senders(results["logits"], depth=1, receivers="logits", site="logits", position="END")]
+    inputs: list[pd.DataFrame] = []
+    frontier = seen = _helpers(steps)
     for level in range(2, depth + 1):
-        found: list[Found] = []
+        new_steps: list[pd.DataFrame] = []
         for position in sorted({at for *_, at in frontier}):
-            heads = [(layer, head) for layer, head, at in frontier if at == position]
-            looked_at = _inputs(model, pairs, heads, position, min_input, how)
-            followed = looked_at[looked_at.through_heads >= min_input].nlargest(max_inputs, "through_heads")
-            inputs.append(looked_at.assign(followed=looked_at.index.isin(followed.index)))
-            for row in followed.itertuples():
-                receivers = inputs_of(model, heads, row.site, row.at)
-                result = path_patch(model, pairs, receivers, positions=row.at, layers=_below(receivers), **how)
-                results[f"{row.site} of {head_names(heads)} at {row.at}"] = result
-                found += take(result, row.at, level, head_names(heads), row.site)
-        frontier = sorted(set(found) - known)
-        known |= set(frontier)
-    table = pd.DataFrame(
-        steps, columns=["depth", "to", "site", "layer", "head", "at", "effect", "ci_low", "ci_high", "n"]
-    )
-    named = roles(model, pairs, table)
+            heads = sorted((layer, head) for layer, head, at in frontier if at == position)
+            # (2) Which of their inputs matter because of what other heads wrote there?
+            table = _inputs(model, pairs, heads, position, min_input, how)
+            followed = table[table.through_heads >= min_input].nlargest(max_inputs, "through_heads")
+            inputs.append(table.assign(followed=table.index.isin(followed.index)))
+            for row in followed.to_dict("records"):
+                # (3) Who wrote it?
+                site, at = row["site"], row["position"]
+                receivers = inputs_of(model, heads, site, at)
+                result = path_patch(model, pairs, receivers, positions=at, layers=_below(receivers), **how)
+                results[f"{site} of {head_names(heads)} at {at}"] = result
+                new_steps.append(senders(result, depth=level, receivers=head_names(heads), site=site, position=at))
+        # (4) And so on from the new ones among those that help the answer.
+        steps += new_steps
+        frontier = _helpers(new_steps) - seen
+        seen |= frontier
+
+    table = pd.concat(steps, ignore_index=True)
+    types = head_types(model, pairs, table)
     in_order = sorted(pairs.roles, key=lambda role: float(pairs.roles[role].float().mean()))
-    looked_at = pd.concat(inputs, ignore_index=True) if inputs else NO_INPUTS
-    return Discovery(_circuit(named), table, looked_at, results, named, tuple(in_order))
+    looked_at = pd.concat(inputs, ignore_index=True) if inputs else pd.DataFrame(columns=[*INPUTS, "followed"])
+    return Discovery(_circuit(types), table, looked_at, results, types, tuple(in_order))
+
+
+def _helpers(steps: Sequence[pd.DataFrame]) -> frozenset[PlacedHead]:
+    """The senders that push towards the answer."""
+    return frozenset(
+        (int(row["layer"]), int(row["head_index"]), str(row["position"]))
+        for step in steps
+        for row in step[step.effect > 0].to_dict("records")
+    )
 
 
 def _inputs(
@@ -150,35 +169,39 @@ def _inputs(
     rows = []
     for site in ("q", "k", "v"):
         receivers = inputs_of(model, heads, site)
-        layers, columns = ({getattr(one, axis) for one in receivers} for axis in ("layer", "head"))
-        at = [position] if site == "q" else list(pairs.roles)
-        result = sweep(
+        roles = [position] if site == "q" else list(pairs.roles)
+        noised = sweep(
             model, pairs, site, ("layer", "head", "role"), "noise",
-            layers=sorted(layers), heads=sorted(columns), positions=at, **how,
-        )  # fmt: skip
-        head_axis = cell_dims(result)[1]
-        for role in at:
-            own = [
-                result.effect.isel(metric=0).sel({"layer": one.layer, head_axis: one.head, "role": role})
-                for one in receivers
+            layers=sorted({receiver.layer for receiver in receivers}),
+            heads=sorted({receiver.head for receiver in receivers}), positions=roles, **how,
+        ).effect.isel(metric=0)  # fmt: skip
+        head_axis = "kv_head" if "kv_head" in noised.dims else "head"
+        for role in roles:
+            effects = [
+                noised.sel({"layer": receiver.layer, head_axis: receiver.head, "role": role}) for receiver in receivers
             ]
-            effect, through = float(np.nansum(own)), np.nan
-            here = inputs_of(model, heads, site, role)
-            if effect >= min_input and _below(here):
-                paths = path_patch(model, pairs, here, ("role",), positions=role, layers=_below(here), **how)
-                through = paths.effect.item()
-            rows.append((head_names(heads), site, role, effect, through))
-    return pd.DataFrame(rows, columns=NO_INPUTS.columns[:-1])
+            effect, through_heads = float(np.nansum(effects)), np.nan
+            at_role = inputs_of(model, heads, site, role)
+            if effect >= min_input and _below(at_role):
+                # All heads below as one sender: what is left of the effect is the word itself and the MLPs.
+                paths = path_patch(model, pairs, at_role, ("role",), positions=role, layers=_below(at_role), **how)
+                through_heads = paths.effect.item()
+            rows.append((head_names(heads), site, role, effect, through_heads))
+    return pd.DataFrame(rows, columns=INPUTS)
 
 
 def _below(receivers: Sequence[Receiver]) -> list[int]:
     """The layers from which something can reach these."""
-    return list(range(max(one.layer for one in receivers)))
+    return list(range(max(receiver.layer for receiver in receivers)))
 
 
-def _circuit(named: pd.DataFrame) -> Circuit:
-    """Roles in the order of the stream, each at its position; unnamed heads by position."""
-    names = named.role.where(named.role != "unnamed", "unnamed at " + named["at"])
-    order = named.groupby(names).layer.mean().sort_values().index
-    heads = {name: [(int(r.layer), int(r.head)) for r in named[names == name].itertuples()] for name in order}
-    return Circuit(heads, {name: sorted(set(named["at"][names == name])) for name in order})
+def _circuit(types: pd.DataFrame) -> Circuit:
+    """Head types in the order of the stream, each at its positions; unnamed heads by position."""
+    names = types.head_type.where(types.head_type != "unnamed", "unnamed at " + types.position)
+    heads: dict[str, list[Head]] = {}
+    positions: dict[str, list[str]] = {}
+    for name in types.groupby(names).layer.mean().sort_values().index:
+        of_type = types[names == name]
+        heads[str(name)] = list(zip(of_type.layer.astype(int), of_type.head_index.astype(int), strict=True))
+        positions[str(name)] = sorted(set(of_type.position))
+    return Circuit(heads, positions)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib.circuits.heads import attention_between, copying_scores
+from patchlib.circuits.attention import attention_between
+from patchlib.circuits.heads import copying_scores
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
 
+BY_ATTENTION = {
+    ("END", "S2"): "S-inhibition",
+    ("S2", "S1"): "duplicate token",
+    ("S2", "S1+1"): "induction",
+    ("S1+1", "S1"): "previous token",
+}
+"""(the position of a head's output, the role that it attends to most) -> its type."""
 
-def roles(
+
+def head_types(
     model: TransformerBridge,
     task: PatchingDataset | PromptPairs,
     steps: pd.DataFrame,
@@ -20,7 +30,7 @@ def roles(
     min_attention: float = 0.2,
     min_copying: float = 0.5,
 ) -> pd.DataFrame:
-    """Name each found head by where it looks from its position and by what its OV circuit does to names.
+    """Name each head of a search by where it looks from its position and by what its OV circuit does to names.
 
     Of heads that write to the logits: a ``name mover`` attends from END to IO and copies it; a ``subject suppressor``
     attends to the subject and writes against it; a ``negative name mover`` attends to IO and writes against it, a
@@ -36,47 +46,53 @@ def roles(
         min_copying: Share of names that the OV circuit must copy (or suppress): a half; a random head has about 0.
 
     Returns:
-        A row for each head and position: ``layer``, ``head``, ``at``, ``role``, ``direct`` (effect on the logits, NaN
-        if none was found), ``effect`` (largest in any step), ``looks_at`` and ``attention`` (the role that it attends
-        to most, and how much), ``copying``, ``suppressing``.
+        A row for each head and position: ``layer``, ``head_index``, ``position``, ``head_type``, ``direct`` (effect on
+        the logits, NaN if none was found), ``effect`` (largest in any step), ``looks_at`` and ``attention`` (the role
+        that it attends to most, and how much), ``copying``, ``suppressing`` (of heads at END).
+
+    Raises:
+        SweepError, TaskError: As ``attention_between`` and ``copying_scores``.
+
+    Example:
+        >>> import pandas as pd
+        >>> step = {"receivers": "logits", "layer": 23, "head_index": 3, "position": "END", "effect": 0.65}
+        >>> table = patchlib.head_types(model, task, pd.DataFrame([step]))
+        >>> table[["layer", "head_index", "head_type", "looks_at"]]
+           layer  head_index           head_type looks_at
+        0     23           3  subject suppressor       S2
     """
     pairs = as_pairs(model, task)
-    seen = steps.groupby(["layer", "head", "at"], sort=True)
-    attention = {at: attention_between(model, pairs, at).mean("example") for at in sorted(set(steps["at"]))}
-    writers = [(int(layer), int(head)) for layer, head, at in seen.groups if at == "END"]
-    copying = copying_scores(model, pairs.answers.flatten().unique(), writers)
+    by_head = steps.groupby(["layer", "head_index", "position"], sort=True)
+    attention = {at: attention_between(model, pairs, at).mean("example") for at in sorted(set(steps.position))}
+    at_end = steps.loc[steps.position == "END", ["layer", "head_index"]].itertuples(index=False, name=None)
+    copying = copying_scores(model, sorted(set(pairs.answers.flatten().tolist())), set(at_end))
     rows = []
-    for (layer, head, at), found in seen:
-        looks = attention[at].sel(layer=layer, head=head)
-        looks_at = str(looks.role.values[looks.values.argmax()])
-        to_logits = found[found.to == "logits"]
-        row = {
-            "layer": layer, "head": head, "at": at,
-            "direct": to_logits.effect.iloc[0] if len(to_logits) else np.nan,
-            "effect": found.effect.loc[found.effect.abs().idxmax()],
-            "looks_at": looks_at, "attention": float(looks.max()),
-            **{name: float(copying[name].sel(layer=layer, head=head)) for name in ("copying", "suppressing")},
-        }  # fmt: skip
-        rows.append({**row, "role": role_of(row, min_attention, min_copying)})
-    columns = ["layer", "head", "at", "role", "direct", "effect", "looks_at", "attention", "copying", "suppressing"]
-    return pd.DataFrame(rows, columns=columns)
+    for (layer, head, position), of_head in by_head:
+        looks = attention[position].sel(layer=layer, head=head)  # [role]
+        to_logits = of_head.effect[of_head.receivers == "logits"]
+        evidence: dict[str, Any] = {
+            "direct": to_logits.iloc[0] if len(to_logits) else np.nan,
+            "effect": max(of_head.effect, key=abs),
+            "looks_at": str(looks.role.values[looks.values.argmax()]),
+            "attention": float(looks.max()),
+            **{str(name): float(score.sel(layer=layer, head=head)) for name, score in copying.items()},
+        }
+        cell: dict[str, Any] = {"layer": layer, "head_index": head, "position": position}
+        head_type = head_type_of(str(position), evidence, min_attention, min_copying)
+        rows.append({**cell, "head_type": head_type, **evidence})
+    columns = ["direct", "effect", "looks_at", "attention", "copying", "suppressing"]
+    return pd.DataFrame(rows, columns=["layer", "head_index", "position", "head_type", *columns])
 
 
-def role_of(row: dict[str, Any], min_attention: float, min_copying: float) -> str:
-    """The name that a row of ``roles`` earns."""
-    looks = row["looks_at"] if row["attention"] >= min_attention else ""
-    subject = looks in ("S1", "S2")
-    if np.isfinite(row["direct"]) and (looks == "IO" or subject):
+def head_type_of(position: str, evidence: Mapping[str, Any], min_attention: float, min_copying: float) -> str:
+    """The name that a head earns at a position, by its row of ``head_types``."""
+    looks_at = evidence["looks_at"] if evidence["attention"] >= min_attention else ""
+    at_subject = looks_at in ("S1", "S2")
+    if np.isfinite(evidence["direct"]) and (looks_at == "IO" or at_subject):
         # Towards the answer is to copy IO or to suppress the subject; a negative head does the opposite.
-        copies = (looks == "IO") == (row["direct"] > 0)
-        if row["copying" if copies else "suppressing"] >= min_copying:
+        copies = (looks_at == "IO") == (evidence["direct"] > 0)
+        if evidence["copying" if copies else "suppressing"] >= min_copying:
             if copies:
-                return "name mover" if looks == "IO" else "subject mover"
-            return "subject suppressor" if subject else "negative name mover"
-    by_place = {
-        ("END", "S2"): "S-inhibition",
-        ("S2", "S1"): "duplicate token",
-        ("S2", "S1+1"): "induction",
-        ("S1+1", "S1"): "previous token",
-    }
-    return by_place.get((row["at"], looks), "unnamed")
+                return "subject mover" if at_subject else "name mover"
+            return "subject suppressor" if at_subject else "negative name mover"
+    return BY_ATTENTION.get((position, looks_at), "unnamed")

@@ -3,110 +3,136 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import head_names
-from patchlib.circuits.ablation import Ablation, Head, HeadSet
+from patchlib._util import Head, check_count, check_heads, head_names
+from patchlib.circuits.ablation import Ablation
+from patchlib.circuits.head_sets import HeadSet, everywhere
 from patchlib.circuits.heads import direct_logit_attribution
 from patchlib.errors import SweepError
 from patchlib.stats import mean_interval
 
 
-def everywhere(heads: Iterable[Head]) -> dict[Head, tuple[None]]:
-    """Heads at all positions."""
-    return {(int(layer), int(head)): (None,) for layer, head in heads}
-
-
 def knock_out(ablation: Ablation, sets: Mapping[str, Iterable[Head]]) -> pd.DataFrame:
-    """The clean runs without some heads, a row for each named set.
+    """The clean forward passes without some heads, a row for each named set.
 
     Args:
         ablation: The prompts, and what stands in for the heads that are knocked out.
-        sets: Name -> heads, at all positions.
+        sets: Name -> (layer, head) pairs, at all positions.
 
     Returns:
-        Index: the names, after ``"none"``. Columns ``mean`` of the metric over prompts, ``change`` from none, its 95%
-        bootstrap interval ``ci_low`` and ``ci_high``, ``heads`` and ``n``. ``attrs["protocol"]`` says how.
+        Index ``knocked_out``: the names, after ``"none"``. Columns ``metric_mean`` over prompts, ``change`` from none,
+        its 95% bootstrap interval ``ci_low`` and ``ci_high``, ``heads``, ``n``, ``metric`` and ``protocol``.
 
     Raises:
-        SweepError: As ``Ablation.run``.
+        SweepError: As ``Ablation.measure``.
+
+    Example:
+        >>> table = patchlib.knock_out(patchlib.Ablation(model, task), {"the main writer": [(23, 3)]})
+        >>> table[["metric_mean", "change", "heads", "n"]].round(1)
+                         metric_mean  change  heads  n
+        knocked_out
+        none                     4.4     0.0         4
+        the main writer          1.1    -3.3  L23H3  4
     """
-    named: dict[str, list[Head]] = {"none": [], **{name: list(heads) for name, heads in sets.items()}}
-    values = ablation.run([HeadSet(everywhere(heads), keep=False) for heads in named.values()]).astype(np.float64)
-    change = values - values[0]
+    named = {"none": [], **{name: check_heads(heads, least=0) for name, heads in sets.items()}}
+    values = ablation.measure([HeadSet(everywhere(heads), keep=False) for heads in named.values()])
+    return change_table(values, named).assign(metric=ablation.metric, protocol=ablation.protocol)
+
+
+def change_table(values: Float[np.ndarray, "set example"], sets: Mapping[str, Iterable[Head]]) -> pd.DataFrame:
+    """A row for each set: the mean over prompts, the change from the first set, its 95% interval, the heads, ``n``."""
+    values = values.astype(np.float64)
+    table = _changes(values - values[0]).set_index(pd.Index(sets, name="knocked_out"))
+    table.insert(0, "metric_mean", values.mean(axis=1))
+    return table.assign(heads=[head_names(heads) for heads in sets.values()])
+
+
+def _changes(change: Float[np.ndarray, "row example"]) -> pd.DataFrame:
     low, high = mean_interval(change)
-    table = pd.DataFrame(
-        {
-            "mean": values.mean(1), "change": change.mean(1), "ci_low": low, "ci_high": high,
-            "heads": [head_names(heads) for heads in named.values()], "n": values.shape[1],
-        },
-        index=pd.Index(named, name="knocked out"),
-    )  # fmt: skip
-    table.attrs |= {"protocol": ablation.protocol, "metric": ablation.metric}
-    return table
+    columns = {"change": change.mean(axis=1), "ci_low": low, "ci_high": high, "n": change.shape[1]}
+    return pd.DataFrame(columns)
 
 
 def random_like(
-    model: TransformerBridge, heads: Sequence[Head], n_sets: int, seed: int = 0, exclude: Iterable[Head] = ()
+    model: TransformerBridge, layer_heads: Iterable[Head], n_sets: int, seed: int = 0, exclude: Iterable[Head] = ()
 ) -> dict[str, list[Head]]:
-    """Random sets with as many heads in each layer as ``heads`` has, none of them in it or in ``exclude``.
+    """Random sets with as many heads in each layer as ``layer_heads`` has, none of them in it or in ``exclude``.
+
+    Args:
+        model: Whose heads are drawn.
+        layer_heads: (layer, head) pairs.
+        n_sets: How many sets; 0 for none.
+        seed: Of the draw.
+        exclude: (layer, head) pairs that are not drawn either.
+
+    Returns:
+        ``"random 0"``, ``"random 1"``, ... -> (layer, head) pairs.
 
     Raises:
-        SweepError: A layer has too few other heads.
+        SweepError: A head that there is not, or a layer with too few other heads.
+
+    Example:
+        >>> patchlib.random_like(model, [(23, 3), (29, 1)], n_sets=2, seed=0)
+        {'random 0': [(23, 7), (29, 7)], 'random 1': [(23, 0), (29, 5)]}
     """
-    draw, taken = random.Random(seed), {*heads, *exclude}
-    per_layer: dict[int, int] = defaultdict(int)
-    for layer, _ in heads:
-        per_layer[layer] += 1
-    free = {i: [(i, h) for h in range(int(model.cfg.n_heads)) if (i, h) not in taken] for i in per_layer}
-    for layer, count in per_layer.items():
+    size = int(model.cfg.n_layers), int(model.cfg.n_heads)
+    heads = check_heads(layer_heads, *size)
+    check_count("n_sets", n_sets, least=0)
+    draw, taken = random.Random(seed), {*heads, *check_heads(exclude, *size, least=0)}
+    n_wanted = Counter(layer for layer, _ in heads)
+    free = {layer: [(layer, h) for h in range(size[1]) if (layer, h) not in taken] for layer in n_wanted}
+    for layer, count in n_wanted.items():
         if len(free[layer]) < count:
             raise SweepError(f"Layer {layer} has {len(free[layer])} other heads, and a random set takes {count}.")
     return {
-        f"random {k}": [one for layer, count in per_layer.items() for one in sorted(draw.sample(free[layer], count))]
+        f"random {k}": [head for layer, count in n_wanted.items() for head in sorted(draw.sample(free[layer], count))]
         for k in range(n_sets)
     }
 
 
-def backup_heads(ablation: Ablation, heads: Iterable[Head]) -> pd.DataFrame:
+def backup_heads(ablation: Ablation, layer_heads: Iterable[Head]) -> pd.DataFrame:
     """Which heads write more of the answer once others are knocked out (Wang et al. 2022, section 3.4).
 
     Direct logit attribution of every head before and after the knock-out, each with the final norm's scale of its own
-    run. That scale alone changes all heads a little when a large writer is gone: a backup head's change stands out
-    against the others', in its sign and its size (Rushing and Nanda 2024, "Explorations of self-repair").
+    forward pass. That scale alone changes all heads a little when a large writer is gone: a backup head's change stands
+    out against the others', in its sign and its size (Rushing and Nanda 2024, "Explorations of self-repair").
 
     Args:
         ablation: As for ``knock_out``.
-        heads: What is knocked out, at all positions.
+        layer_heads: The (layer, head) pairs that are knocked out, at all positions.
 
     Returns:
-        A row for each other head: ``layer``, ``head``, ``before`` and ``after`` (logits, mean over prompts),
-        ``change`` with its 95% bootstrap interval ``ci_low`` and ``ci_high``, ``n``, largest change first.
-        ``attrs["protocol"]`` says how, ``attrs["knocked_out"]`` what.
+        A row for each other head: ``layer``, ``head_index``, ``before`` and ``after`` (logits, mean over prompts),
+        ``change`` with its 95% bootstrap interval ``ci_low`` and ``ci_high``, ``n``, largest change first; and, the
+        same in each row, ``knocked_out`` and ``protocol``.
 
     Raises:
-        SweepError: As ``Ablation.run``.
+        SweepError: As ``Ablation.measure``, or no head at all.
+
+    Example:
+        >>> table = patchlib.backup_heads(patchlib.Ablation(model, task), [(23, 3)])
+        >>> table[["layer", "head_index", "before", "after", "change"]].head(2).round(1)
+           layer  head_index  before  after  change
+        0     24           4    -0.9    0.0     0.9
+        1     29           0    -0.9   -0.3     0.6
     """
-    gone = sorted((int(layer), int(head)) for layer, head in heads)
+    gone = sorted(check_heads(layer_heads, ablation.n_layers, ablation.n_heads))
     without = [HeadSet(everywhere(gone), keep=False)]
-    ablation.check(without)
-    before = direct_logit_attribution(ablation.model, ablation.pairs)
-    after = direct_logit_attribution(ablation.model, ablation.pairs, partial(ablation.hooks, without))
-    values = [one.stack(cell=("layer", "head")).transpose("cell", "example").values for one in (before, after)]
-    before_values, after_values = (one.astype(np.float64) for one in values)
-    change = after_values - before_values
-    low, high = mean_interval(change)
-    cells = [(layer, head) for layer in range(ablation.n_layers) for head in range(ablation.n_heads)]
-    table = pd.DataFrame(cells, columns=["layer", "head"]).assign(
-        before=before_values.mean(1), after=after_values.mean(1), change=change.mean(1), ci_low=low, ci_high=high,
-        n=change.shape[1],
-    )  # fmt: skip
-    table = table[[cell not in gone for cell in cells]].sort_values("change", ascending=False, ignore_index=True)
-    table.attrs |= {"protocol": ablation.protocol, "knocked_out": head_names(gone)}
-    return table
+    before, after = (
+        direct_logit_attribution(ablation.model, ablation.pairs, hooks).astype(np.float64).stack(cell=("layer", "head"))
+        for hooks in (None, partial(ablation.hooks, without))
+    )
+    cells = {"layer": before.layer.values, "head_index": before["head"].values}
+    means = {name: values.mean("example").values for name, values in (("before", before), ("after", after))}
+    table = pd.DataFrame(cells | means).join(_changes((after - before).transpose("cell", "example").values))
+    table = table.assign(knocked_out=head_names(gone), protocol=ablation.protocol)
+    others = [cell not in gone for cell in before.cell.values]
+    return table[others].sort_values("change", ascending=False, ignore_index=True)

@@ -11,14 +11,15 @@ import xarray as xr
 from jaxtyping import Float
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import head_names
-from patchlib.circuits.ablation import Ablation, Head, HeadSet
-from patchlib.circuits.knockouts import everywhere
+from patchlib._util import Head, check_heads, is_index
+from patchlib.circuits.ablation import Ablation
+from patchlib.circuits.head_sets import HeadSet, everywhere
+from patchlib.circuits.knockouts import change_table
 from patchlib.errors import SweepError
+from patchlib.models.check import check_model
+from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_logit_bytes
 from patchlib.patching.metrics import next_token_losses
-from patchlib.patching.unpatched import check_model, length_batches
-from patchlib.stats import mean_interval
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
 
 
@@ -36,17 +37,23 @@ def token_losses(model: TransformerBridge, task: PatchingDataset | PromptPairs) 
     Raises:
         SweepError: A model in train mode, or a loss that is not finite.
         TaskError: The task is unusable, or its prompts differ in length.
+
+    Example:
+        >>> rows = patchlib.repeated_tokens(model, n_rows=2, seq_len=25)  # BOS, 25 random tokens, and these again
+        >>> losses = patchlib.token_losses(model, rows).mean("example")
+        >>> [float(copy.mean().round()) for copy in (losses[1:26], losses[27:])]  # the second time it knows what comes
+        [15.0, 4.0]
     """
     check_model(model)
     pairs = as_pairs(model, task)
     rows = pairs.clean_batch()
-    most = default_logit_bytes(model) // (4 * int(model.cfg.d_vocab))
-    found = np.full(rows.shape, np.nan, dtype=np.float32)
-    for examples in length_batches(pairs, most):
+    batch_tokens = default_logit_bytes(model) // (4 * int(model.cfg.d_vocab))
+    losses = np.full(rows.shape, np.nan, dtype=np.float32)
+    for examples in length_batches(pairs, batch_tokens):
         tokens = rows[examples].to(model.cfg.device)
         with torch.no_grad():
-            found[examples] = next_token_losses(model(tokens).float(), tokens).cpu().numpy()
-    return _labelled(found, pairs)
+            losses[examples] = next_token_losses(model(tokens).float(), tokens).cpu().numpy()
+    return _labelled(losses, pairs)
 
 
 def _labelled(losses: Float[np.ndarray, "example pos"], pairs: PromptPairs) -> xr.DataArray:
@@ -64,11 +71,22 @@ def copy_losses(losses: xr.DataArray, copy: int) -> xr.Dataset:
         copy: The position of the second copy's first token; ``repeated_tokens`` has it as the role ``copy``.
 
     Returns:
-        ``first``, ``second`` and ``gain`` (first - second), over example, in nats.
+        ``first_copy``, ``second_copy`` and ``gain`` (first - second), over example, in nats.
+
+    Raises:
+        SweepError: A position that leaves nothing of one of the copies.
+
+    Example:
+        >>> losses = xr.DataArray([[np.nan, 4.0, 6.0, 9.0, 1.0, 3.0]], dims=["example", "pos"])
+        >>> {name: values.item() for name, values in patchlib.copy_losses(losses, copy=3).items()}
+        {'first_copy': 5.0, 'second_copy': 2.0, 'gain': 3.0}
     """
+    n_pos = losses.sizes["pos"]
+    if not is_index(copy) or not 1 < copy < n_pos - 1:
+        raise SweepError(f"copy={copy!r} must be a position from 2 to {n_pos - 2}, with some of each copy beside it.")
     first = losses.isel(pos=slice(1, copy)).mean("pos")
     second = losses.isel(pos=slice(copy + 1, None)).mean("pos")
-    return xr.Dataset({"first": first, "second": second, "gain": first - second})
+    return xr.Dataset({"first_copy": first, "second_copy": second, "gain": first - second})
 
 
 def in_context_score(losses: xr.DataArray, early: int = 50, late: int = 500) -> xr.DataArray:
@@ -83,9 +101,16 @@ def in_context_score(losses: xr.DataArray, early: int = 50, late: int = 500) -> 
 
     Raises:
         SweepError: Positions that are not there, or not in that order.
+
+    Example:
+        >>> rows = patchlib.repeated_tokens(model, n_rows=2, seq_len=25)
+        >>> losses = patchlib.token_losses(model, rows)
+        >>> float(patchlib.in_context_score(losses, early=10, late=45).mean().round())
+        -14.0
     """
-    if not 0 < early < late < losses.sizes["pos"]:
-        raise SweepError(f"early={early} and late={late} must be positions of these {losses.sizes['pos']}, in order.")
+    n_pos = losses.sizes["pos"]
+    if not is_index(early) or not is_index(late) or not 0 < early < late < n_pos:
+        raise SweepError(f"early={early} and late={late} must be positions of these {n_pos}, in order.")
     return losses.sel(pos=late, drop=True) - losses.sel(pos=early, drop=True)
 
 
@@ -96,28 +121,32 @@ def ablated_losses(ablation: Ablation, sets: Mapping[str, Iterable[Head]], copy:
 
     Args:
         ablation: Of rows that come twice, such as ``Ablation(model, repeated_tokens(model))``.
-        sets: Name -> heads, at all positions.
+        sets: Name -> (layer, head) pairs, at all positions.
         copy: As for ``copy_losses``.
 
     Returns:
-        As ``knock_out``, of the second copy's loss in nats; and ``first`` and ``change_first``, of the first copy's.
+        As ``knock_out``, of the second copy's loss in nats; and ``first_copy`` and ``first_copy_change``, of the first
+        copy's.
 
     Raises:
-        SweepError, TaskError: As ``Ablation.losses``.
+        SweepError, TaskError: As ``Ablation.losses`` and ``copy_losses``.
+
+    Example:
+        >>> rows = patchlib.repeated_tokens(model, n_rows=2, seq_len=25)
+        >>> heads = {"four induction heads": [(17, 3), (17, 4), (17, 5), (18, 6)]}
+        >>> table = patchlib.ablated_losses(patchlib.Ablation(model, rows), heads, copy=26)
+        >>> table[["metric_mean", "change", "first_copy_change"]].round(1)
+                              metric_mean  change  first_copy_change
+        knocked_out
+        none                          4.0     0.0                0.0
+        four induction heads          8.9     4.9               -0.1
     """
-    named: dict[str, list[Head]] = {"none": [], **{name: list(heads) for name, heads in sets.items()}}
+    named = {"none": [], **{name: check_heads(heads, least=0) for name, heads in sets.items()}}
     losses = ablation.losses([HeadSet(everywhere(heads), keep=False) for heads in named.values()])
-    found = [copy_losses(_labelled(one, ablation.pairs), copy) for one in losses]
-    first, second = (np.stack([one[name].values for one in found]).astype(np.float64) for name in ("first", "second"))
-    low, high = mean_interval(second - second[0])
-    table = pd.DataFrame(
-        {
-            "mean": second.mean(1), "change": (second - second[0]).mean(1), "ci_low": low, "ci_high": high,
-            "first": first.mean(1), "change_first": (first - first[0]).mean(1),
-            "heads": [head_names(heads) for heads in named.values()], "n": first.shape[1],
-        },
-        index=pd.Index(named, name="knocked out"),
-    )  # fmt: skip
+    copies = [copy_losses(_labelled(of_set, ablation.pairs), copy) for of_set in losses]
+    second = np.stack([of_set.second_copy.values for of_set in copies])  # [set example]
+    first = np.array([of_set.first_copy.astype(np.float64).mean().item() for of_set in copies])  # [set]
     metric = "loss of the second copy"
-    table.attrs |= {"protocol": ablation.protocol.replace(ablation.metric, metric, 1), "metric": metric}
-    return table
+    protocol = ablation.protocol.replace(ablation.metric, metric, 1)
+    table = change_table(second, named).assign(metric=metric, protocol=protocol)
+    return table.assign(first_copy=first, first_copy_change=first - first[0])

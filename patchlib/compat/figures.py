@@ -11,8 +11,8 @@ import xarray as xr
 
 from patchlib.compat.printing import HeadPatchingResult, PatchingResult, pooled, ranked
 from patchlib.errors import RunError, SweepError
-from patchlib.plots.sweeps import GREY, LEGEND, LINES, PALE, draw_bars, draw_maps, layer_step, style
-from patchlib.plots.takeaways import MEANING
+from patchlib.plots.style import GREY, LEGEND, LINES, PALE, draw_bars, draw_maps, layer_step, style
+from patchlib.plots.wording import MEANING
 
 SIGN = ", ".join(MEANING["denoise"][1:])
 

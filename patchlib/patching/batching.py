@@ -1,7 +1,8 @@
-"""Which cells share a forward, and what happens when they do not fit."""
+"""Which examples and which cells share a forward, and what happens when they do not fit."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -10,21 +11,56 @@ from torch import Tensor
 
 from patchlib.errors import SweepError
 from patchlib.patching.budget import default_logit_bytes, is_out_of_memory
-from patchlib.patching.engine import Cell, PatchedRuns
+from patchlib.patching.cells import Cell
+from patchlib.patching.engine import PatchedForwards
+from patchlib.tasks.base import PromptPairs
 
+FULL = 4
+"""Examples with which a forward of a few cells is worth its fixed cost, on a CPU."""
 IDLE_TOKENS = 32
 """Tokens that a block takes about as long to compute as to be called and to have its weights read, on a CPU."""
 
 
-def run_cells(
-    runs: PatchedRuns, cells: Sequence[Cell], batch_tokens: int
+def example_batches(pairs: PromptPairs, batch_tokens: int) -> Iterator[list[int]]:
+    """Pairs of one length, a memory-sized number at a time.
+
+    Those that part at one position go together, so that none is computed from an earlier position than it has to be;
+    and with those that part next, where they are too few to fill a forward.
+    """
+    alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, (clean, corrupted) in enumerate(zip(pairs.clean_tokens, pairs.corrupted_tokens, strict=True)):
+        alike[len(clean), int((clean != corrupted).nonzero()[0])].append(i)
+    for n_pos, group in groupby(sorted(alike.items()), key=lambda item: item[0][0]):
+        size = max(1, batch_tokens // (2 * n_pos))  # the base and the other prompts are one forward
+        together: list[int] = []
+        for _, examples in group:
+            if len(together) >= FULL:
+                yield from _split(together, size)
+                together = []
+            together += examples
+        yield from _split(together, size)
+
+
+def length_batches(pairs: PromptPairs, batch_tokens: int) -> Iterator[list[int]]:
+    """Pairs of one length, as many at a time as fit into one forward, wherever they part."""
+    for bucket in pairs.buckets():
+        yield from _split(bucket.tolist(), max(1, batch_tokens // len(pairs.clean_tokens[int(bucket[0])])))
+
+
+def _split(examples: list[int], size: int) -> Iterator[list[int]]:
+    for first in range(0, len(examples), size):
+        yield examples[first : first + size]
+
+
+def patch_cells(
+    forwards: PatchedForwards, cells: Sequence[Cell], batch_tokens: int
 ) -> Iterator[tuple[Sequence[Cell], Float[Tensor, "cell example read read_vocab"]]]:
     """Patched logits, a batch of cells at a time; cells that cannot change anything are left out.
 
     Where memory runs out, batches are halved from there on.
 
     Args:
-        runs: What runs them.
+        forwards: What patches them.
         cells: In any order.
         batch_tokens: Tokens in one forward at most, unless a single cell has more.
 
@@ -32,44 +68,46 @@ def run_cells(
         SweepError: Memory runs out in a single cell.
     """
     most = len(cells)
-    for batch in _batches(runs, [cell for cell in cells if runs.matters(cell)], batch_tokens):
-        todo = [batch]
+    for whole_batch in _cell_batches(forwards, [cell for cell in cells if forwards.changes(cell)], batch_tokens):
+        todo = [whole_batch]
         while todo:
-            part = todo.pop(0)
-            if len(part) > most:
-                todo = [part[:most], part[most:], *todo]
+            batch = todo.pop(0)
+            if len(batch) > most:
+                todo = [batch[:most], batch[most:], *todo]
                 continue
             try:
-                logits = runs.batch(part)
+                logits = forwards.patched_logits(batch)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                if len(part) == 1:
+                if len(batch) == 1:
                     raise SweepError(
-                        f"Memory ran out in a single patched run of {runs.n_examples} prompts of {runs.n_pos} "
-                        "tokens. Give fewer tokens at a time (batch_tokens), or a smaller model or dtype."
+                        f"Memory ran out in a single patched forward pass of {forwards.n_examples} prompts of "
+                        f"{forwards.n_pos} tokens. Give fewer tokens at a time (batch_tokens), or a smaller model or "
+                        "dtype."
                     ) from error
-                most = len(part) // 2
-                todo = [part, *todo]
+                most = len(batch) // 2
+                todo = [batch, *todo]
                 continue
-            yield part, logits
+            yield batch, logits
 
 
-def _batches(runs: PatchedRuns, cells: Sequence[Cell], batch_tokens: int) -> Iterator[list[Cell]]:
+def _cell_batches(forwards: PatchedForwards, cells: Sequence[Cell], batch_tokens: int) -> Iterator[list[Cell]]:
     """Cells that share a forward: as many as fit, of one first position, and of layers that are not far apart.
 
     Cells of higher layers idle in the lower ones. That pays while it costs less than a forward of their own.
     """
-    n_layers = int(runs.model.cfg.n_layers)
-    most = default_logit_bytes(runs.model) // (4 * runs.n_logits)
-    for start, group in groupby(sorted(cells, key=lambda cell: (runs.first(cell), cell.layers)), key=runs.first):
-        n_tokens = runs.n_examples * (runs.n_pos - start)
+    n_layers = int(forwards.model.cfg.n_layers)
+    most = default_logit_bytes(forwards.model) // (4 * forwards.n_logits)
+    ordered = sorted(cells, key=lambda cell: (forwards.first_position(cell), cell.layers))
+    for start, group in groupby(ordered, key=forwards.first_position):
+        n_tokens = forwards.n_examples * (forwards.n_pos - start)
         size = max(1, min(batch_tokens // n_tokens, most))
         batch: list[Cell] = []
         idle = 0
         for cell in group:
             low = (batch or [cell])[0].layers[0]
-            idle += n_tokens * (cell.layers[0] - low) if runs.fast else 0
+            idle += n_tokens * (cell.layers[0] - low) if forwards.fast else 0
             if len(batch) == size or idle > IDLE_TOKENS * (n_layers - low):
                 yield batch
                 batch, idle = [], 0

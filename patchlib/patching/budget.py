@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
+from patchlib._util import check_count
+
 BATCH_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 65536}
 """Tokens in one forward by kind of device: beyond this it gains no speed, and memory grows."""
 LOGIT_BYTES = {"cpu": 128 * 2**20, "mps": 512 * 2**20, "cuda": 4 * 2**30}
@@ -14,6 +16,11 @@ LOGIT_BYTES = {"cpu": 128 * 2**20, "mps": 512 * 2**20, "cuda": 4 * 2**30}
 def default_batch_tokens(model: TransformerBridge) -> int:
     """Tokens in one forward that suit the model's device."""
     return BATCH_TOKENS.get(torch.device(model.cfg.device).type, BATCH_TOKENS["cpu"])
+
+
+def check_batch_tokens(model: TransformerBridge, batch_tokens: int | None) -> int:
+    """``batch_tokens`` as an int, what suits the model's device for None; SweepError for what is no count."""
+    return default_batch_tokens(model) if batch_tokens is None else check_count("batch_tokens", batch_tokens)
 
 
 def default_logit_bytes(model: TransformerBridge) -> int:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
 from patchlib.errors import SweepError
-from patchlib.patching.donors import Donors
-from patchlib.tasks.base import PromptPairs
+from patchlib.patching.experiment import Experiment
 
 
 class Finished:
@@ -26,19 +26,20 @@ class Finished:
 
     def __init__(self, database: sqlite3.Connection | None) -> None:
         self._database = database
-        self._known: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
+        self._metrics: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
         if database is not None:
             for key, n_metrics, values in database.execute("SELECT key, n_metrics, metrics FROM finished"):
                 cells, examples = json.loads(key)
                 table = np.frombuffer(values, np.float32).reshape(n_metrics, len(cells), len(examples))
                 for c, cell in enumerate(cells):
                     for e, example in enumerate(examples):
-                        self._known[tuple(cell), example] = table[:, c, e]
+                        self._metrics[tuple(cell), example] = table[:, c, e]
 
     def get(self, cell: tuple[int, ...], examples: Sequence[int]) -> Float[np.ndarray, "metric example"] | None:
         """The metrics of a cell, None unless all of these examples are done."""
-        found = [self._known.get((cell, example)) for example in examples]
-        return None if any(one is None for one in found) else np.stack(found, axis=1)  # type: ignore[arg-type]
+        if any((cell, example) not in self._metrics for example in examples):
+            return None
+        return np.stack([self._metrics[cell, example] for example in examples], axis=1)  # [metric example]
 
     def add(
         self,
@@ -56,21 +57,13 @@ class Finished:
 
 
 @contextmanager
-def open_checkpoint(
-    path: str | Path | None,
-    empty: xr.Dataset,
-    pairs: PromptPairs,
-    metrics: Mapping[str, Callable],
-    donors: Donors,
-) -> Iterator[Finished]:
+def open_checkpoint(path: str | Path | None, experiment: Experiment, result: xr.Dataset) -> Iterator[Finished]:
     """What an earlier, equal sweep has finished, and where this one adds to it.
 
     Args:
         path: The file; None for none.
-        empty: The sweep's coordinates and attributes.
-        pairs: Its prompts.
-        metrics: Its metrics.
-        donors: Where it takes activations from.
+        experiment: The sweep.
+        result: Its coordinates and attributes.
 
     Raises:
         SweepError: The file is that of a sweep with other inputs, is no checkpoint, or cannot be written.
@@ -78,48 +71,48 @@ def open_checkpoint(
     if path is None:
         yield Finished(None)
         return
-    inputs = _inputs(empty, pairs, metrics, donors)
+    inputs = _inputs(experiment, result)
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         database = sqlite3.connect(path)
     except (OSError, sqlite3.Error) as error:
-        raise SweepError(f"The checkpoint {path} cannot be written ({error}); choose another place.") from error
+        raise SweepError(f"The checkpoint {path} cannot be written ({error}); choose another file.") from error
     with closing(database):
         try:
             with database:
                 database.execute("CREATE TABLE IF NOT EXISTS inputs (name TEXT PRIMARY KEY, value TEXT)")
                 database.execute("CREATE TABLE IF NOT EXISTS finished (key TEXT, n_metrics INTEGER, metrics BLOB)")
-                known = dict(database.execute("SELECT name, value FROM inputs"))
-                if not known:
+                saved = dict(database.execute("SELECT name, value FROM inputs"))
+                if not saved:
                     database.executemany("INSERT INTO inputs VALUES (?, ?)", inputs.items())
         except sqlite3.Error as error:
             raise SweepError(
                 f"{path} cannot be used as a checkpoint ({error}); choose another file, or remove this one."
             ) from error
-        differing = [name for name in inputs if known and known.get(name) != inputs[name]]
+        differing = [name for name in inputs if saved and saved.get(name) != inputs[name]]
         if differing:
             name = differing[0]
             raise SweepError(
                 f"The checkpoint {path} is of another sweep: {', '.join(differing)} differ ({name} was "
-                f"{known.get(name)}, now it is {inputs[name]}). Choose another file, or remove it to start over."
+                f"{saved.get(name)}, now it is {inputs[name]}). Choose another file, or remove it to start over."
             )
         yield Finished(database)
 
 
-def _inputs(empty: xr.Dataset, pairs: PromptPairs, metrics: Mapping[str, Callable], donors: Donors) -> dict[str, str]:
+def _inputs(experiment: Experiment, result: xr.Dataset) -> dict[str, str]:
     """Everything that a sweep's numbers depend on, each as a short text."""
+    pairs, donors = experiment.pairs, experiment.donors
     tokens = [row.tolist() for row in (*pairs.clean_tokens, *pairs.corrupted_tokens)]
-    roles = {role: at.tolist() for role, at in pairs.roles.items()}
-    given = [row.tolist() for row in donors.rows]
-    axes = {str(axis): empty[axis].values.tolist() for axis in empty.dims}
+    roles = {role: positions.tolist() for role, positions in pairs.roles.items()}
+    axes = {str(axis): result[axis].values.tolist() for axis in result.patched.dims}
     about = {
         "prompts": _hash([tokens, pairs.answers.tolist(), roles]),
-        "donors": _hash([given, donors.chosen]),
-        "metrics": json.dumps({name: _code(metric) for name, metric in metrics.items()}),
+        "donors": _hash([[row.tolist() for row in donors.rows], donors.donor_of]),
+        "metrics": json.dumps({name: _code(metric) for name, metric in experiment.metrics.items()}),
         "own metric": _code(pairs.compute_metric),
         "axes": json.dumps(axes) if len(json.dumps(axes)) < 200 else _hash(axes),
     }
-    attributes = {name: str(value) for name, value in empty.attrs.items() if not name.startswith("version_")}
+    attributes = {name: str(value) for name, value in result.attrs.items() if not name.startswith("version_")}
     return about | attributes
 
 
@@ -127,7 +120,7 @@ def _hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
-def _code(function: Callable | None) -> str:
+def _code(function: Callable[..., Any] | None) -> str:
     """What tells two versions of a function apart."""
     code = getattr(function, "__code__", None)
     return "" if code is None else hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest()[:16]

@@ -1,4 +1,11 @@
-"""What is written into the run that is patched, where it is not the other run: zeros, a mean, another prompt."""
+"""What is written into the base prompts' forward: activations of the other prompts, zeros, a mean, another prompt's.
+
+Example:
+    The sources that ``sweep(source=)`` can take activations from:
+
+    >>> patchlib.SOURCES
+    ('other', 'zero', 'mean', 'resample')
+"""
 
 from __future__ import annotations
 
@@ -11,52 +18,84 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from patchlib._util import check_choice, check_count
 from patchlib.errors import SweepError
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
 
+DIRECTIONS = ("denoise", "noise")
+"""Clean into corrupted, or corrupted into clean."""
 ABLATIONS = ("zero", "mean", "resample")
 SOURCES = ("other", *ABLATIONS)
 
 
 @dataclass(frozen=True)
-class Donors:
-    """The prompts that activations are taken from.
+class PromptBatch:
+    """Prompts of one length that are patched together.
 
     Attributes:
+        base: What is patched into.
+        other: What it is compared with, and what activations are taken from by default.
+        source: ``"other"``, or ``"zero"``, or what is taken from the donors: their ``"mean"``, or each example's
+            own donor's (``"resample"``).
+        donors: Prompts of the same length; one for each example to resample.
+    """
+
+    base: Int[Tensor, "example pos"]
+    other: Int[Tensor, "example pos"]
+    source: str = "other"
+    donors: Int[Tensor, "donor pos"] | None = None
+
+
+@dataclass(frozen=True)
+class Donors:
+    """What is written in, and into which of the two prompts.
+
+    Attributes:
+        direction: One of ``DIRECTIONS``.
         source: One of ``SOURCES``.
         rows: The tokens of each donor prompt, for ``"mean"`` and ``"resample"``.
-        chosen: Which of them each example takes, for ``"resample"``.
+        donor_of: Which of them each example takes, for ``"resample"``.
         name: The task that they are from.
         seed: Of the choice.
     """
 
+    direction: str
     source: str = "other"
     rows: tuple[Int[Tensor, " pos"], ...] = ()
-    chosen: list[int] = field(default_factory=list)
+    donor_of: list[int] = field(default_factory=list)
     name: str = ""
     seed: int = 0
 
-    def of(self, examples: Sequence[int], n_pos: int) -> Int[Tensor, "donor pos"] | None:
-        """Donors for some examples of one length: a row for each to resample, all of that length for a mean."""
-        if self.source == "resample":
-            return torch.stack([self.rows[self.chosen[i]] for i in examples])
-        if self.source == "mean":
-            return torch.stack([row for row in self.rows if len(row) == n_pos])
-        return None
+    @property
+    def base_and_other(self) -> tuple[str, str]:
+        """Which prompts are patched into, and which they are compared with."""
+        return ("corrupted", "clean") if self.direction == "denoise" else ("clean", "corrupted")
 
-    def attributes(self, direction: str) -> dict[str, str | int]:
+    def batch(self, pairs: PromptPairs, examples: Sequence[int]) -> PromptBatch:
+        """The prompts of some examples of one length: donors to resample are a row for each, for a mean all."""
+        chosen = pairs.select(examples)
+        tokens = {"clean": chosen.clean_batch(), "corrupted": chosen.corrupted_batch()}
+        base, other = (tokens[name] for name in self.base_and_other)
+        rows: list[Tensor] = []
+        if self.source == "resample":
+            rows = [self.rows[self.donor_of[i]] for i in examples]
+        elif self.source == "mean":
+            rows = [row for row in self.rows if len(row) == base.shape[1]]
+        return PromptBatch(base, other, self.source, torch.stack(rows) if rows else None)
+
+    def attributes(self) -> dict[str, str | int]:
         """What a result records."""
-        if self.source == "other":
-            return {"source": "clean" if direction == "denoise" else "corrupted"}
-        about: dict[str, str | int] = {"source": self.source}
+        attributes: dict[str, str | int] = {"direction": self.direction}
+        attributes["source"] = self.base_and_other[1] if self.source == "other" else self.source
         if self.rows:
-            about |= {"reference": self.name, "n_reference": len(self.rows)}
-        return about | ({"source_seed": self.seed} if self.source == "resample" else {})
+            attributes |= {"reference": self.name, "n_reference": len(self.rows)}
+        return attributes | ({"source_seed": self.seed} if self.source == "resample" else {})
 
 
 def resolve_donors(
     model: TransformerBridge,
     pairs: PromptPairs,
+    direction: str,
     source: str,
     reference: PatchingDataset | PromptPairs | None,
     seed: int,
@@ -64,25 +103,27 @@ def resolve_donors(
     """What ``sweep`` was asked to patch in.
 
     Raises:
-        SweepError: Unknown source, a reference that would not be used, or no donor of a prompt's length.
+        SweepError: Unknown direction or source, a reference that would not be used, or no donor of a prompt's length.
     """
-    if source not in SOURCES:
-        raise SweepError(f"Unknown source {source!r}: choose {', '.join(map(repr, SOURCES))}.")
+    check_choice("direction", direction, DIRECTIONS)
+    check_choice("source", source, SOURCES)
     if source in ("other", "zero"):
         if reference is not None:
             raise SweepError(f"source={source!r} takes nothing from a reference: use source='mean' or 'resample'.")
-        return Donors(source)
+        return Donors(direction, source)
     task = pairs if reference is None else as_pairs(model, reference)
+    seed = check_count("source_seed", seed, least=0)
     draw = random.Random(seed)
-    chosen = []
+    donor_of = []
     for i, row in enumerate(pairs.clean_tokens):
         alike = [j for j, donor in enumerate(task.clean_tokens) if len(donor) == len(row)]
         if source == "resample":  # another prompt, or nothing would be ablated
             alike = [j for j in alike if not torch.equal(task.clean_tokens[j], row)]
         if not alike:
+            wanted = "other prompt" if source == "resample" else "prompt"
             raise SweepError(
-                f"{task.name!r} has no {'other ' * (source == 'resample')}prompt of {len(row)} tokens, as prompt {i} "
-                "has: give a reference with prompts of every length, such as the same task with more of them."
+                f"{task.name!r} has no {wanted} of {len(row)} tokens, as prompt {i} has: "
+                "give a reference with prompts of every length, such as the same task with more of them."
             )
-        chosen.append(draw.choice(alike))
-    return Donors(source, task.clean_tokens, chosen, task.name, seed)
+        donor_of.append(draw.choice(alike))
+    return Donors(direction, source, task.clean_tokens, donor_of, task.name, seed)

@@ -1,16 +1,17 @@
-"""How a patched forward is run exactly and cheaply, by the shortcuts of ``patchlib.shortcuts``.
+"""How a patched forward is run exactly and cheaply, by the shortcuts of ``patchlib.patching.shortcuts``.
 
-One patch can change only what is downstream of it. So a fast run (1) resumes at the patched layer with the
-base run's residual stream there, (2) computes only positions from the patched one on, on top of the base run's
+One patch can change only what is downstream of it. So a fast forward (1) resumes at the patched layer with the
+base prompts' residual stream there, (2) computes only positions from the patched one on, on top of the base prompts'
 keys and values, and none before the first one in which the two prompts differ, (3) unembeds only the positions,
 and where those suffice only the answers, that are read, (4) puts many cells into one batch and (5) runs nothing
-at all for a cell whose patch equals what is there. A plain run is the same code with none of these but the batching.
+at all for a cell whose patch equals what is there. A plain forward is the same code with none of these but the
+batching. The code below is in this order, after (0) the two unpatched forwards that all of it goes on from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,8 +22,11 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import Cache, DynamicCache
 
 from patchlib.patching.budget import BATCH_TOKENS
-from patchlib.patching.metrics import Reads
+from patchlib.patching.cells import Cell, patch_mask
+from patchlib.patching.donors import PromptBatch
+from patchlib.patching.readout import Reads
 from patchlib.patching.shortcuts import (
+    Forward,
     at_the_end,
     branches,
     forwards,
@@ -33,82 +37,75 @@ from patchlib.patching.shortcuts import (
 )
 from patchlib.patching.sites import Site
 
-Hooks = list[tuple[str, Callable]]
+Hooks = list[tuple[str, Callable[..., Tensor | None]]]
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One patch: the activation in ``layers``, of ``head`` or of all heads, wherever ``where`` is True."""
+class Work:
+    """How much of a forward is done.
 
-    index: tuple[int, ...]
-    layers: tuple[int, ...]
-    head: int | None
-    where: Bool[Tensor, "example pos"]
+    Attributes:
+        fast: Use the shortcuts; else run every patched forward whole.
+        reads: Which of the logits are read.
+        batch_tokens: Tokens in one forward of donors.
+    """
+
+    fast: bool = True
+    reads: Reads = field(default_factory=Reads)
+    batch_tokens: int = BATCH_TOKENS["cpu"]
 
 
-class PatchedRuns:
-    """The base and the other run of some prompts of one length, and every patched run of the base.
+class PatchedForwards:
+    """The forwards of some base prompts and of the other ones, and every patched forward of the base prompts.
 
     Args:
         model: In eval mode.
         site: What is patched.
-        base_tokens: The run that is patched into.
-        other_tokens: The run that it is compared with, and that activations are taken from by default.
         layers: The layers that will be patched: only their activations are kept.
-        source: ``"other"``, or ``"zero"``, or what is taken from the donors: their ``"mean"``, or each example's
-            own donor's (``"resample"``).
-        donors: Prompts of the same length; one for each example to resample.
-        fast: Use the shortcuts; else run every patched forward whole.
-        reads: Which of the logits are read; those of the last position when None.
-        batch_tokens: Tokens in one forward of donors.
+        prompts: What is patched into, and where activations are taken from.
+        work: How much of each forward is done.
 
     Attributes:
         base_logits, other_logits: ``[example read read_vocab]`` in float32, unpatched; ``read`` is 1 or all positions.
     """
 
+    # ---- (0) The unpatched forwards
+
     def __init__(
-        self,
-        model: TransformerBridge,
-        site: Site,
-        base_tokens: Int[Tensor, "example pos"],
-        other_tokens: Int[Tensor, "example pos"],
-        layers: Sequence[int],
-        *,
-        source: str = "other",
-        donors: Int[Tensor, "donor pos"] | None = None,
-        fast: bool = True,
-        reads: Reads | None = None,
-        batch_tokens: int = BATCH_TOKENS["cpu"],
+        self, model: TransformerBridge, site: Site, layers: Sequence[int], prompts: PromptBatch, work: Work
     ) -> None:
-        self.model, self.site, self.fast, self.reads = model, site, fast, reads or Reads()
-        self.n_examples, self.n_pos = base_tokens.shape
+        self.model, self.site, self.fast, self.reads = model, site, work.fast, work.reads
+        self.n_examples, self.n_pos = prompts.base.shape
         self.layers = sorted(set(layers))
-        self.base_tokens, other_tokens = (tokens.to(model.cfg.device) for tokens in (base_tokens, other_tokens))
-        apart = self.base_tokens != other_tokens
-        differs = apart.any(0).nonzero()
-        # Where a row's two prompts are alike so far, so are their activations, whatever rounding makes of them.
-        self._apart = apart.cummax(1).values if source == "other" else torch.ones_like(apart)
-        self.start = 0  # before it nothing can change; the last position is always run, to have something to read
-        if fast and source == "other":
-            self.start = min(int(differs[0]) if len(differs) else self.n_pos, self.n_pos - 1)
+        self.base_tokens, other_tokens = (tokens.to(model.cfg.device) for tokens in (prompts.base, prompts.other))
+        apart = self.base_tokens != other_tokens  # [example pos]
+        # Where a row's two prompts are alike so far, so are their activations, whatever rounding makes of them. An
+        # ablation's values come from elsewhere, and differ from the first position on.
+        self._can_differ = apart.cummax(1).values if prompts.source == "other" else torch.ones_like(apart)
+        # (2) Before it nothing can change; the last position is always run, to have something to read.
+        n_alike = int((~self._can_differ.any(0)).sum())
+        self.start = min(n_alike, self.n_pos - 1) if self.fast else 0
         vocab = self.reads.vocab
-        self._unembedding = unembedding_of(model, vocab) if fast and vocab is not None else {}
-        self._activations = fused_activations(model) if fast else {}
+        self._unembedding = unembedding_of(model, vocab) if self.fast and vocab is not None else {}
+        self._fused = fused_activations(model) if self.fast else {}
         with torch.no_grad():
-            prefix, shared_logits = self._shared_prefix()
-            # In one forward, on the same keys and values, so that what is alike in the two runs is so to the bit.
+            prefix, prefix_logits = self._shared_prefix()
+            # In one forward, on the same keys and values, so that what is alike in the two is so to the bit.
             cache = None if prefix is None else branches(prefix, self.start, keep=True)
-            logits, kept = self._record_both(torch.cat([self.base_tokens, other_tokens]), cache)
+            both = torch.cat([self.base_tokens, other_tokens])  # [2*example pos]
+            logits, kept = self._record_both(both, cache)
             self.base_logits, self.other_logits = (
-                self._read(torch.cat([*shared_logits, part], dim=1))[0] for part in logits.chunk(2)
+                self._read(torch.cat([*prefix_logits, half], dim=1))[0] for half in logits.chunk(2)
             )
+            # Patched forwards are of the base prompts, and go on from their keys and values alone.
             self._cache = None if cache is None else branches(cache, self.n_pos, self.n_examples)
             self._base = {name: activation[: self.n_examples] for name, activation in kept.items()}
             self._source = {name: kept[name][self.n_examples :] for name in map(site.hook_name, self.layers)}
-            if source == "zero":
+            if prompts.source == "zero":
                 self._source = {name: torch.zeros_like(activation) for name, activation in self._source.items()}
-            elif donors is not None:
-                self._source = self._given(donors.to(model.cfg.device), batch_tokens, mean=source == "mean")
+            elif prompts.donors is not None:
+                donors = prompts.donors.to(model.cfg.device)
+                self._source = self._of_donors(donors, work.batch_tokens, mean=prompts.source == "mean")
 
     def _shared_prefix(self) -> tuple[Cache | None, list[Tensor]]:
         """Keys and values of the positions before ``start``, and their logits where those are read."""
@@ -121,12 +118,34 @@ class PatchedRuns:
             )
         return prefix, [] if self.reads.last_only else [logits]
 
-    def _given(self, donors: Int[Tensor, "donor pos"], batch_tokens: int, *, mean: bool) -> dict[str, Tensor]:
+    def _record_both(
+        self, tokens: Int[Tensor, "2*example pos"], cache: Cache | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What ``_record`` gives of the base and the other prompts together."""
+        return self._record(tokens, cache, with_stream=self.fast)
+
+    def _record(
+        self, tokens: Int[Tensor, "example pos"], cache: Cache | None, *, with_stream: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """One unpatched forward: its logits, and the site's activations (and the stream entering each layer)."""
+        kept: dict[str, Tensor] = {}
+
+        def keep(activation: Tensor, hook: Any, name: str) -> None:
+            # A copy, because later modules and hooks write into the same memory.
+            kept[name] = activation.detach().clone()
+
+        names = {self.site.hook_name(layer) for layer in self.layers}
+        if with_stream:
+            names |= {f"blocks.{layer}.hook_resid_pre" for layer in self.layers}
+        hooks: Hooks = [(name, partial(keep, name=name)) for name in sorted(names)]
+        return self._forward(tokens[:, self.start :], hooks, cache), kept
+
+    def _of_donors(self, donors: Int[Tensor, "donor pos"], batch_tokens: int, *, mean: bool) -> dict[str, Tensor]:
         """The donors' activations, or their mean, which stands for every example."""
         kept: dict[str, list[Tensor]] = {self.site.hook_name(layer): [] for layer in self.layers}
-        for part in donors.split(max(1, batch_tokens // self.n_pos)):
-            for name, activation in self._record(part, None, with_stream=False)[1].items():
-                if mean:
+        for rows in torch.split(donors, max(1, batch_tokens // self.n_pos)):
+            for name, activation in self._record(rows, None, with_stream=False)[1].items():
+                if mean:  # of which only the sum is kept: a reference may have many prompts
                     kept[name] = [sum(kept[name], activation.sum(0, dtype=torch.float64))]
                 else:
                     kept[name].append(activation)
@@ -137,99 +156,7 @@ class PatchedRuns:
             for name, (total,) in kept.items()
         }
 
-    @property
-    def n_logits(self) -> int:
-        """How many logits a forward gives for one cell: a plain one unembeds everything, whatever is read of it."""
-        width = len(self.reads.vocab) if self.reads.vocab is not None and self._unembedding else self.model.cfg.d_vocab
-        return int(width) * self.n_examples * (1 if self.fast and self.reads.last_only else self.n_pos)
-
-    def _read(self, logits: Float[Tensor, "batch pos d_vocab"], n_cells: int = 1) -> Tensor:
-        """The logits that are read, ``[cell example read read_vocab]`` in float32."""
-        if self.reads.vocab is not None and not self._unembedding:
-            logits = logits[..., self.reads.vocab.to(logits.device)]
-        return logits[:, -1 if self.reads.last_only else 0 :].float().unflatten(0, (n_cells, self.n_examples))
-
-    def _forward(self, given: Tensor, hooks: Hooks, cache: Cache | None, **kwargs) -> Tensor:
-        """Logits of tokens, or of a stream, on top of the keys and values of a cache; only those that are read."""
-        if cache is not None:
-            kwargs["past_key_values"] = cache
-        if self.fast and self.reads.last_only:
-            kwargs["logits_to_keep"] = 1
-            # Cut out by position, the rows lie apart in memory, and a product with them is ten times slower.
-            hooks = [*hooks, ("unembed.hook_in", lambda stream, hook: stream.contiguous())]
-        with forwards(self._unembedding):
-            return self.model.run_with_hooks(given, fwd_hooks=hooks, **kwargs)
-
-    def _record_both(
-        self, tokens: Int[Tensor, "run*example pos"], cache: Cache | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What ``_record`` gives of the base and the other run together."""
-        return self._record(tokens, cache, with_stream=self.fast)
-
-    def _record(
-        self, tokens: Int[Tensor, "example pos"], cache: Cache | None, *, with_stream: bool
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """One unpatched run: its logits, and the site's activations (and the stream entering each layer)."""
-        kept: dict[str, Tensor] = {}
-
-        def keep(activation: Tensor, hook, name: str) -> None:
-            kept[name] = activation.detach().clone()
-
-        names = {self.site.hook_name(layer) for layer in self.layers}
-        if with_stream:
-            names |= {f"blocks.{layer}.hook_resid_pre" for layer in self.layers}
-        hooks: Hooks = [(name, partial(keep, name=name)) for name in sorted(names)]
-        return self._forward(tokens[:, self.start :], hooks, cache), kept
-
-    def first(self, cell: Cell) -> int:
-        """The first position that a patched run of this cell has to compute."""
-        return max(self.start, int(cell.where.any(0).nonzero()[0])) if self.fast else 0
-
-    def _window(
-        self, activation: Float[Tensor, "example *site"], start: int, end: int | None = None
-    ) -> Float[Tensor, "example *site"]:
-        """A recorded activation at the positions from ``start`` to before ``end``."""
-        return activation.narrow(self.site.pos_axis, start - self.start, (end or self.n_pos) - start)
-
-    def _mask(
-        self, cells: Sequence[Cell], layer: int, start: int, end: int | None = None
-    ) -> Bool[Tensor, "cell example *site 1"]:
-        """True where a cell's patch goes in this layer, in the site's own layout, from ``start`` to before ``end``."""
-        where = torch.stack([cell.where[:, start:end] & (layer in cell.layers) for cell in cells])
-        where = where.to(self.model.cfg.device)
-        if not self.site.has_heads:
-            return where[..., None]  # [cell example pos 1]
-        every = range(self.site.n_heads(self.model))
-        of_head = torch.tensor(
-            [[cell.head is None or cell.head == head for head in every] for cell in cells], device=where.device
-        )
-        if self.site.layout.startswith("example head"):
-            return (of_head[:, None, :, None] & where[:, :, None, :])[..., None]  # [cell example head dest 1]
-        return (of_head[:, None, None, :] & where[..., None])[..., None]  # [cell example pos head 1]
-
-    def matters(self, cell: Cell) -> bool:
-        """False where the patch is what the base run has there already."""
-        cell = replace(cell, where=cell.where & self._apart.to(cell.where.device))
-        for layer in cell.layers:
-            name = self.site.hook_name(layer)
-            if (self._mask([cell], layer, self.start)[0] & (self._source[name] != self._base[name])).any():
-                return True
-        return False
-
-    @torch.no_grad()
-    def batch(self, cells: Sequence[Cell]) -> Float[Tensor, "cell example read read_vocab"]:
-        """The logits of several patched runs in one forward, even of those in which nothing changes."""
-        layers, start = sorted({layer for cell in cells for layer in cell.layers}), min(map(self.first, cells))
-
-        def put(activation: Tensor, hook, layer: int) -> Tensor:
-            source = self._window(self._source[self.site.hook_name(layer)], start)
-            by_cell = activation.unflatten(0, (len(cells), self.n_examples))
-            # In place: resid_mid is hooked as the input of the second norm, and the skip connection past
-            # that norm reads the same tensor. A new tensor would change the one and not the other.
-            return activation.copy_(torch.where(self._mask(cells, layer, start), source, by_cell).flatten(0, 1))
-
-        hooks: Hooks = [(self.site.hook_name(layer), partial(put, layer=layer)) for layer in layers]
-        return self._logits(self._resume(hooks, [self.site], len(cells), layers[0], start), len(cells), start)
+    # ---- (1) Resume at the patched layer
 
     def _resume(
         self,
@@ -239,10 +166,10 @@ class PatchedRuns:
         layer: int,
         start: int,
         end: int | None = None,
-        instead: Mapping[torch.nn.Module, Callable] | None = None,
+        instead: Mapping[torch.nn.Module, Forward] | None = None,
         **kwargs: Any,
-    ) -> Float[Tensor, "batch pos vocab"]:
-        """Copies of the base run, from a layer and a position on, with hooks: only what those can change is run.
+    ) -> Float[Tensor, "cell*example pos vocab"]:
+        """Copies of the base forward, from a layer and a position on, with hooks: only what those can change is run.
 
         Args:
             hooks: They see the positions from ``start`` on.
@@ -254,25 +181,105 @@ class PatchedRuns:
             instead: Forwards of modules whose output is known already.
             **kwargs: For the forward.
         """
-        if self._cache is None:
+        if self._cache is None:  # a plain forward: whole prompts through all layers
             return self._forward(self.base_tokens.repeat(n_cells, 1), hooks, None, **kwargs)
-        stream = self._base[f"blocks.{layer}.hook_resid_pre"][:, start - self.start :]
-        stream = stream[:, : None if end is None else end - start].repeat(n_cells, 1, 1)
+        stream = self._window(self._base[f"blocks.{layer}.hook_resid_pre"], start, end)
+        stream = stream.repeat(n_cells, 1, 1)  # [cell*example pos d_model]
+        # TransformerLens puts the stream in at the layer, but runs the blocks below all the same: they pass it on.
         replaced = {
-            **self._activations,
+            **self._fused,
             **dict.fromkeys(self.model.blocks[:layer], hand_on(n_block_outputs(self.model))),
             **(instead or {}),
         }
+        # (3) Nothing reads the last MLP but at the last position; a patch in the MLP itself would see that one only.
         mlp = getattr(self.model.blocks[-1], "mlp", None)
         at_last = {self.model.hook_dict[site.hook_name(len(self.model.blocks) - 1)] for site in patched}
-        # A patch in the MLP itself would see one position only.
         if self.reads.last_only and mlp is not None and not at_last & set(mlp.modules()):
             replaced[mlp] = at_the_end(mlp.forward)
         with forwards(replaced):
+            # (2) Attention sees the positions before start as the base prompts' keys and values.
             return self._forward(stream, hooks, branches(self._cache, start), start_at_layer=layer, **kwargs)
 
-    def _logits(self, logits: Float[Tensor, "batch pos vocab"], n_cells: int, start: int) -> Tensor:
-        """What is read of a forward from position ``start`` on, ``[cell example read read_vocab]``."""
+    # ---- (2) Positions from the patched one on
+
+    def first_position(self, cell: Cell) -> int:
+        """The first position that a patched forward of this cell has to compute."""
+        return max(self.start, int(cell.mask.any(0).nonzero()[0])) if self.fast else 0
+
+    def _window(self, activation: Tensor, start: int, end: int | None = None, *, pos_axis: int = 1) -> Tensor:
+        """A recorded activation at the positions from ``start`` to before ``end``."""
+        return activation.narrow(pos_axis, start - self.start, (end or self.n_pos) - start)
+
+    # ---- (3) Only the logits that are read
+
+    @property
+    def n_logits(self) -> int:
+        """How many logits a forward gives for one cell: a plain one unembeds everything, whatever is read of it."""
+        width = len(self.reads.vocab) if self.reads.vocab is not None and self._unembedding else self.model.cfg.d_vocab
+        return int(width) * self.n_examples * (1 if self.fast and self.reads.last_only else self.n_pos)
+
+    def _forward(self, given: Tensor, hooks: Hooks, cache: Cache | None, **kwargs: Any) -> Tensor:
+        """Logits of tokens, or of a stream, on top of the keys and values of a cache; only those that are read."""
+        if cache is not None:
+            kwargs["past_key_values"] = cache
+        if self.fast and self.reads.last_only:
+            kwargs["logits_to_keep"] = 1
+            # Cut out by position, the rows lie apart in memory, and a product with them is ten times slower.
+            hooks = [*hooks, ("unembed.hook_in", lambda stream, hook: stream.contiguous())]
+        with forwards(self._unembedding):
+            logits: Tensor = self.model.run_with_hooks(given, fwd_hooks=hooks, **kwargs)
+        return logits
+
+    def _read(
+        self, logits: Float[Tensor, "cell*example pos vocab"], n_cells: int = 1
+    ) -> Float[Tensor, "cell example read read_vocab"]:
+        """The logits that are read, of whole prompts."""
+        if self.reads.vocab is not None and not self._unembedding:
+            logits = logits[..., self.reads.vocab.to(logits.device)]
+        read = logits[:, -1 if self.reads.last_only else 0 :].float()
+        return torch.unflatten(read, 0, (n_cells, self.n_examples))  # [cell example read read_vocab]
+
+    def _read_from(
+        self, start: int, logits: Float[Tensor, "cell*example pos vocab"], n_cells: int
+    ) -> Float[Tensor, "cell example read read_vocab"]:
+        """What is read of a forward from position ``start`` on: before it the logits are the base prompts'."""
         if not self.reads.last_only and self._cache is not None and start:
-            logits = torch.cat([self.base_logits[:, :start].to(logits).repeat(n_cells, 1, 1), logits], dim=1)
+            before = self.base_logits[:, :start].to(logits).repeat(n_cells, 1, 1)  # [cell*example start vocab]
+            logits = torch.cat([before, logits], dim=1)
         return self._read(logits, n_cells)
+
+    # ---- (4) Many cells in one batch
+
+    @torch.no_grad()
+    def patched_logits(self, cells: Sequence[Cell]) -> Float[Tensor, "cell example read read_vocab"]:
+        """The logits of several cells' patches in one forward, even of those in which nothing changes."""
+        n_cells, start = len(cells), min(map(self.first_position, cells))
+        layers = sorted({layer for cell in cells for layer in cell.layers})
+
+        def patch(activation: Tensor, hook: Any, layer: int) -> Tensor:
+            source = self._window(self._source[self.site.hook_name(layer)], start, pos_axis=self.site.pos_axis)
+            by_cell = torch.unflatten(activation, 0, (n_cells, self.n_examples))  # [cell example *site]
+            mask = self._mask(cells, layer, slice(start, None))  # [cell example *site 1]
+            # In place: resid_mid is hooked as the input of the second norm, and the skip connection past
+            # that norm reads the same tensor. A new tensor would change the one and not the other.
+            return activation.copy_(torch.where(mask, source, by_cell).flatten(0, 1))
+
+        hooks: Hooks = [(self.site.hook_name(layer), partial(patch, layer=layer)) for layer in layers]
+        return self._read_from(start, self._resume(hooks, [self.site], n_cells, layers[0], start), n_cells)
+
+    def _mask(self, cells: Sequence[Cell], layer: int, positions: slice) -> Bool[Tensor, "cell example *site 1"]:
+        """True where the cells' patches go in this layer."""
+        mask = patch_mask(cells, layer, self.site, self.site.n_heads(self.model), positions)
+        return mask.to(self.model.cfg.device)
+
+    # ---- (5) Nothing for a patch that changes nothing
+
+    def changes(self, cell: Cell) -> bool:
+        """False where the patch is what the base prompts have there already."""
+        cell = replace(cell, mask=cell.mask & self._can_differ.to(cell.mask.device))
+        for layer in cell.layers:
+            name = self.site.hook_name(layer)
+            mask = self._mask([cell], layer, slice(self.start, None))[0]
+            if (mask & (self._source[name] != self._base[name])).any():
+                return True
+        return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -13,26 +12,29 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from patchlib._util import check_indices, check_positions
 from patchlib.errors import SweepError
-from patchlib.patching.engine import Cell
-from patchlib.patching.sites import Site
+from patchlib.patching.cells import Cell
+from patchlib.patching.sites import Site, check_patchable, get_site
 from patchlib.tasks.base import PromptPairs
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The axes that are swept, in order, and what every cell shares.
+    """What is patched: a site, the axes that are swept, in order, and what every cell shares.
 
     Attributes:
+        site: What is patched.
         values: Axis name -> its coordinate values, in the order of the result's dims.
         layers: The layers that are patched.
         fixed: Positions that every cell patches (token indices or roles) where no position axis is swept;
             None for all positions.
     """
 
+    site: Site
     values: dict[str, list[Any]]
     layers: list[int]
-    fixed: list[int | str] | None
+    fixed: list[int | str] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -46,12 +48,17 @@ class Grid:
         masks = {value: position_mask(value, pairs) for axis in ("pos", "role") for value in self.values.get(axis, ())}
         cells = []
         for index in itertools.product(*(range(n) for n in self.shape)):
-            at = {axis: values[i] for (axis, values), i in zip(self.values.items(), index, strict=True)}
-            where = masks.get(at.get("pos", at.get("role")), fixed)
-            if where.any():
-                layers = (at["layer"],) if "layer" in at else tuple(sorted(self.layers))
-                cells.append(Cell(index, layers, at.get("head", at.get("kv_head")), where))
+            coords = {axis: values[i] for (axis, values), i in zip(self.values.items(), index, strict=True)}
+            mask = masks.get(coords.get("pos", coords.get("role")), fixed)
+            if mask.any():
+                layers = (coords["layer"],) if "layer" in coords else tuple(sorted(self.layers))
+                cells.append(Cell(index, layers, coords.get("head", coords.get("kv_head")), mask))
         return cells
+
+    def attributes(self) -> dict[str, str]:
+        """What a result records."""
+        attributes = {"positions": "all" if self.fixed is None else ", ".join(map(str, self.fixed))}
+        return attributes | ({} if "layer" in self.values else {"layers": ", ".join(map(str, self.layers))})
 
 
 def position_mask(position: int | str | None, pairs: PromptPairs) -> Bool[Tensor, "example pos"]:
@@ -65,14 +72,16 @@ def position_mask(position: int | str | None, pairs: PromptPairs) -> Bool[Tensor
 
 def resolve_grid(
     model: TransformerBridge,
-    site: Site,
     pairs: PromptPairs,
+    site_name: str,
     over: Sequence[str],
     layers: Sequence[int] | int | None,
     heads: Sequence[int] | int | None,
     positions: Sequence[int | str] | int | str | None,
 ) -> Grid:
     """What ``sweep`` was asked for, as a checked grid; SweepError names the first thing that does not exist."""
+    site = get_site(model, site_name)
+    check_patchable(model, site)
     over = list(over) if isinstance(over, Iterable) and not isinstance(over, str) else [over]
     head_axis = site.head_axis(model)
     if head_axis == "kv_head":  # "head" is understood, and labelled as what it is
@@ -87,59 +96,25 @@ def resolve_grid(
             f"over={tuple(over)} must name at least one axis, each once, and only one of 'pos' and 'role'."
         )
 
-    chosen_layers = _in_range("layer", layers, model.cfg.n_layers)
-    values: dict[str, list[Any]] = {"layer": chosen_layers}
+    n_pos = max(len(row) for row in pairs.clean_tokens)
+    values: dict[str, list[Any]] = {
+        "layer": check_indices("layer", layers, int(model.cfg.n_layers)),
+        "pos": list(range(n_pos)),
+        "role": list(pairs.roles),
+    }
     if heads is not None and head_axis not in over:
         mend = f"add {head_axis!r} to over" if site.has_heads else f"site {site.name!r} has no heads"
         raise SweepError(f"heads={heads} was given, but over={tuple(over)} has no {head_axis!r} axis: {mend}.")
     if site.has_heads:
-        values[head_axis] = _in_range(head_axis, heads, site.n_heads(model))
-    longest = max(len(row) for row in pairs.clean_tokens)
-    values["pos"] = list(range(longest))
-    values["role"] = list(pairs.roles)
+        values[head_axis] = check_indices(head_axis, heads, site.n_heads(model))
     fixed = None
     if positions is not None:
-        checked = _positions(positions, pairs, longest)
-        if "pos" in over or "role" in over:
-            axis, kind = ("pos", int) if "pos" in over else ("role", str)
-            if not all(isinstance(position, kind) for position in checked):
-                wanted = "token indices" if kind is int else "role names"
-                raise SweepError(f"positions={checked}: a sweep over {axis!r} takes {wanted}.")
+        checked = check_positions(positions, pairs.roles, n_pos)
+        axis, kind, wanted = ("pos", int, "token indices") if "pos" in over else ("role", str, "role names")
+        if axis not in over:
+            fixed = checked
+        elif all(isinstance(position, kind) for position in checked):
             values[axis] = checked
         else:
-            fixed = checked
-    return Grid({axis: values[axis] for axis in over}, chosen_layers, fixed)
-
-
-def _is_index(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)  # NumPy's whole numbers are Integral too
-
-
-def _in_range(axis: str, asked: Sequence[int] | int | None, n: int) -> list[int]:
-    if asked is None:
-        return list(range(n))
-    asked = list(asked) if isinstance(asked, Iterable) else [asked]
-    wrong = [i for i in asked if not _is_index(i) or not 0 <= i < n]
-    if wrong or not asked or len(set(asked)) < len(asked):
-        raise SweepError(f"{axis} {wrong or asked} cannot be swept: give whole numbers from 0 to {n - 1}, each once.")
-    return [int(i) for i in asked]
-
-
-def _positions(asked: Sequence[int | str] | int | str, pairs: PromptPairs, longest: int) -> list[int | str]:
-    asked = [asked] if isinstance(asked, str) or not isinstance(asked, Iterable) else list(asked)
-    checked: list[int | str] = []
-    for position in asked:
-        if isinstance(position, str) and position not in pairs.roles:
-            roles = ", ".join(pairs.roles) or "none"
-            raise SweepError(f"Unknown position {position!r}: this task's named positions are: {roles}.")
-        if not isinstance(position, str) and not _is_index(position):
-            raise SweepError(f"Position {position!r} is neither a token index nor the name of a role.")
-        if not isinstance(position, str) and not 0 <= position < longest:
-            raise SweepError(
-                f"Position {position} is outside the prompts, which have positions 0 to {longest - 1}"
-                f"{' (use the role END, or that number, for the last)' if position < 0 else ''}."
-            )
-        checked.append(position if isinstance(position, str) else int(position))
-    if not checked or len(set(checked)) < len(checked):
-        raise SweepError(f"positions={asked} must name at least one position, each once.")
-    return checked
+            raise SweepError(f"positions={checked}: a sweep over {axis!r} takes {wanted}.")
+    return Grid(site, {axis: values[axis] for axis in over}, values["layer"], fixed)

@@ -1,4 +1,4 @@
-"""What a result says about itself: labels on its axes, names of its heads, and where its numbers came from."""
+"""What a result says about itself: labels on its axes, and where its numbers came from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from patchlib.models.load import weights_hash
 from patchlib.tasks.base import PromptPairs
 
 
-def labels(model: TransformerBridge, pairs: PromptPairs, axes: Mapping[str, list]) -> dict[str, Any]:
+def labels(model: TransformerBridge, pairs: PromptPairs, axes: Mapping[str, list[Any]]) -> dict[str, Any]:
     """Coordinates beside the axes: prompts and answers per example, and what stands at each position.
 
     ``pos_label`` is the token where all prompts have the same one there, the role in angle brackets where that
@@ -36,11 +36,11 @@ def _shared(model: TransformerBridge, pairs: PromptPairs, position: int) -> str:
     both = [*rows, *((i, row) for i, row in enumerate(pairs.corrupted_tokens) if position < len(row))]
     if len(tokens := {int(row[position]) for _, row in both}) == 1:
         return model.to_string([tokens.pop()]).strip() or repr(model.to_string([int(rows[0][1][position])]))
-    shared = [role for role, at in pairs.roles.items() if all(int(at[i]) == position for i, _ in rows)]
+    shared = [role for role, index in pairs.roles.items() if all(int(index[i]) == position for i, _ in rows)]
     return f"<{shared[0]}>" if shared else ""
 
 
-def provenance(model: TransformerBridge, pairs: PromptPairs) -> dict[str, str | int | float]:
+def result_attributes(model: TransformerBridge, pairs: PromptPairs) -> dict[str, str | int | float]:
     """Model, weights, task and library versions, as attributes that netCDF can hold."""
     return {
         "model": str(model.cfg.model_name),

@@ -1,9 +1,24 @@
-"""Logits -> one number per prompt."""
+"""Logits -> numbers: one for each prompt (``METRICS``), or one for each token (``next_token_losses``).
+
+Example:
+    >>> list(patchlib.METRICS)
+    ['logit_diff', 'prob', 'kl', 'accuracy']
+
+    Each is a function of the logits at the last position, here for two prompts and a vocabulary of three:
+
+    >>> import torch
+    >>> logits = torch.tensor([[2.0, 0.5, 0.0], [0.0, 1.0, 0.0]])
+    >>> answers = torch.tensor([[0, 1], [0, 1]])  # (right, wrong)
+    >>> patchlib.METRICS["logit_diff"](logits, answers, logits)
+    tensor([ 1.5000, -1.0000])
+    >>> patchlib.METRICS["accuracy"](logits, answers, logits)
+    tensor([1., 0.])
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,11 +32,15 @@ Metric = Callable[
     [Float[Tensor, "*cell example d_vocab"], Int[Tensor, "example 2"], Float[Tensor, "example d_vocab"]],
     Float[Tensor, "*cell example"],
 ]
-"""(logits at the last position, (right, wrong) token ids, the clean run's logits there) -> one number a prompt."""
+"""(logits at the last position, (right, wrong) token ids, the clean logits there) -> one number a prompt."""
+MetricFunction = Callable[[Float[Tensor, "example pos d_vocab"], PromptPairs], Any]
+"""(logits, prompts) -> one number a prompt, in anything that torch makes a tensor of."""
+Metrics = dict[str, Metric | MetricFunction]
+FLOAT32 = "If the model runs in float16, load it in float32 (load_model(..., dtype='float32'));"
 
 
-def _pick(values: Float[Tensor, "*cell example d_vocab"], ids: Int[Tensor, "example"]) -> Tensor:
-    return values.gather(-1, ids.expand(values.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+def _pick(values: Float[Tensor, "*cell example d_vocab"], ids: Int[Tensor, " example"]) -> Tensor:
+    return values.gather(-1, ids.expand(values.shape[:-1]).unsqueeze(-1)).squeeze(-1)  # [*cell example]
 
 
 def logit_diff(
@@ -47,7 +66,7 @@ def kl(
     answers: Int[Tensor, "example 2"],
     clean_logits: Float[Tensor, "example d_vocab"],
 ) -> Float[Tensor, "*cell example"]:
-    """KL(clean run || this run) over the whole vocabulary, in nats: 0 on the clean run itself."""
+    """KL(clean || these logits) over the whole vocabulary, in nats: 0 for the clean logits themselves."""
     clean = clean_logits.log_softmax(-1)
     return (clean.exp() * (clean - logits.log_softmax(-1))).sum(-1)
 
@@ -61,6 +80,55 @@ def accuracy(
     return (logit_diff(logits, answers, clean_logits) > 0).float()
 
 
+METRICS: dict[str, Metric] = {"logit_diff": logit_diff, "prob": prob, "kl": kl, "accuracy": accuracy}
+ANSWERS_ONLY = (logit_diff, accuracy)
+"""Metrics that read no logits but those of the answers."""
+
+
+def task_metric(logits: Float[Tensor, "example pos d_vocab"], pairs: PromptPairs) -> Float[Tensor, "example"]:
+    """The task's own ``compute_metric``, which sees one prompt at a time and all its positions."""
+    compute_metric = pairs.compute_metric
+    assert compute_metric is not None  # resolve_metrics gives this function only where there is one
+    return torch.tensor([float(compute_metric(logits[i : i + 1], i)) for i in range(len(pairs))])
+
+
+def resolve_metrics(
+    metric: str | MetricFunction | Sequence[str | MetricFunction] | None, pairs: PromptPairs
+) -> Metrics:
+    """Name -> metric, in the order asked for.
+
+    Args:
+        metric: Names from ``METRICS``, ``"task_metric"``, or functions
+            ``(logits[example pos d_vocab], pairs) -> [example]``; one or several. None stands for the
+            task's own metric where it has one, else for the logit difference.
+        pairs: The task, which may have a metric of its own.
+
+    Raises:
+        SweepError: Unknown or doubled name, an empty list, or ``"task_metric"`` for a task without one.
+    """
+    by_name: Metrics = dict(METRICS)
+    if pairs.compute_metric is not None:
+        by_name["task_metric"] = task_metric
+    if metric is None:
+        metric = "logit_diff" if pairs.compute_metric is None else "task_metric"
+    entries = [metric] if isinstance(metric, str) or not isinstance(metric, Iterable) else list(metric)
+    chosen: Metrics = {}
+    for entry in entries:
+        name = entry if isinstance(entry, str) else getattr(entry, "__name__", type(entry).__name__)
+        if name in chosen:
+            raise SweepError(f"Metric {name!r} was asked for twice; give each metric a name of its own.")
+        function = by_name.get(entry) if isinstance(entry, str) else entry
+        if not callable(function):
+            raise SweepError(
+                f"Unknown metric {entry!r}. Choose from {', '.join(by_name)}, or pass a function "
+                "(logits[example pos d_vocab], pairs) -> one number per example."
+            )
+        chosen[name] = function
+    if not chosen:
+        raise SweepError(f"No metric was asked for. Choose from {', '.join(by_name)}.")
+    return chosen
+
+
 def next_token_losses(
     logits: Float[Tensor, "*batch pos d_vocab"], tokens: Int[Tensor, "*batch pos"]
 ) -> Float[Tensor, "*batch pos"]:
@@ -69,115 +137,5 @@ def next_token_losses(
     losses = cross_entropy(logits[..., :-1, :].flatten(0, -2), tokens[..., 1:].flatten(), reduction="none")
     if not torch.isfinite(losses).all():
         raise SweepError(f"A loss is NaN or infinite. {FLOAT32} else look at the model's weights.")
-    losses = losses.view(*tokens.shape[:-1], -1)
-    return torch.cat([torch.full_like(losses[..., :1], torch.nan), losses], dim=-1)
-
-
-METRICS: dict[str, Metric] = {"logit_diff": logit_diff, "prob": prob, "kl": kl, "accuracy": accuracy}
-ANSWERS_ONLY = (logit_diff, accuracy)
-"""Metrics that read no logits but those of the answers."""
-FLOAT32 = "If the model runs in float16, load it in float32 (load_model(..., dtype='float32'));"
-
-
-def task_metric(logits: Float[Tensor, "example pos d_vocab"], pairs: PromptPairs) -> Float[Tensor, "example"]:
-    """The task's own ``compute_metric``, which sees one prompt at a time and all its positions."""
-    own = pairs.compute_metric
-    assert own is not None  # resolve_metrics gives this function only where there is one
-    return torch.tensor([float(own(logits[i : i + 1], i)) for i in range(len(pairs))])
-
-
-def resolve_metrics(
-    metric: str | Callable | Sequence[str | Callable] | None, has_own: bool
-) -> dict[str, Metric | Callable]:
-    """Name -> metric, in the order asked for.
-
-    Args:
-        metric: Names from ``METRICS``, ``"task_metric"``, or functions
-            ``(logits[example pos d_vocab], pairs) -> [example]``; one or several. None stands for the
-            task's own metric where it has one, else for the logit difference.
-        has_own: Whether the task overrides ``compute_metric``.
-
-    Raises:
-        SweepError: Unknown or doubled name, an empty list, or ``"task_metric"`` for a task without one.
-    """
-    known: dict[str, Metric | Callable] = {**METRICS, **({"task_metric": task_metric} if has_own else {})}
-    if metric is None:
-        metric = "task_metric" if has_own else "logit_diff"
-    asked = [metric] if isinstance(metric, str) or not isinstance(metric, Iterable) else list(metric)
-    chosen: dict[str, Metric | Callable] = {}
-    for entry in asked:
-        name = entry if isinstance(entry, str) else getattr(entry, "__name__", type(entry).__name__)
-        if name in chosen:
-            raise SweepError(f"Metric {name!r} was asked for twice; give each metric a name of its own.")
-        function = known.get(entry) if isinstance(entry, str) else entry
-        if not callable(function):
-            raise SweepError(
-                f"Unknown metric {entry!r}. Choose from {', '.join(known)}, or pass a function "
-                "(logits[example pos d_vocab], pairs) -> one number per example."
-            )
-        chosen[name] = function
-    if not chosen:
-        raise SweepError(f"No metric was asked for. Choose from {', '.join(known)}.")
-    return chosen
-
-
-class Reads(NamedTuple):
-    """What metrics read of the logits."""
-
-    last_only: bool = True
-    """The last position only; else all positions."""
-    vocab: Int[Tensor, " read_vocab"] | None = None
-    """The logits of these token ids, sorted; of all when None."""
-
-    @classmethod
-    def of(cls, metrics: Mapping[str, Metric | Callable], pairs: PromptPairs) -> Reads:
-        """What these metrics read, of a task's prompts."""
-        if all(metric in ANSWERS_ONLY for metric in metrics.values()):
-            return cls(vocab=pairs.answers.unique())
-        return cls(last_only=all(metric in METRICS.values() for metric in metrics.values()))
-
-
-class Readout:
-    """Several metrics of the same prompts, with what they compare against.
-
-    Args:
-        metrics: From ``resolve_metrics``.
-        pairs: The prompts that the logits are of.
-        clean_logits: The unpatched clean run's.
-        vocab: The token ids that the logits are of; all when None.
-    """
-
-    def __init__(
-        self,
-        metrics: Mapping[str, Metric | Callable],
-        pairs: PromptPairs,
-        clean_logits: Float[Tensor, "example read read_vocab"],
-        vocab: Int[Tensor, " read_vocab"] | None = None,
-    ) -> None:
-        self.metrics, self.pairs = metrics, pairs
-        self.clean_logits = clean_logits[:, -1]
-        answers = pairs.answers if vocab is None else torch.searchsorted(vocab, pairs.answers)
-        self.answers = answers.to(clean_logits.device)
-
-    def __call__(
-        self, logits: Float[Tensor, "cell example read read_vocab"], where: str
-    ) -> Float[Tensor, "metric cell example"]:
-        """Every metric of every run; SweepError, naming ``where``, for a number that is not finite."""
-        if torch.isnan(logits).any():  # accuracy, for one, would count them as wrong answers
-            raise SweepError(f"The logits are NaN in {where}. {FLOAT32} else look at the model's weights.")
-        return torch.stack([self._one(name, metric, logits, where) for name, metric in self.metrics.items()]).cpu()
-
-    def _one(self, name: str, metric: Callable, logits: Tensor, where: str) -> Float[Tensor, "cell example"]:
-        if metric in METRICS.values():
-            values = metric(logits[:, :, -1], self.answers, self.clean_logits)
-        else:
-            rows = [torch.as_tensor(metric(run, self.pairs)).detach() for run in logits]
-            if any(row.shape != (len(self.pairs),) for row in rows):
-                raise SweepError(
-                    f"Metric {name!r} must give one number per example, shape [{len(self.pairs)}], "
-                    f"not {list(rows[0].shape)}."
-                )
-            values = torch.stack(rows)
-        if not torch.isfinite(values).all():
-            raise SweepError(f"{name} is NaN or infinite in {where}. {FLOAT32} else look at the metric.")
-        return values.float().cpu()
+    losses = losses.view(*tokens.shape[:-1], -1)  # [*batch pos-1]
+    return torch.cat([torch.full_like(losses[..., :1], torch.nan), losses], dim=-1)  # [*batch pos]

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,6 +17,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers.activations import NewGELUActivation
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+Forward = Callable[..., Any]
+"""What stands in for a module's own forward."""
+
 
 def missing_for_fast(model: TransformerBridge) -> str | None:
     """What the fast way needs and this architecture does not have; None where nothing is missing.
@@ -24,8 +28,8 @@ def missing_for_fast(model: TransformerBridge) -> str | None:
     """
     if not hasattr(model, "blocks") or getattr(model.original_model.config, "is_encoder_decoder", False):
         return "it is not a single stack of decoder blocks"
-    takes = inspect.signature(model.original_model.forward).parameters
-    missing = {"inputs_embeds", "past_key_values", "logits_to_keep"} - set(takes)
+    parameters = inspect.signature(model.original_model.forward).parameters
+    missing = {"inputs_embeds", "past_key_values", "logits_to_keep"} - set(parameters)
     if missing:
         return f"its forward does not take {', '.join(sorted(missing))}"
     bos = torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device)
@@ -38,7 +42,7 @@ def missing_for_fast(model: TransformerBridge) -> str | None:
 
 
 @contextmanager
-def forwards(replaced: Mapping[torch.nn.Module, Callable]) -> Iterator[None]:
+def forwards(replaced: Mapping[torch.nn.Module, Forward]) -> Iterator[None]:
     """Let modules compute something else for a while."""
     # Through __dict__ because TransformerLens' components forward attribute writes to the wrapped module.
     for module, forward in replaced.items():
@@ -50,14 +54,14 @@ def forwards(replaced: Mapping[torch.nn.Module, Callable]) -> Iterator[None]:
             del module.__dict__["forward"]
 
 
-def hand_on(n_outputs: int | None) -> Callable:
+def hand_on(n_outputs: int | None) -> Forward:
     """A block's forward that gives what it is given: with ``start_at_layer`` alone the block would still compute.
 
     Args:
         n_outputs: How many things a block gives, the hidden state first; None where that is all, and no tuple.
     """
 
-    def forward(*args, **kwargs):
+    def forward(*args: Any, **kwargs: Any) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
         return hidden if n_outputs is None else (hidden, *[None] * (n_outputs - 1))
 
@@ -68,10 +72,10 @@ _BLOCK_OUTPUTS: WeakKeyDictionary[TransformerBridge, int | None] = WeakKeyDictio
 
 
 def n_block_outputs(model: TransformerBridge) -> int | None:
-    """How many things a block gives, as ``hand_on`` wants it: seen in a run of one token."""
+    """How many things a block gives, as ``hand_on`` wants it: seen in a forward of one token."""
     if model not in _BLOCK_OUTPUTS:
 
-        def look(module, args, output) -> None:
+        def look(module: torch.nn.Module, args: Any, output: Any) -> None:
             _BLOCK_OUTPUTS[model] = len(output) if isinstance(output, tuple) else None
 
         watched = model.blocks[0].register_forward_hook(look)
@@ -83,23 +87,23 @@ def n_block_outputs(model: TransformerBridge) -> int | None:
     return _BLOCK_OUTPUTS[model]
 
 
-def at_the_end(forward: Callable) -> Callable:
+def at_the_end(forward: Forward) -> Forward:
     """An MLP's forward that computes the last position only, and gives 0 at the others."""
 
-    def last_position(hidden: Float[Tensor, "batch pos d_model"], *args, **kwargs):
-        last = forward(hidden[:, -1:].contiguous(), *args, **kwargs)
-        return torch.nn.functional.pad(last, (0, 0, hidden.shape[1] - 1, 0))
+    def last_position(hidden: Float[Tensor, "batch pos d_model"], *args: Any, **kwargs: Any) -> Tensor:
+        last = forward(hidden[:, -1:].contiguous(), *args, **kwargs)  # [batch 1 d_model]
+        return torch.nn.functional.pad(last, (0, 0, hidden.shape[1] - 1, 0))  # [batch pos d_model]
 
     return last_position
 
 
-def fused_activations(model: TransformerBridge) -> dict[torch.nn.Module, Callable]:
+def fused_activations(model: TransformerBridge) -> dict[torch.nn.Module, Forward]:
     """GPT-2's GELU in one kernel, where transformers spells the same formula out in eight: a sixth of a forward."""
     gelu = partial(torch.nn.functional.gelu, approximate="tanh")
     return {module: gelu for module in model.original_model.modules() if type(module) is NewGELUActivation}
 
 
-def unembedding_of(model: TransformerBridge, vocab: Int[Tensor, " read_vocab"]) -> dict[torch.nn.Module, Callable]:
+def unembedding_of(model: TransformerBridge, vocab: Int[Tensor, " read_vocab"]) -> dict[torch.nn.Module, Forward]:
     """The unembedding, of these tokens alone; nothing where it is more than a matrix product."""
     unembed = model.unembed.original_component
     if type(unembed) is not torch.nn.Linear:
@@ -109,8 +113,8 @@ def unembedding_of(model: TransformerBridge, vocab: Int[Tensor, " read_vocab"]) 
     return {unembed: partial(torch.nn.functional.linear, weight=unembed.weight[ids], bias=bias)}
 
 
-class _Branches(DynamicLayer):
-    """A layer's keys and values that several runs go on from: each run's own are joined to the shared ones."""
+class _Branches(DynamicLayer):  # type: ignore[misc]  # transformers is read without its types
+    """A layer's keys and values that several forwards go on from: each one's new ones are joined to the shared ones."""
 
     def __init__(self, layer: DynamicLayer, n_examples: int | None, n_pos: int, *, keep: bool) -> None:
         super().__init__()
@@ -118,7 +122,7 @@ class _Branches(DynamicLayer):
         self.keys, self.values = layer.keys[:n_examples, :, :n_pos], layer.values[:n_examples, :, :n_pos]
         self._keep = keep
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         keys, values = self._join(self.keys, key_states), self._join(self.values, value_states)
         if self._keep:
             self.keys, self.values = keys, values
@@ -126,14 +130,14 @@ class _Branches(DynamicLayer):
 
     @staticmethod
     def _join(
-        shared: Float[Tensor, "example head pos d_head"], own: Float[Tensor, "cell*example head new d_head"]
-    ) -> Float[Tensor, "cell*example head pos+new d_head"]:
-        by_cell = own.unflatten(0, (-1, len(shared)))
+        shared: Float[Tensor, "example kv_head pos d_head"], new: Float[Tensor, "cell*example kv_head new d_head"]
+    ) -> Float[Tensor, "cell*example kv_head pos+new d_head"]:
+        by_cell = torch.unflatten(new, 0, (-1, len(shared)))  # [cell example kv_head new d_head]
         return torch.cat([shared.expand(len(by_cell), *shared.shape), by_cell], dim=-2).flatten(0, 1)
 
 
 def branches(cache: Cache, n_pos: int, n_examples: int | None = None, *, keep: bool = False) -> Cache:
-    """The keys and values of the first ``n_pos`` positions, for one forward of any number of runs to go on from.
+    """The keys and values of the first ``n_pos`` positions, for one forward of any number of cells to go on from.
 
     Args:
         cache: It stays as it is.
@@ -141,6 +145,6 @@ def branches(cache: Cache, n_pos: int, n_examples: int | None = None, *, keep: b
         n_examples: How many of the examples to take; all when None.
         keep: Keep what the forward adds. Without, a layer's memory is free once the layer is computed.
     """
-    ahead = copy.copy(cache)
-    ahead.layers = [_Branches(layer, n_examples, n_pos, keep=keep) for layer in cache.layers]
-    return ahead
+    branched = copy.copy(cache)
+    branched.layers = [_Branches(layer, n_examples, n_pos, keep=keep) for layer in cache.layers]
+    return branched

@@ -1,12 +1,24 @@
-"""Where one can patch: a short site name, its hook in each layer and the shape of what lives there."""
+"""Where one can patch: a short site name, its hook in each layer and the shape of what lives there.
+
+Example:
+    >>> list(patchlib.SITES)
+    ['resid_pre', 'resid_mid', 'resid_post', 'attn_out', 'mlp_out', 'z', 'q', 'k', 'v', 'pattern']
+    >>> patchlib.SITES["z"].hook_name(5), patchlib.SITES["z"].layout
+    ('blocks.5.attn.hook_z', 'example pos head d_head')
+    >>> print(patchlib.SITES["z"].about)
+    what a head read, mixed by its attention (its output before W_O)
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
+import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.utilities import get_act_name
 
+from patchlib._util import check_choice
 from patchlib.errors import SweepError
 
 
@@ -35,17 +47,17 @@ class Site:
 
     @property
     def pos_axis(self) -> int:
-        """Which axis of the activation the position is (the query's, for patterns)."""
+        """Which axis of the activation the position is (``dest``, for patterns)."""
         return 2 if self.layout.split()[1] == "head" else 1
 
     def hook_name(self, layer: int) -> str:
         """TransformerLens' full name of the site in one layer, e.g. ``"blocks.5.attn.hook_z"``."""
-        return get_act_name(self.name, layer)
+        return str(get_act_name(self.name, layer))
 
     def n_heads(self, model: TransformerBridge) -> int:
         """How many heads this site has in one layer (k/v heads for keys and values)."""
-        kv = getattr(model.cfg, "n_key_value_heads", None)
-        return int(kv) if self.per_kv_head and kv else int(model.cfg.n_heads)
+        n_kv_heads = getattr(model.cfg, "n_key_value_heads", None)
+        return int(n_kv_heads) if self.per_kv_head and n_kv_heads else int(model.cfg.n_heads)
 
     def head_axis(self, model: TransformerBridge) -> str:
         """``"kv_head"`` where the model has fewer k/v heads than q heads, else ``"head"``."""
@@ -77,14 +89,12 @@ def get_site(model: TransformerBridge, name: str) -> Site:
         SweepError: Unknown name, or a site that this architecture does not have (models with parallel
             attention and MLP have no ``resid_mid``).
     """
-    if not isinstance(name, str) or name not in SITES:
-        raise SweepError(f"Unknown site {name!r}. Choose one of: {', '.join(SITES)}.")
-    site = SITES[name]
+    site = SITES[check_choice("site", name, SITES)]
     if site.hook_name(0) not in model.hook_dict:
-        have = [s.name for s in SITES.values() if s.hook_name(0) in model.hook_dict]
+        names = [other.name for other in SITES.values() if other.hook_name(0) in model.hook_dict]
         raise SweepError(
             f"{model.cfg.model_name} has no site {name!r} (no hook {site.hook_name(0)!r}; "
-            f"models with parallel attention and MLP have no resid_mid). It has: {', '.join(have)}."
+            f"models with parallel attention and MLP have no resid_mid). It has: {', '.join(names)}."
         )
     return site
 
@@ -95,3 +105,22 @@ def site_of(hook_name: str) -> tuple[Site, int] | None:
     return next(
         ((site, int(layer)) for site in SITES.values() if layer and site.hook_name(int(layer)) == hook_name), None
     )
+
+
+_PATCHABLE: WeakKeyDictionary[TransformerBridge, dict[str, bool]] = WeakKeyDictionary()
+
+
+def check_patchable(model: TransformerBridge, site: Site) -> None:
+    """SweepError where a model shows an activation but computes past it: every effect would be a false 0."""
+    patchable = _PATCHABLE.setdefault(model, {})
+    if site.name not in patchable:
+        tokens = torch.arange(4)[None].to(model.cfg.device) % int(model.cfg.d_vocab)
+        hook_name = site.hook_name(int(model.cfg.n_layers) - 1)
+        with torch.no_grad():
+            moved = model.run_with_hooks(tokens, fwd_hooks=[(hook_name, lambda activation, hook: activation.mul_(-2))])
+            patchable[site.name] = not torch.equal(moved, model(tokens))
+    if not patchable[site.name]:
+        raise SweepError(
+            f"In {model.cfg.model_name}, {site.name} can be read but not patched: the model computes past it, so that "
+            "every effect would be 0. Take another site."
+        )

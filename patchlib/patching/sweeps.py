@@ -5,33 +5,27 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib import stats
-from patchlib.errors import ContrastWarning, SweepError
-from patchlib.patching.batching import run_cells
-from patchlib.patching.budget import default_batch_tokens
+from patchlib.errors import ContrastWarning
+from patchlib.models.check import check_model
+from patchlib.patching.batching import example_batches, patch_cells
+from patchlib.patching.cells import Cell
 from patchlib.patching.checkpoint import open_checkpoint
 from patchlib.patching.donors import resolve_donors
-from patchlib.patching.engine import Cell, PatchedRuns
+from patchlib.patching.experiment import Engine, Experiment, HowToRun
 from patchlib.patching.grid import resolve_grid
-from patchlib.patching.labels import labels, provenance
-from patchlib.patching.metrics import Reads, resolve_metrics
-from patchlib.patching.selfcheck import SelfCheck, check_used, fast_obstacle
-from patchlib.patching.sites import get_site
-from patchlib.patching.unpatched import check_model, example_batches, no_values, read_unpatched, start_runs
+from patchlib.patching.metrics import MetricFunction, resolve_metrics
+from patchlib.patching.selfcheck import SelfCheck
 from patchlib.progress import progress_bar
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
-
-Engine = Literal["auto", "fast", "plain"]
 
 
 def sweep(
@@ -40,7 +34,7 @@ def sweep(
     site: str = "resid_pre",
     over: Sequence[str] = ("layer", "pos"),
     direction: Literal["denoise", "noise"] = "denoise",
-    metric: str | Callable | Sequence[str | Callable] | None = None,
+    metric: str | MetricFunction | Sequence[str | MetricFunction] | None = None,
     *,
     layers: Sequence[int] | int | None = None,
     heads: Sequence[int] | int | None = None,
@@ -55,9 +49,9 @@ def sweep(
 ) -> xr.Dataset:
     """Patch every cell of a grid, one at a time, and measure what comes out (activation patching).
 
-    Denoising puts the clean activation into the corrupted run: a large effect says that the cell is
-    *sufficient* to restore the behaviour. Noising puts the corrupted activation into the clean run: a large
-    effect says that it is *necessary*. They are not mirror images (Heimersheim and Nanda 2024, "How to use
+    Denoising puts the clean activation into the corrupted forward pass: a large effect says that the cell is
+    *sufficient* to restore the behaviour. Noising puts the corrupted activation into the clean forward pass: a
+    large effect says that it is *necessary*. They are not mirror images (Heimersheim and Nanda 2024, "How to use
     and interpret activation patching", section 2). The method is that of Vig et al. 2020 and Meng et al. 2022.
 
     Args:
@@ -67,18 +61,18 @@ def sweep(
         over: The axes of the grid: any of ``"layer"``, ``"head"`` (for k and v of a grouped-query model:
             ``"kv_head"``) and one of ``"pos"`` (token index) or ``"role"`` (the task's named positions). An
             axis left out is patched whole: ``("layer", "head")`` patches a head at all positions, and ``("role",)``
-            a position in all ``layers`` together. For ``pattern`` the position is that of the query.
+            a position in all ``layers`` together. For ``pattern`` the position is ``dest``, the query's.
         direction: ``"denoise"`` or ``"noise"``.
         metric: ``"logit_diff"``, ``"prob"``, ``"kl"``, ``"accuracy"``, ``"task_metric"`` or a function
-            ``(logits[example pos d_vocab], pairs) -> [example]``; several at once cost one run. None: the
+            ``(logits[example pos d_vocab], pairs) -> [example]``; several at once cost no more than one. None: the
             task's own ``compute_metric`` where it has one, else the logit difference.
         layers, heads: Which ones; all when None.
-        positions: Token indices or role names. With ``"pos"`` or ``"role"`` in ``over``, the ones to sweep;
+        positions: Token indices or roles. With ``"pos"`` or ``"role"`` in ``over``, the ones to sweep;
             without, the ones that every cell patches.
-        source: What is written into the run that is patched: ``"other"`` the other run's activation, ``"zero"``
-            zeros, ``"mean"`` the mean over ``reference``'s clean prompts of the same length, position by position,
+        source: What is written in: ``"other"`` the activation of the other prompt of the pair, ``"zero"`` zeros,
+            ``"mean"`` the mean over ``reference``'s clean prompts of the same length, position by position,
             ``"resample"`` the activation of one of them, drawn for each prompt. The last three are ablations:
-            use ``direction="noise"``, which ablates the clean run. Zeros are the least defensible, since no prompt
+            use ``direction="noise"``, which ablates the clean prompts. Zeros are the least defensible, since no prompt
             gives them (Zhang and Nanda 2024, "Towards best practices of activation patching", section 2).
         reference: The task whose clean prompts ``"mean"`` and ``"resample"`` take; this task itself when None.
         source_seed: Of the draw for ``"resample"``.
@@ -92,7 +86,8 @@ def sweep(
 
     Returns:
         Dims ``metric``, the axes of ``over`` in their order, ``example``. Variables ``patched``, ``clean``,
-        ``corrupted`` (the metric per prompt) and ``effect`` (``patchlib.stats.effect``). Coordinates carry
+        ``corrupted`` (the metric per prompt, in its own units: nats for the logit difference) and ``effect``
+        (``patchlib.stats.effect``, a fraction: 0 nothing moved, 1 all of it). Coordinates carry
         prompts, answers and token labels, attributes what is needed to repeat the sweep. Prompts without a
         swept position are NaN there.
 
@@ -104,121 +99,79 @@ def sweep(
 
     Warns:
         ContrastWarning: Clean and corrupted hardly differ; effects are NaN.
+
+    Example:
+        Which of two heads restores the answer, when its output comes from the clean prompts?
+
+        >>> result = patchlib.sweep(model, task, "z", ("layer", "head"), layers=[20], heads=[0, 3], progress=False)
+        >>> result.patched.dims
+        ('metric', 'layer', 'head', 'example')
+        >>> result.effect.sel(metric="logit_diff", layer=20).values.round(2)
+        array([...], dtype=float32)
     """
-    return patch_grid(
-        model, task, site, over, direction, metric, layers=layers, heads=heads, positions=positions, source=source,
-        reference=reference, source_seed=source_seed, engine=engine, batch_tokens=batch_tokens,
-        checkpoint=checkpoint, progress=progress,
-    )  # fmt: skip
-
-
-def patch_grid(
-    model: TransformerBridge,
-    task: PatchingDataset | PromptPairs,
-    site: str,
-    over: Sequence[str],
-    direction: str,
-    metric: str | Callable | Sequence[str | Callable] | None,
-    *,
-    layers: Sequence[int] | int | None,
-    heads: Sequence[int] | int | None,
-    positions: Sequence[int | str] | int | str | None,
-    source: str,
-    reference: PatchingDataset | PromptPairs | None,
-    source_seed: int,
-    engine: str,
-    batch_tokens: int | None,
-    checkpoint: str | Path | None,
-    progress: bool | Callable[[int, int], None],
-    kind: Callable[[PromptPairs], Callable[..., PatchedRuns]] = lambda part: PatchedRuns,
-    about: Mapping[str, str] | None = None,
-) -> xr.Dataset:
-    """What ``sweep`` and ``path_patch`` share; they differ in the ``kind`` of patched run and say so in ``about``."""
-    if direction not in ("denoise", "noise"):
-        raise SweepError(f"Unknown direction {direction!r}: choose 'denoise' (clean into corrupted) or 'noise'.")
     check_model(model)
-    batch_tokens = default_batch_tokens(model) if batch_tokens is None else batch_tokens
-    if not isinstance(batch_tokens, Integral) or batch_tokens < 1:
-        raise SweepError(f"batch_tokens must be a whole number of at least 1, not {batch_tokens!r}.")
-    place = get_site(model, site)
-    check_used(model, place)
-    obstacle = _why_plain(model, engine)
     pairs = as_pairs(model, task)
-    metrics = resolve_metrics(metric, pairs.compute_metric is not None)
-    grid = resolve_grid(model, place, pairs, over, layers, heads, positions)
-    donors = resolve_donors(model, pairs, source, reference, source_seed)
-
-    empty = xr.Dataset(
-        coords={"metric": list(metrics), **grid.values, **labels(model, pairs, grid.values)},
-        attrs={
-            **provenance(model, pairs),
-            "site": site,
-            "direction": direction,
-            **donors.attributes(direction),
-            "positions": "all" if grid.fixed is None else ", ".join(map(str, grid.fixed)),
-            **({} if "layer" in grid.values else {"layers": ", ".join(map(str, grid.layers))}),
-            "engine": "fast" if obstacle is None else f"plain ({obstacle})",
-            **(about or {}),
-        },
+    return patch_grid(
+        Experiment(
+            model,
+            pairs,
+            resolve_grid(model, pairs, site, over, layers, heads, positions),
+            resolve_donors(model, pairs, direction, source, reference, source_seed),
+            resolve_metrics(metric, pairs),
+            HowToRun.checked(model, engine, batch_tokens, checkpoint, progress),
+        )
     )
-    found = no_values(metrics, pairs)
-    patched = np.full((len(metrics), *grid.shape, len(pairs)), np.nan, dtype=np.float32)
-    batches = list(example_batches(pairs, batch_tokens))
-    checked = random.Random(0).randrange(len(batches)) if obstacle is None else None
-    reads = Reads.of(metrics, pairs)
-    start = partial(start_runs, model, place, direction, grid.layers, reads, pairs, donors, batch_tokens, kind=kind)
+
+
+def patch_grid(experiment: Experiment) -> xr.Dataset:
+    """Every cell of an experiment's grid patched, beside the two unpatched forwards: what ``sweep`` returns."""
+    pairs, grid, how = experiment.pairs, experiment.grid, experiment.how
+    direction, (base, _) = experiment.donors.direction, experiment.donors.base_and_other
+    result = experiment.empty_result().assign_attrs(experiment.attributes())
+    patched = result.patched.values  # written in place: [metric *axes example]
+    batches = list(example_batches(pairs, how.batch_tokens))
+    # One batch of prompts, always the same one, has some of its cells computed the plain way too.
+    checked = random.Random(0).randrange(len(batches)) if how.why_plain is None else None
+    n_cells = math.prod(grid.shape)
     with (
-        open_checkpoint(checkpoint, empty, pairs, metrics, donors) as finished,
-        progress_bar(len(pairs) * math.prod(grid.shape), f"{direction} {site}", progress) as bar,
+        open_checkpoint(how.checkpoint, experiment, result) as finished,
+        progress_bar(len(pairs) * n_cells, f"{direction} {grid.site.name}", how.progress) as bar,
     ):
         for number, examples in enumerate(batches):
-            part = pairs.select(examples)
-            runs = start(examples, fast=obstacle is None)
-            read = read_unpatched(metrics, part, runs, direction, found, examples)
-            base = found["corrupted" if direction == "denoise" else "clean"][:, examples]
+            forwards = experiment.start_forwards(examples)
+            readout, unpatched = experiment.read_unpatched(forwards, examples)
+            for prompts, values in unpatched.items():
+                result[prompts].values[:, examples] = values
             cells = []
-            for cell in grid.cells(part):
-                known = finished.get(cell.index, examples)
-                # Without a run: what was done before, and what a patch gives that changes nothing.
-                patched[_at(cell, examples)] = base if known is None else known
-                if known is None:
+            for cell in grid.cells(pairs.select(examples)):
+                saved = finished.get(cell.index, examples)
+                # Without a forward: what was done before, and what a patch gives that changes nothing.
+                patched[_indexer(cell, examples)] = unpatched[base] if saved is None else saved
+                if saved is None:
                     cells.append(cell)
-            check = SelfCheck(start, examples, runs, cells) if number == checked else None
-            done = 0
-            for batch, logits in run_cells(runs, cells, batch_tokens):
-                values = read(logits, f"a {direction} run of {site} from layer {batch[0].layers[0]} on").numpy()
+            start_plain = partial(experiment.start_forwards, plain=True)
+            check = SelfCheck(start_plain, examples, forwards, cells) if number == checked else None
+            n_done = 0
+            for batch, logits in patch_cells(forwards, cells, how.batch_tokens):
+                origin = f"a {direction} forward pass, patched at {grid.site.name} from layer {batch[0].layers[0]} on"
+                values = readout(logits, origin).numpy()
                 for i, cell in enumerate(batch):
-                    patched[_at(cell, examples)] = values[:, i]
+                    patched[_indexer(cell, examples)] = values[:, i]
                     if check:
                         check.saw(cell, logits[i])
                 finished.add([cell.index for cell in batch], examples, values)
                 bar.update(len(batch) * len(examples))
-                done += len(batch) * len(examples)
+                n_done += len(batch) * len(examples)
             if check:
                 check.compare()
-            bar.update(math.prod(grid.shape) * len(examples) - done)  # cells that needed no run
+            bar.update(n_cells * len(examples) - n_done)  # cells that needed no forward
 
-    result = empty.assign(
-        patched=(("metric", *grid.values, "example"), patched),
-        clean=(("metric", "example"), found["clean"]),
-        corrupted=(("metric", "example"), found["corrupted"]),
-    )
     _warn_of_contrast(result)
     return result.assign(effect=stats.effect(result))
 
 
-def _at(cell: Cell, examples: list[int]) -> Any:
+def _indexer(cell: Cell, examples: list[int]) -> Any:
     return (slice(None), *cell.index, examples)  # [metric *axes example]
-
-
-def _why_plain(model: TransformerBridge, engine: str) -> str | None:
-    """None where the fast engine is to be used, else why it is not."""
-    if engine not in ("auto", "fast", "plain"):
-        raise SweepError(f"Unknown engine {engine!r}: choose 'auto', 'fast' or 'plain'.")
-    obstacle = "as asked" if engine == "plain" else fast_obstacle(model)
-    if engine == "fast" and obstacle is not None:
-        raise SweepError(f"engine='fast' does not hold for {model.cfg.model_name}: {obstacle}. Use engine='auto'.")
-    return obstacle
 
 
 def _warn_of_contrast(result: xr.Dataset) -> None:

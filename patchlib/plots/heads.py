@@ -10,8 +10,9 @@ import plotly.graph_objects as go
 import xarray as xr
 from plotly.subplots import make_subplots
 
+from patchlib._util import check_count, head_name
 from patchlib.errors import SweepError
-from patchlib.plots.sweeps import GREY, LINES, PALE, layer_step, style
+from patchlib.plots.style import GREY, LINES, PALE, layer_step, style
 
 SHADES = [[0, "#ffffff"], [0.5, "#6baed6"], [1, "#08306b"]]
 PANEL = 380
@@ -23,43 +24,62 @@ def loss_by_position(losses: xr.DataArray, copy: int | None = None, title: str =
 
     Args:
         losses: From ``token_losses``.
-        copy: Where the second copy starts, for a line there.
+        copy: The position of the second copy's first token, for a line there; none when None.
         title: Of the figure.
+
+    Returns:
+        Position across, loss in nats upward.
+
+    Example:
+        >>> rows = patchlib.repeated_tokens(model, n_rows=2, seq_len=10)
+        >>> figure = patchlib.plots.loss_by_position(patchlib.token_losses(model, rows), copy=11)
+        >>> figure.layout.shapes[0].x0  # the line where the row begins again
+        11
     """
     mean, n = losses.mean("example"), losses.sizes["example"]
     spread = 1.96 * losses.std("example", ddof=1) / math.sqrt(n) if n > 1 else 0 * mean
     figure = go.Figure()
     inside = losses.pos.values[1:]
     low, high = ((mean + sign * spread).values[1:].round(3) for sign in (-1, 1))
-    figure.add_scatter(
-        x=np.concatenate([inside, inside[::-1]]), y=np.concatenate([high, low[::-1]]), fill="toself", mode="lines",
-        line={"width": 0}, fillcolor="rgba(0, 114, 178, 0.2)", hoverinfo="skip", showlegend=False,
-    )  # fmt: skip
-    figure.add_scatter(
-        x=inside, y=mean.values[1:].round(3), mode="lines+markers", line={"color": LINES[0]}, marker={"size": 4},
-        showlegend=False, hovertemplate="position %{x}<br>%{y:.2f} nats<extra></extra>",
-    )  # fmt: skip
+    band_x, band_y = np.concatenate([inside, inside[::-1]]), np.concatenate([high, low[::-1]])
+    figure.add_scatter(x=band_x, y=band_y, mode="lines", line={"width": 0}, hoverinfo="skip")
+    figure.update_traces(fill="toself", fillcolor="rgba(0, 114, 178, 0.2)")
+    hover = "position %{x}<br>%{y:.2f} nats<extra></extra>"
+    figure.add_scatter(x=inside, y=mean.values[1:].round(3), mode="lines+markers", hovertemplate=hover)
+    figure.data[1].update(line={"color": LINES[0]}, marker={"size": 4})
+    figure.update_traces(showlegend=False)
     if copy is not None:
         figure.add_vline(x=copy, line={"color": GREY, "dash": "dash"})
-        figure.add_annotation(
-            x=copy, y=1, yref="paper", text="it begins again", showarrow=False, xanchor="left", xshift=6
-        )
+        at_top = {"y": 1, "yref": "paper", "xanchor": "left", "xshift": 6}
+        figure.add_annotation(x=copy, text="it begins again", showarrow=False, **at_top)
     figure.update_xaxes(title="position of the token that is predicted", gridcolor=PALE, zeroline=False)
     figure.update_yaxes(title="loss (nats)", gridcolor=PALE, zerolinecolor=GREY, rangemode="tozero")
     return style(figure, title, f"mean of {n} rows, {losses.attrs['task']}; band: 95% interval of the mean", 420)
 
 
 def score_map(score: xr.DataArray, title: str, what: str = "score") -> go.Figure:
-    """A score between 0 and 1 of every head, layers upward, such as ``detector_scores(model).induction``."""
+    """A score between 0 and 1 of every head.
+
+    Args:
+        score: Over layer and head, such as ``detector_scores(model).induction``.
+        title: Of the figure.
+        what: The score's name, for the colour bar.
+
+    Returns:
+        Heads across, layers upward.
+
+    Example:
+        >>> scores = patchlib.detector_scores(model, n_rows=2)
+        >>> patchlib.plots.score_map(scores.induction, "Induction heads").data[0].z.shape
+        (30, 9)
+    """
     score = score.transpose("layer", "head")
+    names = [f"H{head}" for head in score["head"].values]
     figure = go.Figure(
-        go.Heatmap(
-            z=score.values.round(4), x=[f"H{head}" for head in score["head"].values], y=score.layer.values,
-            xgap=1, ygap=1,
-            colorscale=SHADES, zmin=0, zmax=1, colorbar={"title": {"text": what}, "thickness": 16},
-            hovertemplate=f"L%{{y}}%{{x}}<br>{what} %{{z:.2f}}<extra></extra>",
-        )
-    )  # fmt: skip
+        go.Heatmap(z=score.values.round(4), x=names, y=score.layer.values, xgap=1, ygap=1, zmin=0, zmax=1)
+    )
+    figure.update_traces(colorscale=SHADES, colorbar={"title": {"text": what}, "thickness": 16})
+    figure.update_traces(hovertemplate=f"L%{{y}}%{{x}}<br>{what} %{{z:.2f}}<extra></extra>")
     figure.update_yaxes(title="layer", dtick=layer_step(score.sizes["layer"])).update_xaxes(title="head", dtick=1)
     said = ", ".join(f"{name} {value}" for name, value in score.attrs.items()) or "every head"
     return style(figure, title, said, 160 + 14 * score.sizes["layer"] + 60, 560)
@@ -70,45 +90,67 @@ def attention(patterns: xr.DataArray, title: str = "Where heads look", columns: 
 
     Tokens are labels of both axes; of long prompts every second, third, ... is labelled so that none overlap.
 
+    Args:
+        patterns: From ``attention_patterns``.
+        title: Of the figure.
+        columns: How many panels stand side by side.
+
+    Returns:
+        A panel for each head; attention from 0, white, to 1, dark.
+
     Raises:
-        SweepError: Nothing to show.
+        SweepError: Nothing to show, or a count below 1.
+
+    Example:
+        >>> patterns = patchlib.attention_patterns(model, "one two three one two", [(16, 0), (17, 4)])
+        >>> figure = patchlib.plots.attention(patterns)
+        >>> [note.text for note in figure.layout.annotations]
+        ['L16H0', 'L17H4']
     """
     if not patterns.size:
         raise SweepError("There is no pattern to draw: attention_patterns gives them for the heads that you name.")
     n_pos, cells = patterns.sizes["src"], [str(cell) for cell in patterns.cell.values]
-    columns = min(columns, len(cells))
+    columns = min(check_count("columns", columns), len(cells))
     n_rows = math.ceil(len(cells) / columns)
-    longest = max(min(len(str(token)), 12) for token in patterns.token.values)
-    margin = 20 + 7 * longest
-    across, down = columns * (PANEL + margin), n_rows * (PANEL + margin + 45)
-    figure = make_subplots(
-        n_rows, columns, subplot_titles=cells, horizontal_spacing=(margin + 20) / across,
-        vertical_spacing=(margin + 45) / down if n_rows > 1 else 0,
-    )  # fmt: skip
+    margin = 20 + 7 * max(min(len(str(token)), 12) for token in patterns.token.values)  # pixels of the longest label
+    width, height = columns * (PANEL + margin), n_rows * (PANEL + margin + 45)
+    gaps = {
+        "horizontal_spacing": (margin + 20) / width,
+        "vertical_spacing": (margin + 45) / height if n_rows > 1 else 0,
+    }
+    figure = make_subplots(n_rows, columns, subplot_titles=cells, **gaps)
     labels = [html.escape(_shown(str(token)), quote=False) for token in patterns.token.values]
-    step = max(1, math.ceil(n_pos * 12 / PANEL))
-    places = list(range(0, n_pos, step))
-    ticks = {"tickvals": places, "ticktext": [labels[i] for i in places], "showgrid": False, "zeroline": False,
-             "tickfont": {"size": 10}}  # fmt: skip
+    labelled = list(range(0, n_pos, max(1, math.ceil(n_pos * 12 / PANEL))))
+    ticks = {"tickvals": labelled, "ticktext": [labels[i] for i in labelled], "showgrid": False, "zeroline": False}
+    ticks |= {"tickfont": {"size": 10}}
     for i, cell in enumerate(cells):
-        at = {"row": i // columns + 1, "col": i % columns + 1}
-        values = patterns.sel(cell=cell).values
-        shown = np.where(np.tri(n_pos, dtype=bool), values.round(3), np.nan)  # nobody looks ahead
-        figure.add_heatmap(
-            z=shown, colorscale=SHADES, zmin=0, zmax=1, showscale=i == 0, customdata=[labels], hoverongaps=False,
-            colorbar={"title": {"text": "attention"}, "thickness": 14, "len": 0.6}, **at,
-            hovertemplate=f"{cell}<br>from position %{{y}} to position %{{x}}: %{{z:.2f}}<extra></extra>",
-        )  # fmt: skip
-        figure.update_xaxes(ticks, tickangle=-90, **at)
-        figure.update_yaxes(ticks, autorange="reversed", **at)
-    figure = style(figure, title, "rows: the token that looks; columns: what it looks at", down + 70, across + 110, 14)
-    return figure.update_annotations(font={"size": 13})
+        panel = {"row": i // columns + 1, "col": i % columns + 1}
+        values = patterns.sel(cell=cell).values.round(3)
+        lower = np.where(np.tri(n_pos, dtype=bool), values, np.nan)  # nobody looks ahead
+        hover = f"{cell}<br>from position %{{y}} to position %{{x}}: %{{z:.2f}}<extra></extra>"
+        figure.add_heatmap(z=lower, customdata=[labels], hoverongaps=False, hovertemplate=hover, **panel)
+        figure.update_xaxes(ticks, tickangle=-90, **panel)
+        figure.update_yaxes(ticks, autorange="reversed", **panel)
+    figure.update_traces(colorscale=SHADES, zmin=0, zmax=1, showscale=False)
+    figure.data[0].update(showscale=True, colorbar={"title": {"text": "attention"}, "thickness": 14, "len": 0.6})
+    said = "rows: the token that looks; columns: what it looks at"
+    return style(figure, title, said, height + 70, width + 110, 14).update_annotations(font={"size": 13})
 
 
 def _shown(token: str) -> str:
     """A token as a label: spaces and line ends made visible, long ones cut."""
     token = token.replace("\n", "\u21b5").strip(" ") or "\u2423"
     return token if len(token) <= 12 else token[:11] + "\u2026"
+
+
+def head_points(
+    x: np.ndarray, y: np.ndarray, names: list[str], is_top: np.ndarray, hover: str, color: str | np.ndarray
+) -> go.Figure:
+    """A point for each head, of which the top ones are large and labelled."""
+    marker = {"size": np.where(is_top, 9, 5), "color": color}
+    figure = go.Figure(go.Scatter(x=np.round(x, 4), y=np.round(y, 4), mode="markers+text", marker=marker))
+    figure.update_traces(customdata=names, hovertemplate=hover, showlegend=False, textfont={"size": 11})
+    return figure.update_traces(text=np.where(is_top, names, "").tolist(), textposition="top center")
 
 
 def measures_against(
@@ -119,18 +161,32 @@ def measures_against(
     top_k: int = 8,
     title: str = "Two measures of each head",
 ) -> go.Figure:
-    """One point for each head: a measure across, another upward; the ``top_k`` of either are labelled."""
+    """One measure of each head against another.
+
+    Args:
+        x, y: Over layer and head: the measure across, and the one upward.
+        x_title, y_title: What they are.
+        top_k: How many heads are labelled, the largest of either measure; 0 for none.
+        title: Of the figure.
+
+    Returns:
+        A point for each head.
+
+    Raises:
+        SweepError: A count below 0.
+
+    Example:
+        >>> scores = patchlib.detector_scores(model, n_rows=2)
+        >>> figure = patchlib.plots.measures_against(scores.induction, scores.duplicate_token, "induction", "duplicate")
+        >>> len(figure.data[0].x)  # 30 layers of 9 heads
+        270
+    """
+    check_count("top_k", top_k, least=0)
     a, b = x.transpose("layer", "head").values.ravel(), y.transpose("layer", "head").values.ravel()
-    names = [f"L{layer}H{head}" for layer in x.layer.values for head in x["head"].values]
+    names = [head_name(layer, head) for layer in x.layer.values for head in x["head"].values]
     top = {*np.argsort(-abs(a))[:top_k].tolist(), *np.argsort(-abs(b))[:top_k].tolist()}
-    figure = go.Figure(
-        go.Scatter(
-            x=a.round(4), y=b.round(4), mode="markers+text", text=[n if i in top else "" for i, n in enumerate(names)],
-            textposition="top center", textfont={"size": 11}, customdata=names, showlegend=False,
-            marker={"size": [9 if i in top else 5 for i in range(len(names))], "color": LINES[0]},
-            hovertemplate="%{customdata}<br>%{x:.2f}, %{y:.2f}<extra></extra>",
-        )
-    )  # fmt: skip
+    is_top = np.isin(np.arange(len(a)), list(top))
+    figure = head_points(a, b, names, is_top, "%{customdata}<br>%{x:.2f}, %{y:.2f}<extra></extra>", LINES[0])
     figure.update_xaxes(title=x_title, gridcolor=PALE, zerolinecolor=GREY)
     figure.update_yaxes(title=y_title, gridcolor=PALE, zerolinecolor=GREY)
     return style(figure, title, f"all {len(names)} heads; labelled: the {top_k} largest of either", 460)

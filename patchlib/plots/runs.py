@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 
 from patchlib._util import cell_name
-from patchlib.plots.look import LEGEND, LINES
+from patchlib.plots.style import LEGEND, LINES
 
 POINTS = 30
 """Runs up to which each has a point of its own."""

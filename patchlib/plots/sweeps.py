@@ -1,14 +1,12 @@
 """Figures of sweep results. Every function returns a plotly Figure and never shows it.
 
-One look for all: red to blue around 0, the same range for panels of one quantity, layers from the bottom up as
-the model computes them, and under the title what was patched, where, how it was measured and on how much.
+Under each title stands what was patched, where, how it was measured and on how much.
 """
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -18,15 +16,18 @@ from plotly.subplots import make_subplots
 from patchlib import stats
 from patchlib._util import cell_dims, cell_name
 from patchlib.errors import SweepError
-from patchlib.plots.look import GREY as GREY
-from patchlib.plots.look import LEGEND as LEGEND
-from patchlib.plots.look import LINES as LINES
-from patchlib.plots.look import PALE as PALE
-from patchlib.plots.look import RED as RED
-from patchlib.plots.look import is_colab as is_colab
-from patchlib.plots.look import set_renderer as set_renderer
-from patchlib.plots.look import style as style
-from patchlib.plots.takeaways import AXIS_NAMES, NO_CONTRAST, about, column_names, meaning_of, metric_name, unpatched
+from patchlib.plots.style import (
+    GREY,
+    LEGEND,
+    LINES,
+    PALE,
+    draw_bars,
+    draw_maps,
+    layer_step,
+    say_if_empty,
+    style,
+)
+from patchlib.plots.wording import AXIS_NAMES, about, meaning_of, metric_name, unpatched
 
 Results = Mapping[str, xr.Dataset] | xr.Dataset  # the title of each panel or line -> result; or one result
 
@@ -48,65 +49,6 @@ def _picked(results: Results, metric: str | None, *allowed: tuple[str, ...]) -> 
         one = stats.one_metric(result if "metric" in result.dims else result.expand_dims("metric"), metric)
         picked[name] = one.assign(effect=stats.effect(one)) if "patched" in one else one
     return picked
-
-
-def _ticks(labels: list[str], pixels: float) -> dict[str, Any]:
-    """Angle and step at which the labels of columns this wide do not overlap."""
-    longest = 4 + 8 * max(len(html.unescape(label)) for label in labels)
-    if longest <= max(pixels, 36):  # a head's short label is left out rather than turned
-        return {"tickangle": 0, "dtick": int(np.ceil(longest / pixels))}
-    if pixels >= 20:
-        return {"tickangle": -45, "dtick": 1}
-    return {"tickangle": -90, "dtick": int(np.ceil(12 / pixels)), "tickfont": {"size": 10}}
-
-
-def _categories(names: list[str]) -> dict[str, Any]:
-    """An axis that shows all of these, in this order, even where no cell has a number."""
-    return {"type": "category", "categoryarray": names, "range": [-0.5, len(names) - 0.5], "showgrid": False}
-
-
-def _say_if_empty(figure: go.Figure, effects: np.ndarray) -> go.Figure:
-    if np.isfinite(effects).any():
-        return figure
-    return figure.add_annotation(text=NO_CONTRAST, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
-
-
-def layer_step(n_layers: int) -> int:
-    """Every how many layers an axis has a label."""
-    return 1 if n_layers <= 16 else 5
-
-
-def draw_maps(panels: Mapping[str, xr.DataArray], title: str, subtitle: str, meaning: list[str]) -> go.Figure:
-    """Effects over ``layer`` and one other axis, side by side on one symmetric colour scale that holds them all.
-
-    An effect's attribute ``hover`` is added to what its cells say. Cells without a number are grey.
-    """
-    values = np.concatenate([effect.values.ravel() for effect in panels.values()])
-    known = values[np.isfinite(values)]
-    limit = max(0.05, float(np.ceil(float(np.abs(known).max(initial=0.0)) * 20)) / 20)
-    axes = [next(str(dim) for dim in effect.dims if dim != "layer") for effect in panels.values()]
-    sizes = [max(3, effect[axis].size) for effect, axis in zip(panels.values(), axes, strict=True)]
-    width = min(900, max(620, 260 + 34 * sum(sizes) + 40 * len(sizes)))
-    layers = sorted({int(layer) for effect in panels.values() for layer in effect.layer.values})
-    figure = make_subplots(1, len(panels), subplot_titles=list(panels) if any(panels) else None, shared_yaxes=True,
-                           horizontal_spacing=0.12 / len(panels), column_widths=sizes)  # fmt: skip
-    pixels = (width - 250) / sum(sizes)
-    for column, (effect, axis) in enumerate(zip(panels.values(), axes, strict=True), start=1):
-        labels, name = column_names(effect, axis), AXIS_NAMES[axis]
-        figure.add_heatmap(
-            z=np.round(effect.transpose("layer", axis).values, 4), x=labels, y=[str(n) for n in effect.layer.values],
-            coloraxis="coloraxis", xgap=int(pixels > 8), ygap=1, hoverongaps=False, row=1, col=column,
-            hovertemplate=f"layer %{{y}}, {name} %{{x}}<br>effect %{{z:.3f}}{effect.attrs['hover']}<extra></extra>",
-        )  # fmt: skip
-        figure.update_xaxes(_categories(labels), title=name, **_ticks(labels, pixels), row=1, col=column)
-    # Categories, because cells would grow to fill the gap where layers were left out.
-    figure.update_yaxes(_categories([str(layer) for layer in layers]), dtick=layer_step(len(layers)))
-    figure.update_yaxes(title="layer", row=1, col=1)
-    grey = "" if known.size == values.size else "; grey: not measured, or no contrast"
-    style(figure, title, subtitle + grey, min(900, max(420, 190 + 15 * len(layers))), width, above=20 * any(panels))
-    colorbar = {"title": {"text": "<br>".join([*meaning, "&nbsp;"]), "font": {"size": 12}}, "thickness": 20}
-    coloraxis = {"colorscale": "RdBu", "cmin": -limit, "cmax": limit, "colorbar": colorbar}  # red below 0, blue above
-    return _say_if_empty(figure, values).update_layout(plot_bgcolor="#cdcdcd", coloraxis=coloraxis)
 
 
 def heatmap_panels(
@@ -158,18 +100,8 @@ def layer_lines(results: Results, metric: str | None = None, title: str = "Effec
     figure.update_xaxes(title="layer", showgrid=False, zeroline=False, dtick=layer_step(len(layers)), range=ends)
     figure.update_yaxes(title="effect", gridcolor=PALE, zeroline=False)
     style(figure, title, "; ".join(said), 440, above=30)
-    _say_if_empty(figure, np.concatenate([one.effect.values for one in picked.values()], axis=None))
+    say_if_empty(figure, np.concatenate([one.effect.values for one in picked.values()], axis=None))
     return figure.update_layout(showlegend=any(picked), legend=LEGEND)
-
-
-def draw_bars(names: list[str], effects: list[float], title: str, subtitle: str, meaning: list[str]) -> go.Figure:
-    """Effects as bars from the top down, blue above and red below 0."""
-    colors = [LINES[0] if effect > 0 else RED for effect in effects]
-    figure = go.Figure(go.Bar(x=np.round(effects, 4), y=names, orientation="h", marker={"color": colors}))
-    figure.update_xaxes(title=f"{meaning[0]} ({', '.join(meaning[1:])})", gridcolor=PALE, zerolinecolor=GREY)
-    figure.update_xaxes(range=None if effects else [-1, 1])
-    figure.update_yaxes(type="category", autorange="reversed", dtick=1, showgrid=False)
-    return _say_if_empty(style(figure, title, subtitle, 170 + 24 * max(4, len(names))), np.array(effects))
 
 
 def top_bar(result: xr.Dataset, top_k: int = 15, metric: str | None = None, title: str = "Top effects") -> go.Figure:

@@ -10,16 +10,17 @@ from typing import Literal
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
+from patchlib._util import check_choice, check_count
 from patchlib.errors import TaskError
-from patchlib.tasks.base import PatchingDataset, PromptPairs, fitting, whole_number
-from patchlib.tasks.induction_words import BETWEEN, LAST_NAMES, WORDINGS
-from patchlib.tasks.ioi_words import NAMES
+from patchlib.tasks.base import PatchingDataset
+from patchlib.tasks.pairs import PromptPairs, check_fits
 from patchlib.tasks.tokens import single_tokens, tokenize
+from patchlib.tasks.words import BETWEEN, INDUCTION_WORDINGS, LAST_NAMES, NAMES
 
 WORD = re.compile(r"[A-Za-z]{3,}")
 POOL = 8192
 """Token ids that are looked at, drawn at random from the vocabulary: many more words than a prompt needs."""
-KINDS = ("words", "tokens", "names")
+KINDS = {"words": "repeated random words", "tokens": "repeated random tokens", "names": "names in text"}
 CORRUPTIONS = ("next_token", "token")
 
 
@@ -61,6 +62,15 @@ class InductionDataset(PatchingDataset):
 
     Raises:
         TaskError: A setting out of range, or too few whole words or single-token names in the vocabulary.
+
+    Example:
+        >>> names = patchlib.InductionDataset(model, n_prompts=1, kind="names")
+        >>> for text in names.get_clean_corrupt_pairs()[0]:
+        ...     print(text)
+        We listened to a talk by Jennifer Wright. At the end we all thanked Jennifer
+        We listened to a talk by Jennifer Patterson. At the end we all thanked Jennifer
+        >>> [model.to_string([token]) for token in names.get_target_tokens(0)]
+        [' Wright', ' Patterson']
     """
 
     def __init__(
@@ -73,54 +83,58 @@ class InductionDataset(PatchingDataset):
         gap: int = 0,
         corruption: Literal["next_token", "token"] = "next_token",
     ) -> None:
-        for setting, value, choices in (("kind", kind, KINDS), ("corruption", corruption, CORRUPTIONS)):
-            if value not in choices:
-                raise TaskError(f"Unknown {setting} {value!r}: choose from {', '.join(choices)}.")
-        self.model, self.kind, self.corruption = model, kind, corruption
-        self.seed = whole_number("seed", seed, least=0)
-        self.seq_len = whole_number("seq_len", seq_len, least=4)
-        self.gap = whole_number("gap", gap, least=0)
-        count, rng = whole_number("n_prompts", n_prompts, least=1), random.Random(self.seed)
-        self._prompts = self._people(rng, count) if kind == "names" else self._repeats(rng, count)
+        self.model = model
+        self.kind = check_choice("kind", kind, KINDS, error=TaskError)
+        self.corruption = check_choice("corruption", corruption, CORRUPTIONS, error=TaskError)
+        self.seed = check_count("seed", seed, least=0, error=TaskError)
+        self.seq_len = check_count("seq_len", seq_len, least=4, error=TaskError)
+        self.gap = check_count("gap", gap, least=0, error=TaskError)
+        n_prompts = check_count("n_prompts", n_prompts, error=TaskError)
+        draw = self._names_in_text if kind == "names" else self._repeats
+        self._prompts = draw(random.Random(self.seed), n_prompts)
         self.to_pairs(model)  # raises where a text does not turn back into its tokens, or is too long
 
-    def _repeats(self, rng: random.Random, count: int) -> list[_Prompt]:
-        pool = _whole_words(self.model, rng) if self.kind == "words" else _ordinary(self.model)
+    def _repeats(self, rng: random.Random, n_prompts: int) -> list[_Prompt]:
+        pool = _whole_words(self.model, rng) if self.kind == "words" else _ordinary_tokens(self.model)
         needed = self.seq_len + self.gap + 1
         if len(pool) < needed:
             raise TaskError(
                 f"Only {len(pool)} tokens of this model are whole words, and seq_len={self.seq_len} needs "
                 f"{needed}{f' with gap={self.gap}' if self.gap else ''}: make it smaller."
             )
-        source, found = self.seq_len // 2, []
-        for _ in range(count):
+        source = self.seq_len // 2
+        prompts = []
+        for _ in range(n_prompts):
+            # All different, so that nothing but the token at `source` comes back at the end.
             *drawn, other = rng.sample(pool, needed)
-            first, between = drawn[: self.seq_len], drawn[self.seq_len :]
-            broken = first.copy()
-            broken[source + (self.corruption == "next_token")] = other
-            wrong = other if self.corruption == "next_token" else first[source - 1]
-            rest = between + first[: source + 1]
-            found.append(_Prompt(first + rest, broken + rest, source, (first[source + 1], wrong), ""))
-        return found
+            first_copy, between = drawn[: self.seq_len], drawn[self.seq_len :]
+            broken_copy = first_copy.copy()
+            if self.corruption == "next_token":  # another token to copy
+                broken_copy[source + 1] = wrong = other
+            else:  # nothing to come back to; the wrong answer is of the first copy too, so that presence is no clue
+                broken_copy[source], wrong = other, first_copy[source - 1]
+            rest = between + first_copy[: source + 1]
+            answers = (first_copy[source + 1], wrong)
+            prompts.append(_Prompt(first_copy + rest, broken_copy + rest, source, answers, ""))
+        return prompts
 
-    def _people(self, rng: random.Random, count: int) -> list[_Prompt]:
+    def _names_in_text(self, rng: random.Random, n_prompts: int) -> list[_Prompt]:
         if self.gap > len(BETWEEN):
             raise TaskError(f"gap={self.gap} sentences cannot be had: there are {len(BETWEEN)}.")
         first_names, last_names = single_tokens(self.model, NAMES), single_tokens(self.model, LAST_NAMES)
-        for what, names in (("first", first_names), ("last", last_names)):
+        for kind, names in (("first", first_names), ("last", last_names)):
             if len(names) < 2:
-                raise TaskError(f"Only {len(names)} {what} names are single tokens for this model: take another kind.")
-        pairs = [(first, last) for first in first_names for last in last_names]
-        if count > len(pairs):
-            raise TaskError(f"n_prompts={count} is more than the {len(pairs)} full names that there are.")
-        deck, found = rng.sample(WORDINGS, len(WORDINGS)), []
-        for i, (first, last) in enumerate(rng.sample(pairs, count)):
+                raise TaskError(f"Only {len(names)} {kind} names are single tokens for this model: take another kind.")
+        full_names = [(first, last) for first in first_names for last in last_names]
+        if n_prompts > len(full_names):
+            raise TaskError(f"n_prompts={n_prompts} is more than the {len(full_names)} full names that there are.")
+        deck = rng.sample(INDUCTION_WORDINGS, len(INDUCTION_WORDINGS))
+        prompts = []
+        for i, (first, last) in enumerate(rng.sample(full_names, n_prompts)):
             between = "".join(rng.sample(BETWEEN, self.gap))
             wording = deck[i % len(deck)]
-            other_first, other_last = (
-                rng.choice([name for name in names if name != own])
-                for names, own in ((first_names, first), (last_names, last))
-            )
+            other_first = rng.choice([name for name in first_names if name != first])
+            other_last = rng.choice([name for name in last_names if name != last])
             text = wording.format(first=first, last=last, between=between)
             clean = tokenize(self.model, text).tolist()[_n_bos(self.model) :]
             source = clean.index(first_names[first])
@@ -129,20 +143,19 @@ class InductionDataset(PatchingDataset):
                 corrupted[source + 1] = last_names[other_last]
             else:
                 corrupted[source] = first_names[other_first]
-            answers = last_names[last], last_names[other_last]
-            found.append(_Prompt(clean, corrupted, source, answers, wording))
-        return found
+            answers = (last_names[last], last_names[other_last])
+            prompts.append(_Prompt(clean, corrupted, source, answers, wording))
+        return prompts
 
     @property
     def name(self) -> str:
         """The task's name in plots and results."""
-        what = {"words": "repeated random words", "tokens": "repeated random tokens", "names": "names in text"}
-        return f"Induction ({what[self.kind]})"
+        return f"Induction ({KINDS[self.kind]})"
 
     def get_clean_corrupt_pairs(self) -> list[tuple[str, str]]:
         """(clean, corrupted) prompts as text."""
-        show = self.model.to_string
-        return [(show(one.clean), show(one.corrupted)) for one in self._prompts]
+        to_string = self.model.to_string
+        return [(to_string(prompt.clean), to_string(prompt.corrupted)) for prompt in self._prompts]
 
     def get_target_tokens(self, pair_idx: int) -> tuple[int, int]:
         """Token ids of what has to follow and of the wrong answer."""
@@ -150,33 +163,38 @@ class InductionDataset(PatchingDataset):
 
     def to_pairs(self, model: TransformerBridge) -> PromptPairs:
         """Tokens, answers, and the roles source, source+1 and current of each prompt."""
-        texts = [] if self.kind == "tokens" else self.get_clean_corrupt_pairs()
         bos = [int(model.tokenizer.bos_token_id)] * _n_bos(model)
-        for one, pair in zip(self._prompts, texts, strict=False):
-            if [tokenize(model, text).tolist() for text in pair] != [bos + one.clean, bos + one.corrupted]:
+        # Random tokens need not come back from text; words and names must, or readers would see another prompt.
+        texts = [] if self.kind == "tokens" else self.get_clean_corrupt_pairs()
+        for prompt, pair in zip(self._prompts, texts, strict=False):
+            if [tokenize(model, text).tolist() for text in pair] != [bos + prompt.clean, bos + prompt.corrupted]:
                 raise TaskError(
                     "An induction prompt's words do not turn back into the same tokens: make the dataset "
                     "with the model that it is used on, or give your own tokens as PromptPairs."
                 )
-        source = torch.tensor([len(bos) + one.source for one in self._prompts])
-        ends = torch.tensor([len(bos) + len(one.clean) - 1 for one in self._prompts])
-        settings = {"gap": self.gap} if self.kind == "names" else {"gap": self.gap, "seq_len": self.seq_len}
+        source = torch.tensor([len(bos) + prompt.source for prompt in self._prompts])
+        seq_len = {} if self.kind == "names" else {"seq_len": self.seq_len}
         pairs = PromptPairs(
-            clean_tokens=tuple(torch.tensor(bos + one.clean) for one in self._prompts),
-            corrupted_tokens=tuple(torch.tensor(bos + one.corrupted) for one in self._prompts),
-            answers=torch.tensor([one.answers for one in self._prompts]),
-            roles={"source": source, "source+1": source + 1, "current": ends},
+            clean_tokens=tuple(torch.tensor(bos + prompt.clean) for prompt in self._prompts),
+            corrupted_tokens=tuple(torch.tensor(bos + prompt.corrupted) for prompt in self._prompts),
+            answers=torch.tensor([prompt.answers for prompt in self._prompts]),
+            roles={
+                "source": source,
+                "source+1": source + 1,
+                "current": torch.tensor([len(bos) + len(prompt.clean) - 1 for prompt in self._prompts]),
+            },
             name=self.name,
             seed=self.seed,
-            groups=tuple(one.group for one in self._prompts) if self.kind == "names" else (),
+            groups=tuple(prompt.group for prompt in self._prompts) if self.kind == "names" else (),
             metadata={
                 "corruption": self.corruption,
                 "kind": self.kind,
-                **settings,
+                "gap": self.gap,
+                **seq_len,
                 "n_prompts": len(self._prompts),
             },
         )
-        return fitting(model, pairs)
+        return check_fits(model, pairs)
 
 
 def _n_bos(model: TransformerBridge) -> int:
@@ -193,7 +211,7 @@ def _whole_words(model: TransformerBridge, rng: random.Random) -> list[int]:
     return list(single_tokens(model, words).values())
 
 
-def _ordinary(model: TransformerBridge) -> list[int]:
+def _ordinary_tokens(model: TransformerBridge) -> list[int]:
     """All ids but those of special tokens."""
     special = set(model.tokenizer.all_special_ids)
     return [token for token in range(min(len(model.tokenizer), model.cfg.d_vocab)) if token not in special]
@@ -216,9 +234,17 @@ def repeated_tokens(model: TransformerBridge, n_rows: int = 8, seq_len: int = 25
 
     Raises:
         TaskError: A setting out of range, or rows that the model's context does not hold.
+
+    Example:
+        >>> pairs = patchlib.repeated_tokens(model, n_rows=2, seq_len=5)
+        >>> pairs.clean_tokens[0].tolist()
+        [1, 2732, 27183, 9845, 3264, 13123, 2732, 27183, 9845, 3264, 13123]
+        >>> pairs.roles["copy"].tolist()
+        [6, 6]
     """
-    n_rows, seq_len = whole_number("n_rows", n_rows, least=1), whole_number("seq_len", seq_len, least=2)
-    generator = torch.Generator().manual_seed(whole_number("seed", seed, least=0))
+    n_rows = check_count("n_rows", n_rows, error=TaskError)
+    seq_len = check_count("seq_len", seq_len, least=2, error=TaskError)
+    generator = torch.Generator().manual_seed(check_count("seed", seed, least=0, error=TaskError))
     vocab = int(model.cfg.d_vocab)
     once = torch.randint(vocab, (n_rows, seq_len), generator=generator)
     other = torch.randint(vocab, (n_rows, seq_len), generator=generator)
@@ -226,10 +252,10 @@ def repeated_tokens(model: TransformerBridge, n_rows: int = 8, seq_len: int = 25
     other[:, -1] = torch.where(other[:, -1] == once[:, -1], (once[:, -1] + 1) % vocab, other[:, -1])
     n_bos = _n_bos(model)
     bos = torch.full((n_rows, n_bos), int(model.tokenizer.bos_token_id) if n_bos else 0)
-    return fitting(
+    return check_fits(
         model,
         PromptPairs(
-            clean_tokens=tuple(torch.cat([bos, once, once], dim=1)),
+            clean_tokens=tuple(torch.cat([bos, once, once], dim=1)),  # [example pos]
             corrupted_tokens=tuple(torch.cat([bos, once, other], dim=1)),
             answers=torch.stack([once[:, -1], other[:, -1]], dim=1),
             roles={"copy": torch.full((n_rows,), n_bos + seq_len)},

@@ -11,10 +11,12 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from patchlib._util import Head, check_choice, check_count
 from patchlib.errors import TaskError
-from patchlib.tasks.base import PatchingDataset, PromptPairs, whole_number
-from patchlib.tasks.ioi_words import NAMES, OBJECTS, PLACES, SEED_FILLS, SEED_WORDING, WORDINGS
+from patchlib.tasks.base import PatchingDataset
+from patchlib.tasks.pairs import PromptPairs
 from patchlib.tasks.tokens import single_tokens
+from patchlib.tasks.words import IOI_WORDINGS, NAMES, OBJECTS, PLACES, SEED_FILLS, SEED_WORDING
 
 ORDERS = ("ABBA", "BABA")
 TEMPLATES = ("mixed", *ORDERS)
@@ -24,7 +26,7 @@ ROLES = ("IO", "S1", "S1+1", "S2", "END")
 FRESH_NAMES = {"swap_subject": 0, "swap_order": 0, "abc": 3, "random_subject": 1}
 """Corruption -> how many names it needs beyond the two of the clean prompt."""
 
-IOI_HEADS = {
+IOI_HEADS: dict[str, tuple[Head, ...]] = {
     "Name Mover": ((9, 9), (10, 0), (9, 6)),
     "Backup Name Mover": ((9, 0), (9, 7), (10, 1), (10, 2), (10, 6), (10, 10), (11, 2), (11, 9)),
     "Negative Name Mover": ((10, 7), (11, 10)),
@@ -33,15 +35,24 @@ IOI_HEADS = {
     "Duplicate Token": ((0, 1), (3, 0), (0, 10)),
     "Previous Token": ((2, 2), (4, 11)),
 }
-"""Role -> (layer, head) in GPT-2 small (Wang et al. 2022, figure 2, where 0.10, 5.8 and 5.9 are weak)."""
+"""Head type -> (layer, head) in GPT-2 small (Wang et al. 2022, figure 2, where 0.10, 5.8 and 5.9 are weak)."""
 
 
 def classify_ioi_head(layer: int, head: int) -> str:
-    """Published role of a head of GPT-2 small in the IOI circuit (Wang et al. 2022, figure 2), else "Other".
+    """What a head of GPT-2 small does in the published IOI circuit; it says nothing about any other model.
 
-    It says nothing about any other model.
+    Args:
+        layer: From 0.
+        head: From 0.
+
+    Returns:
+        The head type as Wang et al. 2022, figure 2, name it; "Other" for heads outside their circuit.
+
+    Example:
+        >>> patchlib.classify_ioi_head(9, 9), patchlib.classify_ioi_head(10, 7), patchlib.classify_ioi_head(0, 0)
+        ('Name Mover', 'Negative Name Mover', 'Other')
     """
-    return next((role for role, heads in IOI_HEADS.items() if (layer, head) in heads), "Other")
+    return next((head_type for head_type, heads in IOI_HEADS.items() if (layer, head) in heads), "Other")
 
 
 class IOIDataset(PatchingDataset):
@@ -54,7 +65,7 @@ class IOIDataset(PatchingDataset):
     Corruptions, each of which keeps all tokens but the names:
         swap_subject: The second subject becomes the indirect object, which flips the right answer.
         swap_order: The names of the first clause change places. The right answer stays the same, so clean
-            and corrupted runs hardly differ: kept to show why a contrast must change the answer.
+            and corrupted prompts hardly differ: kept to show why a contrast must change the answer.
         abc: Three unrelated names in the places of IO, S1 and S2, so that none comes twice (the distribution
             p_ABC of Wang et al. 2022).
         random_subject: The second subject becomes a third name.
@@ -72,6 +83,18 @@ class IOIDataset(PatchingDataset):
 
     Raises:
         TaskError: An unknown setting, a number of prompts that cannot be had, too few single-token words.
+
+    Example:
+        >>> ioi = patchlib.IOIDataset(model, n_prompts=2, seed=0)
+        >>> for clean, corrupted in ioi.get_clean_corrupt_pairs():
+        ...     print(clean)
+        ...     print(corrupted)
+        The old friends Melissa and Edward met at the barn. Edward gave the bowl to
+        The old friends Melissa and Edward met at the barn. Melissa gave the bowl to
+        As soon as Thomas and Mary arrived at the mall, Thomas presented a camera to
+        As soon as Thomas and Mary arrived at the mall, Mary presented a camera to
+        >>> {role: int(positions[0]) for role, positions in ioi.to_pairs(model).roles.items()}
+        {'IO': 4, 'S1': 6, 'S1+1': 7, 'S2': 12, 'END': 16}
     """
 
     def __init__(
@@ -84,14 +107,14 @@ class IOIDataset(PatchingDataset):
     ) -> None:
         default = "ABBA" if n_prompts is None else "mixed"
         order = default if templates is None else templates
-        _check_choice("templates", order, TEMPLATES)
-        _check_choice("corruption", corruption, tuple(FRESH_NAMES))
-        self.model, self.order, self.corruption = model, order, corruption
-        self.seed = whole_number("seed", seed, least=0)
+        self.model = model
+        self.order = check_choice("templates", order, TEMPLATES, error=TaskError)
+        self.corruption = check_choice("corruption", corruption, FRESH_NAMES, error=TaskError)
+        self.seed = check_count("seed", seed, least=0, error=TaskError)
         names = single_tokens(model, NAMES)
         needed = 2 + FRESH_NAMES[corruption]
         if len(names) < needed:
-            raise TaskError(_too_few("names", names, NAMES, needed))
+            raise _too_few("names", names, NAMES, needed)
         if n_prompts is None:
             self.templates, wordings = list(SEED_FILLS), [SEED_WORDING] * len(SEED_FILLS)
             missing = {name for fill in SEED_FILLS for name in fill[:2]} - names.keys()
@@ -101,14 +124,17 @@ class IOIDataset(PatchingDataset):
                     "set n_prompts to draw other ones."
                 )
         else:
-            count = whole_number("n_prompts", n_prompts, least=1)
+            count = check_count("n_prompts", n_prompts, error=TaskError)
             self.templates, wordings = _draw(model, list(names), count, self.seed, order)
         self._name_ids = names
         # Its own generator, so that one seed gives the same clean prompts whatever the corruption.
         rng = random.Random(f"{self.seed} corruption")
         orders = [ORDERS[i % 2] if order == "mixed" else order for i in range(len(wordings))]
         self._groups = tuple(f"{order}: {wording}" for order, wording in zip(orders, wordings, strict=True))
-        self._pairs = [self._fill(rng, list(names), *how) for how in zip(wordings, self.templates, orders, strict=True)]
+        self._pairs = [
+            self._fill(rng, list(names), wording, fill, order)
+            for wording, fill, order in zip(wordings, self.templates, orders, strict=True)
+        ]
 
     @property
     def name(self) -> str:
@@ -138,7 +164,7 @@ class IOIDataset(PatchingDataset):
     def _fill(self, rng: random.Random, names: list[str], wording: str, fill: Fill, order: str) -> tuple[str, str]:
         io, subject, place, thing = fill
         unrelated = [name for name in names if name not in (io, subject)]
-        others = rng.sample(unrelated, FRESH_NAMES[self.corruption])
+        fresh = rng.sample(unrelated, FRESH_NAMES[self.corruption])
 
         def prompt(first_io: str, first_subject: str, second_subject: str) -> str:
             a, b = (first_io, first_subject) if order == "ABBA" else (first_subject, first_io)
@@ -150,20 +176,15 @@ class IOIDataset(PatchingDataset):
             case "swap_order":
                 corrupted = prompt(subject, io, subject)
             case "abc":
-                corrupted = prompt(*others)
+                corrupted = prompt(*fresh)
             case _:
-                corrupted = prompt(io, subject, others[0])
+                corrupted = prompt(io, subject, fresh[0])
         return prompt(io, subject, subject), corrupted
 
 
-def _check_choice(setting: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise TaskError(f"Unknown {setting} {value!r}: choose from {', '.join(choices)}.")
-
-
-def _too_few(kind: str, found: dict[str, int], tried: tuple[str, ...], needed: int) -> str:
-    return (
-        f"Only {len(found)} of {len(tried)} {kind} are single tokens for this model; {needed} are needed: "
+def _too_few(kind: str, single: dict[str, int], tried: tuple[str, ...], needed: int) -> TaskError:
+    return TaskError(
+        f"Only {len(single)} of {len(tried)} {kind} are single tokens for this model; {needed} are needed: "
         "use a model with a larger vocabulary, or give your own prompts as PromptPairs."
     )
 
@@ -172,22 +193,22 @@ def _draw(
     model: TransformerBridge, names: list[str], n_prompts: int, seed: int, order: str
 ) -> tuple[list[Fill], list[str]]:
     """(indirect object, subject, place, object) and the wording of each prompt."""
-    pairs = list(itertools.combinations(names, 2))
-    if n_prompts > len(pairs):
+    name_pairs = list(itertools.combinations(names, 2))
+    if n_prompts > len(name_pairs):
         raise TaskError(
-            f"n_prompts={n_prompts} is more than the {len(pairs)} pairs that this model's {len(names)} "
+            f"n_prompts={n_prompts} is more than the {len(name_pairs)} pairs that this model's {len(names)} "
             "single-token names allow, and each prompt needs its own: ask for fewer prompts."
         )
     places, things = single_tokens(model, PLACES), single_tokens(model, OBJECTS)
-    for kind, found, tried in (("places", places, PLACES), ("objects", things, OBJECTS)):
-        if not found:
-            raise TaskError(_too_few(kind, found, tried, 1))
+    for kind, single, tried in (("places", places, PLACES), ("objects", things, OBJECTS)):
+        if not single:
+            raise _too_few(kind, single, tried, 1)
+    # One draw after the other in a fixed order, and the names first: fewer prompts are then the first of more.
     rng = random.Random(seed)
-    rng.shuffle(pairs)
-    deck = rng.sample(WORDINGS, len(WORDINGS))
-    where, what = list(places), list(things)
-    in_order = (rng.sample(pair, 2) for pair in pairs[:n_prompts])
-    fills = [(io, subject, rng.choice(where), rng.choice(what)) for io, subject in in_order]
+    rng.shuffle(name_pairs)
+    deck = rng.sample(IOI_WORDINGS, len(IOI_WORDINGS))
+    in_order = (rng.sample(pair, 2) for pair in name_pairs[:n_prompts])
+    fills = [(io, subject, rng.choice(list(places)), rng.choice(list(things))) for io, subject in in_order]
     # With mixed orders BABA starts half a deck later: every wording comes in both orders in the end, and a
     # few prompts already have different wordings.
     turns = [divmod(i, 2) if order == "mixed" else (i, 0) for i in range(n_prompts)]
@@ -195,14 +216,14 @@ def _draw(
 
 
 def _find_roles(pairs: PromptPairs) -> dict[str, Int[Tensor, " example"]]:
-    found = []
+    positions = []
     for i, (row, (io, subject)) in enumerate(zip(pairs.clean_tokens, pairs.answers.tolist(), strict=True)):
-        at_io, at_subject = ((row == token).nonzero().flatten().tolist() for token in (io, subject))
-        if len(at_io) != 1 or len(at_subject) != 2:
+        io_positions, subject_positions = ((row == token).nonzero().flatten().tolist() for token in (io, subject))
+        if len(io_positions) != 1 or len(subject_positions) != 2:
             raise TaskError(
                 f"Prompt {i} does not hold its names once and twice as tokens: make the dataset with "
                 "the model that it is used on."
             )
-        first, second = at_subject
-        found.append((*at_io, first, first + 1, second, len(row) - 1))
-    return dict(zip(ROLES, torch.tensor(found).unbind(1), strict=True))  # [example role] -> one column a role
+        s1, s2 = subject_positions
+        positions.append((*io_positions, s1, s1 + 1, s2, len(row) - 1))
+    return dict(zip(ROLES, torch.tensor(positions).unbind(1), strict=True))  # [example role] -> one column a role

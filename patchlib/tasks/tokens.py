@@ -18,39 +18,39 @@ CARRIER = "and"
 """A word before the one that is looked up, so that it is tokenised as in the middle of a sentence."""
 
 
-def as_ids(values: Any, what: str) -> Int[Tensor, "*shape"]:
+def as_ids(values: Any, name: str) -> Int[Tensor, "*shape"]:
     """Token ids or indices as an int64 tensor on the CPU; TaskError when they are not integers."""
     try:
         tensor = values.detach() if isinstance(values, Tensor) else torch.tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TaskError(f"The {what} cannot be read as whole numbers ({error}).") from error
+        raise TaskError(f"The {name} cannot be read as whole numbers ({error}).") from error
     if tensor.numel() and (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool):
-        raise TaskError(f"The {what} must be whole numbers, not {tensor.dtype}.")
+        raise TaskError(f"The {name} must be whole numbers, not {tensor.dtype}.")
     return tensor.to(device="cpu", dtype=torch.long)
 
 
-def as_row(values: Any, what: str) -> Int[Tensor, " pos"]:
+def as_row(values: Any, name: str) -> Int[Tensor, " pos"]:
     """One prompt's token ids; a leading axis of 1, as `model.to_tokens` gives it, is dropped."""
-    row = as_ids(values, what)
+    row = as_ids(values, name)
     if row.ndim == 2 and len(row) == 1:
         row = row[0]
     if row.ndim != 1 or not len(row):
-        raise TaskError(f"The {what} must be a row of one or more ids, but has shape {list(row.shape)}.")
+        raise TaskError(f"The {name} must be a row of one or more ids, but has shape {list(row.shape)}.")
     return row
 
 
 def check_pair(
-    number: int, clean: Int[Tensor, " pos"], corrupted: Int[Tensor, " pos"], show: Callable[[int], str]
+    pair_idx: int, clean: Int[Tensor, " pos"], corrupted: Int[Tensor, " pos"], show: Callable[[int], str]
 ) -> None:
     """Raise AlignmentError where the rows differ in length, TaskError where they do not differ at all."""
     if torch.equal(clean, corrupted):
         raise TaskError(
-            f"The clean and the corrupted prompt of pair {number} are the same tokens, so a patch cannot "
+            f"The clean and the corrupted prompt of pair {pair_idx} are the same tokens, so a patch cannot "
             "change anything: let them differ in one thing."
         )
     if len(clean) != len(corrupted):
         raise AlignmentError(
-            f"The clean prompt of pair {number} has {len(clean)} tokens and its corrupted prompt "
+            f"The clean prompt of pair {pair_idx} has {len(clean)} tokens and its corrupted prompt "
             f"{len(corrupted)}, but patching needs token against token: choose words that take as many.\n"
             + _side_by_side(clean.tolist(), corrupted.tolist(), show)
         )
@@ -58,24 +58,24 @@ def check_pair(
 
 def _side_by_side(clean: list[int], corrupted: list[int], show: Callable[[int], str]) -> str:
     length = max(len(clean), len(corrupted))
-    part = next(
-        (i for i, (one, other) in enumerate(zip(clean, corrupted, strict=False)) if one != other),
+    parting = next(
+        (i for i, (left, right) in enumerate(zip(clean, corrupted, strict=False)) if left != right),
         min(len(clean), len(corrupted)),
     )
-    first = max(0, min(part - MAX_SHOWN // 4, length - MAX_SHOWN))
-    last = min(length, first + MAX_SHOWN)
-    shown = range(first, last)
-    left = [show(clean[i]) if i < len(clean) else "(nothing)" for i in shown]
-    right = [show(corrupted[i]) if i < len(corrupted) else "(nothing)" for i in shown]
-    width = max(map(len, [*left, "clean"]))
+    first = max(0, min(parting - MAX_SHOWN // 4, length - MAX_SHOWN))
+    end = min(length, first + MAX_SHOWN)
+    clean_texts, corrupted_texts = (
+        [show(row[i]) if i < len(row) else "(nothing)" for i in range(first, end)] for row in (clean, corrupted)
+    )
+    width = max(map(len, [*clean_texts, "clean"]))
     lines = [f"{'':>8}  {'clean':<{width}}  corrupted"]
     if first:
         lines.append(f"{'...':>8}  ({first} equal positions left out)")
-    for i, one, other in zip(shown, left, right, strict=True):
-        mark = "  <- they part here" if i == part else ""
-        lines.append(f"{i:>8}  {one:<{width}}  {other}{mark}")
-    if last < length:
-        lines.append(f"{'...':>8}  ({length - last} more)")
+    for i, left, right in zip(range(first, end), clean_texts, corrupted_texts, strict=True):
+        mark = "  <- they part here" if i == parting else ""
+        lines.append(f"{i:>8}  {left:<{width}}  {right}{mark}")
+    if end < length:
+        lines.append(f"{'...':>8}  ({length - end} more)")
     return "\n".join(lines)
 
 
@@ -83,10 +83,11 @@ def tokenize(model: TransformerBridge, text: str) -> Int[Tensor, " pos"]:
     """One prompt's tokens on the CPU, with BOS where the model's default has it but never twice, uncut."""
     if not isinstance(text, str) or not text.strip():
         raise TaskError(f"A prompt must be a text with words in it, not {text!r}.")
-    row = model.to_tokens(text, truncate=False)[0].cpu()
+    row: Tensor = model.to_tokens(text, truncate=False)[0].cpu()
     bos, bos_id = model.tokenizer.bos_token, model.tokenizer.bos_token_id
-    written_out = bos is not None and text.startswith(bos)
-    return row[1:] if written_out and row[:2].tolist() == [bos_id, bos_id] else row
+    # A text that has BOS written out would get a second one, which the model never saw in training.
+    has_bos = bos is not None and text.startswith(bos)
+    return row[1:] if has_bos and row[:2].tolist() == [bos_id, bos_id] else row
 
 
 def single_tokens(model: TransformerBridge, words: Iterable[str]) -> dict[str, int]:

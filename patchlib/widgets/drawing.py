@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import clear_output, display
 
-from patchlib.plots.sweeps import is_colab
+from patchlib.plots.style import PLOTLY_MIME, is_colab
 
 Shown: TypeAlias = "go.Figure | pd.DataFrame | str"
 """What a control can draw: figures, tables, and sentences as plain text."""
@@ -86,7 +86,7 @@ def outputs(shown: Iterable[Shown]) -> tuple[dict[str, Any], ...]:
 def bundle(one: Shown) -> dict[str, Any]:
     """What a notebook shows of it: figures as data alone, since a picture of each move would take a second."""
     if isinstance(one, go.Figure):
-        return {"text/html": _page(one)} if is_colab() else {"application/vnd.plotly.v1+json": one.to_plotly_json()}
+        return {"text/html": _page(one)} if is_colab() else {PLOTLY_MIME: one.to_plotly_json()}
     if isinstance(one, pd.DataFrame):
         return {"text/html": one.to_html(), "text/plain": one.to_string()}
     return {"text/html": f"<p>{html.escape(one)}</p>", "text/plain": one}

@@ -8,8 +8,7 @@ from typing import Any
 import ipywidgets
 import traitlets
 
-from patchlib._util import head_names
-from patchlib.circuits.ablation import Head
+from patchlib._util import Head, head_names
 from patchlib.widgets.drawing import wide
 
 LISTED = 8

@@ -78,7 +78,7 @@ def main() -> None:
     texts = [pair[0] for pair in task.get_clean_corrupt_pairs()]
     unseen = patchlib.IOIDataset(model, n_prompts=8, seed=1, corruption="abc")
     circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)], "inhibitors": [(20, 0)]}, {"writers": "END"})
-    heads = [(row.layer, row.head) for row in patchlib.summary_table(swept["denoising"], LISTED).itertuples()]
+    heads = [(row.layer, row.head_index) for row in patchlib.summary_table(swept["denoising"], LISTED).itertuples()]
     rows = []
     for _ in range(repeats):
         rows += moved("result_explorer", widgets.result_explorer(swept))

@@ -7,14 +7,14 @@ from importlib.resources import files
 import plotly.graph_objects as go
 import pytest
 
-from patchlib import plots
+from patchlib.plots.style import style
 from patchlib.widgets import drawing
 
 pytestmark = pytest.mark.browser
 
 
 def test_a_figure_is_a_page_of_its_own_which_draws_itself(browser, pictures, monkeypatch):
-    figure = plots.style(go.Figure(go.Bar(y=[1, 3, 2])), "Heads & <b>layers</b>", "n = 8", 400)
+    figure = style(go.Figure(go.Bar(y=[1, 3, 2])), "Heads & <b>layers</b>", "n = 8", 400)
     assert list(drawing.bundle(figure)) == ["application/vnd.plotly.v1+json"]
     monkeypatch.setenv("COLAB_NOTEBOOK_ID", "1")
     shown = drawing.bundle(figure)

@@ -10,8 +10,10 @@ import torch
 
 import patchlib
 from patchlib import Circuit, SweepError, completeness, faithfulness, knock_out, minimality, random_like
-from patchlib.circuits.ablation import Ablation, HeadSet
-from patchlib.circuits.knockouts import backup_heads, everywhere
+from patchlib._util import head_name
+from patchlib.circuits.ablation import Ablation
+from patchlib.circuits.head_sets import HeadSet, everywhere
+from patchlib.circuits.knockouts import backup_heads
 from tests.helpers import make_pairs
 from tests.tiny import load_tiny
 
@@ -27,7 +29,7 @@ def grouped(model, n=6):
     return replace(make_pairs(model, n=n), groups=("x", "y") * (n // 2))
 
 
-def by_hand(model, pairs, places, keep, source) -> list[float]:
+def by_hand(model, pairs, head_positions, keep, source) -> list[float]:
     """Mean or zero ablation, one prompt at a time; means over the corrupted prompts of the same group."""
     names = [f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)]
     found = []
@@ -43,7 +45,7 @@ def by_hand(model, pairs, places, keep, source) -> list[float]:
             new = torch.cat([cache[hook.name] for cache in caches]).mean(0, keepdim=True)
             new = new if source == "mean" else torch.zeros_like(new)
             own = torch.zeros(z.shape[1:3], dtype=torch.bool)
-            for (of_layer, head), positions in places.items():
+            for (of_layer, head), positions in head_positions.items():
                 for position in positions if of_layer == layer else ():
                     at = slice(None) if position is None else int(pairs.roles[position][i])
                     own[at, head] = True
@@ -62,8 +64,10 @@ def by_hand(model, pairs, places, keep, source) -> list[float]:
 def test_an_ablation_is_what_it_says(kind, keep, source):
     model = load_tiny(kind)
     pairs = grouped(model)
-    ours = Ablation(model, pairs, source=source, batch_tokens=40).run([HeadSet({}, keep), HeadSet(SOME.places(), keep)])
-    np.testing.assert_allclose(ours[1], by_hand(model, pairs, SOME.places(), keep, source), atol=ATOL)
+    ours = Ablation(model, pairs, source=source, batch_tokens=40).measure(
+        [HeadSet({}, keep), HeadSet(SOME.head_positions(), keep)]
+    )
+    np.testing.assert_allclose(ours[1], by_hand(model, pairs, SOME.head_positions(), keep, source), atol=ATOL)
     np.testing.assert_allclose(ours[0], by_hand(model, pairs, {}, keep, source), atol=ATOL)
 
 
@@ -71,8 +75,8 @@ def test_resampling_takes_another_prompt_s_outputs():
     """With the prompt's own corrupted partner as the only one alike, keeping nothing gives the partner's heads."""
     model = load_tiny("llama")
     pairs = replace(make_pairs(model, n=3), groups=("a", "b", "c"))
-    ours = Ablation(model, pairs, source="resample").run([HeadSet({}, True)])
-    means = Ablation(model, pairs, source="mean").run([HeadSet({}, True)])
+    ours = Ablation(model, pairs, source="resample").measure([HeadSet({}, True)])
+    means = Ablation(model, pairs, source="mean").measure([HeadSet({}, True)])
     np.testing.assert_allclose(ours, means, atol=ATOL)
 
 
@@ -100,14 +104,14 @@ def test_completeness_compares_circuit_and_model_without_the_same_heads():
     pairs = grouped(model)
     table = completeness(Ablation(model, pairs), SOME, n_random=2, n_greedy=3).set_index("kind")
     ablation = Ablation(model, pairs)
-    kept = ablation.run([HeadSet(SOME.without(SOME.roles["late"]).places(), True)]).mean()
-    lost = ablation.run([HeadSet(SOME.places(SOME.roles["late"]), False)]).mean()
+    kept = ablation.measure([HeadSet(SOME.without(SOME.head_types["late"]).head_positions(), True)]).mean()
+    lost = ablation.measure([HeadSet(SOME.head_positions(SOME.head_types["late"]), False)]).mean()
     assert table.circuit["late"] == pytest.approx(kept, abs=ATOL) and table.model["late"] == pytest.approx(
         lost, abs=ATOL
     )
     assert table.incompleteness["late"] == pytest.approx(abs(kept - lost), abs=ATOL)
-    one_head = [abs(np.subtract(*ablation.run([HeadSet(SOME.without([head]).places(), True),
-                                               HeadSet(SOME.places([head]), False)]).mean(1)))
+    one_head = [abs(np.subtract(*ablation.measure([HeadSet(SOME.without([head]).head_positions(), True),
+                                               HeadSet(SOME.head_positions([head]), False)]).mean(1)))
                 for head in SOME.heads]  # fmt: skip
     assert table.incompleteness["greedy 1"] == pytest.approx(max(one_head), abs=ATOL)
     assert set(table.heads["greedy 1"].split(", ")) < set(table.heads["greedy 2"].split(", "))
@@ -117,17 +121,19 @@ def test_minimality_takes_the_set_that_shows_a_head_best():
     model = load_tiny("llama")
     pairs = grouped(model)
     table = minimality(Ablation(model, pairs), SOME)
-    assert sorted(table["head"]) == ["L0H1", "L1H0", "L2H0", "L2H3"]
+    assert sorted(table.head_name) == ["L0H1", "L1H0", "L2H0", "L2H3"]
     ablation = Ablation(model, pairs)
     for row in table.itertuples():
-        head = next(one for one in SOME.heads if f"L{one[0]}H{one[1]}" == row.head)
-        mates, others = (SOME.roles[role] for role in (row.role, {"early": "late", "late": "early"}[row.role]))
+        head = next(one for one in SOME.heads if head_name(*one) == row.head_name)
+        mates, others = (
+            SOME.head_types[name] for name in (row.head_type, {"early": "late", "late": "early"}[row.head_type])
+        )
         changes = []
         for gone in ([], [one for one in mates if one != head], others):
             with_head, without = (
-                HeadSet(SOME.without(heads).places(), True) for heads in (gone, [*gone, head])
+                HeadSet(SOME.without(heads).head_positions(), True) for heads in (gone, [*gone, head])
             )  # fmt: skip
-            changes.append(-np.subtract(*ablation.run([with_head, without]).mean(1)))
+            changes.append(-np.subtract(*ablation.measure([with_head, without]).mean(1)))
         assert abs(row.change) == pytest.approx(max(map(abs, changes)), abs=ATOL)
 
 
@@ -141,15 +147,15 @@ def test_knocking_out_and_random_sets_of_the_same_size():
     table = knock_out(Ablation(model, pairs), {"found": heads, **sets})
     assert list(table.index) == ["none", "found", *sets] and table.change["none"] == 0
     expected = np.mean(by_hand(model, pairs, everywhere(heads), False, "mean"))
-    assert table["mean"]["found"] == pytest.approx(expected, abs=ATOL)
+    assert table.metric_mean["found"] == pytest.approx(expected, abs=ATOL)
     assert (table.ci_low <= table.change).all() and (table.change <= table.ci_high).all()
     with pytest.raises(SweepError, match="Layer 2 has 1 other heads"):
         random_like(model, [(2, 0), (2, 1), (2, 2)], 1)
 
 
-def test_a_role_s_positions_hold_for_its_own_heads_alone():
+def test_a_head_type_s_positions_hold_for_its_own_heads_alone():
     circuit = Circuit({"a": [(0, 0)], "b": [(0, 0), (1, 1)]}, {"a": "END"})
-    assert circuit.places() == {(0, 0): {"END", None}, (1, 1): {None}}
+    assert circuit.head_positions() == {(0, 0): {"END", None}, (1, 1): {None}}
     assert circuit.without([(0, 0)]).heads == [(1, 1)]
     assert list(circuit.table().loc["a"]) == ["L0H0", "END"]
 
@@ -157,7 +163,10 @@ def test_a_role_s_positions_hold_for_its_own_heads_alone():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda model, pairs: Circuit({"a": [(0, 0)]}, {"b": "END"}), "positions are given for b|Positions are given"),
+        (
+            lambda model, pairs: Circuit({"a": [(0, 0)]}, {"b": "END"}),
+            "Positions are given for b, which is no head type",
+        ),
         (lambda model, pairs: faithfulness(Ablation(model, pairs), Circuit({"a": [(9, 0)]})), "no head L9H0"),
         (
             lambda model, pairs: faithfulness(Ablation(model, pairs), Circuit({"a": [(0, 0)]}, {"a": "S9"})),
@@ -183,7 +192,7 @@ def test_backup_heads_are_those_that_write_more_without_the_others():
     pairs = make_pairs(model)
     gone = [(0, 1), (1, 2)]
     table = backup_heads(Ablation(model, pairs, source="zero"), gone)
-    assert len(table) == model.cfg.n_layers * model.cfg.n_heads - 2 and table.attrs["knocked_out"] == "L0H1, L1H2"
+    assert len(table) == model.cfg.n_layers * model.cfg.n_heads - 2 and set(table.knocked_out) == {"L0H1, L1H2"}
     assert table.change.is_monotonic_decreasing and (table.n == len(pairs)).all()
 
     def hooks(examples):
@@ -195,7 +204,7 @@ def test_backup_heads_are_those_that_write_more_without_the_others():
 
     before, after = (patchlib.direct_logit_attribution(model, pairs, one).mean("example") for one in (None, hooks))
     for row in table.itertuples():
-        cell = {"layer": row.layer, "head": row.head}
+        cell = {"layer": row.layer, "head": row.head_index}
         assert row.before == pytest.approx(float(before.sel(cell)), abs=1e-5)
         assert row.after == pytest.approx(float(after.sel(cell)), abs=1e-5)
         assert row.ci_low <= row.change <= row.ci_high

@@ -7,7 +7,7 @@ import pytest
 
 import patchlib
 from patchlib import SweepError, discover, path_patch
-from patchlib.circuits.head_types import role_of
+from patchlib.circuits.head_types import head_type_of
 from tests.helpers import contrast_pairs, make_pairs
 from tests.tiny import load_tiny
 
@@ -22,10 +22,12 @@ def found():
 def test_the_first_step_is_path_patching_to_the_logits(found):
     model, pairs, discovery = found
     first = discovery.steps[discovery.steps.depth == 1]
-    assert len(first) and set(first.to) == set(first.site) == {"logits"} and set(first["at"]) == {"END"}
+    assert len(first) and set(first.receivers) == set(first.site) == {"logits"} and set(first.position) == {"END"}
     direct = path_patch(model, pairs, positions="END", progress=False)
     for row in first.itertuples():
-        assert row.effect == pytest.approx(float(direct.effect.sel(layer=row.layer, head=row.head).squeeze()), abs=1e-4)
+        assert row.effect == pytest.approx(
+            float(direct.effect.sel(layer=row.layer, head=row.head_index).squeeze()), abs=1e-4
+        )
         assert row.ci_low > 0 or row.ci_high < 0
     assert discovery.results["logits"].equals(direct)
     assert first.effect.abs().min() >= 0.1 * float(abs(direct.effect).max()) - 1e-6
@@ -40,8 +42,8 @@ def test_further_steps_follow_the_inputs_that_other_heads_write(found):
     assert followed.through_heads.min() >= left.through_heads.max()
     assert len(discovery.results) == 1 + len(followed)
     later = discovery.steps[discovery.steps.depth == 2]
-    assert {(row.to, row.site, row.at) for row in later.itertuples()} <= set(
-        followed[["heads", "site", "at"]].itertuples(index=False, name=None)
+    assert {(row.receivers, row.site, row.position) for row in later.itertuples()} <= set(
+        followed[["heads", "site", "position"]].itertuples(index=False, name=None)
     )
 
 
@@ -50,27 +52,27 @@ def test_an_input_s_evidence_is_what_it_says(found):
     model, pairs, discovery = found
     row = discovery.inputs[discovery.inputs.followed].iloc[0]
     heads = [tuple(map(int, name[1:].split("H"))) for name in row.heads.split(", ")]
-    receivers = patchlib.inputs_of(model, heads, row.site, row["at"])
+    receivers = patchlib.inputs_of(model, heads, row.site, row.position)
     noised = patchlib.sweep(
-        model, pairs, row.site, ("layer", "kv_head" if row.site in "kv" else "head"), "noise", positions=row["at"],
+        model, pairs, row.site, ("layer", "kv_head" if row.site in "kv" else "head"), "noise", positions=row.position,
         progress=False,
     )  # fmt: skip
     own = [float(noised.effect.values[0, one.layer, one.head]) for one in receivers]
     assert row.effect == pytest.approx(sum(own), abs=1e-4)
     below = range(max(one.layer for one in receivers))
-    paths = path_patch(model, pairs, receivers, ("role",), positions=row["at"], layers=below, progress=False)
+    paths = path_patch(model, pairs, receivers, ("role",), positions=row.position, layers=below, progress=False)
     assert row.through_heads == pytest.approx(paths.effect.item(), abs=1e-4)
 
 
 def test_every_head_that_was_found_is_in_the_circuit_at_its_position(found):
     _, _, discovery = found
-    places = {(layer, head, at) for (layer, head), ats in discovery.circuit.places().items() for at in ats}
-    assert places == {(row.layer, row.head, row.at) for row in discovery.steps.itertuples()}
-    assert len(discovery.roles) == len(places)
+    places = {(layer, head, at) for (layer, head), ats in discovery.circuit.head_positions().items() for at in ats}
+    assert places == {(row.layer, row.head_index, row.position) for row in discovery.steps.itertuples()}
+    assert len(discovery.head_types) == len(places)
 
 
 @pytest.mark.parametrize(
-    ("at", "direct", "looks_at", "attention", "copying", "suppressing", "role"),
+    ("position", "direct", "looks_at", "attention", "copying", "suppressing", "head_type"),
     [
         ("END", 0.3, "IO", 0.6, 0.9, 0.0, "name mover"),
         ("END", 0.7, "S2", 0.5, 0.0, 1.0, "subject suppressor"),
@@ -84,11 +86,9 @@ def test_every_head_that_was_found_is_in_the_circuit_at_its_position(found):
         ("S1+1", np.nan, "S1", 0.9, np.nan, np.nan, "previous token"),
     ],
 )
-def test_names_are_earned(at, direct, looks_at, attention, copying, suppressing, role):
-    seen = dict(
-        at=at, direct=direct, looks_at=looks_at, attention=attention, copying=copying, suppressing=suppressing
-    )  # fmt: skip
-    assert role_of(seen, min_attention=0.2, min_copying=0.5) == role
+def test_names_are_earned(position, direct, looks_at, attention, copying, suppressing, head_type):
+    evidence = dict(direct=direct, looks_at=looks_at, attention=attention, copying=copying, suppressing=suppressing)
+    assert head_type_of(position, evidence, min_attention=0.2, min_copying=0.5) == head_type
 
 
 def test_bad_questions_have_one_clear_answer():
@@ -96,7 +96,7 @@ def test_bad_questions_have_one_clear_answer():
     pairs = make_pairs(model)
     with pytest.raises(SweepError, match="does not name END"):
         discover(model, patchlib.PromptPairs(pairs.clean_tokens, pairs.corrupted_tokens, pairs.answers))
-    with pytest.raises(SweepError, match="depth=0"):
+    with pytest.raises(SweepError, match="depth must be a whole number of 1 or more, not 0"):
         discover(model, pairs, depth=0)
 
 
@@ -107,7 +107,7 @@ def test_the_real_model_s_writers_are_found_and_named():
     model = patchlib.load_model()
     task = patchlib.IOIDataset(model, n_prompts=8, seed=0, corruption="abc")
     discovery = discover(model, task, depth=1, progress=False)
-    top = discovery.roles.loc[discovery.roles.direct.idxmax()]
-    assert (top.layer, top["head"], top.role) == (23, 3, "subject suppressor")
+    top = discovery.head_types.loc[discovery.head_types.direct.idxmax()]
+    assert (top.layer, top.head_index, top.head_type) == (23, 3, "subject suppressor")
     kept = patchlib.faithfulness(patchlib.Ablation(model, task), discovery.circuit)
     assert kept.floor < kept.circuit < kept.model

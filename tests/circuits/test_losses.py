@@ -9,8 +9,8 @@ import xarray as xr
 
 import patchlib
 from patchlib import SweepError, TaskError
-from patchlib.circuits.ablation import Ablation, HeadSet
-from patchlib.circuits.knockouts import everywhere
+from patchlib.circuits.ablation import Ablation
+from patchlib.circuits.head_sets import HeadSet, everywhere
 from tests.tiny import load_tiny
 
 ATOL = 1e-4
@@ -73,7 +73,7 @@ def test_losses_without_heads_are_those_with_their_outputs_set_by_hand(kind, sou
 def test_copies_are_compared_position_by_position():
     losses = xr.DataArray([[np.nan, 4.0, 6.0, 9.0, 1.0, 3.0]], dims=["example", "pos"], coords={"pos": range(6)})
     copies = patchlib.copy_losses(losses, copy=3)
-    assert [float(copies[name][0]) for name in ("first", "second", "gain")] == [5.0, 2.0, 3.0]
+    assert [float(copies[name][0]) for name in ("first_copy", "second_copy", "gain")] == [5.0, 2.0, 3.0]
     assert float(patchlib.in_context_score(losses, 1, 4)[0]) == -3.0
     for early, late in ((0, 3), (3, 2), (2, 6)):
         with pytest.raises(SweepError, match="must be positions of these 6"):
@@ -87,13 +87,13 @@ def test_the_table_of_losses_without_heads():
     table = patchlib.ablated_losses(Ablation(model, pairs), {"some": [(1, 0), (2, 2)]}, copy)
     whole = patchlib.copy_losses(patchlib.token_losses(model, pairs), copy).mean()
     assert list(table.index) == ["none", "some"] and table["heads"]["some"] == "L1H0, L2H2"
-    assert table["first"]["none"] == pytest.approx(float(whole["first"]), abs=1e-4)
-    assert table["mean"]["none"] == pytest.approx(float(whole.second), abs=1e-4)
+    assert table.first_copy["none"] == pytest.approx(float(whole.first_copy), abs=1e-4)
+    assert table.metric_mean["none"] == pytest.approx(float(whole.second_copy), abs=1e-4)
     row = table.loc["some"]
-    assert row.change == pytest.approx(row["mean"] - table["mean"]["none"], abs=1e-6)
-    assert row.change_first == pytest.approx(row["first"] - table["first"]["none"], abs=1e-6)
+    assert row.change == pytest.approx(row.metric_mean - table.metric_mean["none"], abs=1e-6)
+    assert row.first_copy_change == pytest.approx(row.first_copy - table.first_copy["none"], abs=1e-6)
     assert row.ci_low <= row.change <= row.ci_high and row.n == 6
-    assert table.attrs["protocol"].startswith("loss of the second copy, mean over n = 6")
+    assert row.protocol.startswith("loss of the second copy, mean over n = 6")
 
 
 def test_bad_rows_and_heads_have_one_clear_error():
@@ -118,6 +118,6 @@ def test_without_its_induction_heads_the_default_model_copies_no_more():
     others = [cell for cell in zip(*(axis.tolist() for axis in np.nonzero(scores.values > 0.2)), strict=True)]
     sets = {"best": heads, **patchlib.random_like(model, heads, 3, exclude=others)}
     table = patchlib.ablated_losses(Ablation(model, rows), sets, copy=21)
-    assert table["first"]["none"] - table["mean"]["none"] > 5
-    assert table.change["best"] > 4 and abs(table.change_first["best"]) < 0.3
+    assert table.first_copy["none"] - table.metric_mean["none"] > 5
+    assert table.change["best"] > 4 and abs(table.first_copy_change["best"]) < 0.3
     assert table.change.iloc[2:].max() < 1.5

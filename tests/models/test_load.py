@@ -19,7 +19,9 @@ from transformers import AutoModelForCausalLM
 
 import patchlib.models.load
 from patchlib.errors import ModelError
-from patchlib.models.load import DEFAULT_MODEL, list_models, load_model, weights_hash
+from patchlib.models.default import DEFAULT_MODEL
+from patchlib.models.load import load_model, weights_hash
+from patchlib.models.names import list_models
 from tests.tiny import KINDS, load_tiny, tiny_model, tiny_path, tiny_tokenizer
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 import patchlib
-from patchlib.patching.engine import PatchedRuns
+from patchlib.patching.engine import PatchedForwards
 from tests.helpers import make_pairs, mixed_pairs, sweep
 from tests.tiny import load_tiny, tiny_path
 
@@ -21,16 +21,16 @@ HOW = {"site": "z", "over": ("layer", "head"), "metric": ["logit_diff", "kl"], "
 @pytest.fixture
 def counted(monkeypatch):
     """How many cells the fast engine ran."""
-    honest, ran = PatchedRuns.batch, []
+    honest, ran = PatchedForwards.patched_logits, []
 
-    def batch(self, cells):
+    def patched_logits(self, cells):
         if self.fast:
             ran.extend(cells)
         return honest(self, cells)
 
-    load_and_check = load_tiny("llama")
-    sweep(load_and_check, make_pairs(load_and_check), **HOW)  # the model's own trial is over
-    monkeypatch.setattr(PatchedRuns, "batch", batch)
+    model = load_tiny("llama")
+    sweep(model, make_pairs(model), **HOW)  # the model's own trial is over
+    monkeypatch.setattr(PatchedForwards, "patched_logits", patched_logits)
     return ran
 
 
@@ -38,20 +38,20 @@ KILLED = """
 import os, signal, sys, warnings
 warnings.simplefilter("ignore")
 import patchlib
-from patchlib.patching.engine import PatchedRuns
+from patchlib.patching.engine import PatchedForwards
 from tests.helpers import make_pairs
 
 model = patchlib.load_model(sys.argv[1], device="cpu")
 patchlib.sweep(model, make_pairs(model), "z", ("layer",), progress=False)
-honest, left = PatchedRuns.batch, [3]
+honest, left = PatchedForwards.patched_logits, [3]
 
-def batch(self, cells):
+def patched_logits(self, cells):
     left[0] -= 1
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
     return honest(self, cells)
 
-PatchedRuns.batch = batch
+PatchedForwards.patched_logits = patched_logits
 patchlib.sweep(model, make_pairs(model), "z", ("layer", "head"), metric=["logit_diff", "kl"], batch_tokens=40,
                checkpoint=sys.argv[2], progress=False)
 """
@@ -75,7 +75,7 @@ def test_killed_and_resumed_is_as_if_it_had_not_been_stopped(tmp_path, counted):
 
 
 def test_ctrl_c_keeps_what_was_done_and_other_batches_fit_as_well(tmp_path, counted, monkeypatch):
-    model, path, seen = load_tiny("llama"), tmp_path / "z.ckpt", PatchedRuns.batch
+    model, path, seen = load_tiny("llama"), tmp_path / "z.ckpt", PatchedForwards.patched_logits
 
     def interrupted(self, cells):
         if len(counted) > 5:
@@ -83,7 +83,7 @@ def test_ctrl_c_keeps_what_was_done_and_other_batches_fit_as_well(tmp_path, coun
         return seen(self, cells)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PatchedRuns, "batch", interrupted)
+        patch.setattr(PatchedForwards, "patched_logits", interrupted)
         with pytest.raises(KeyboardInterrupt):
             sweep(model, mixed_pairs(model), **HOW, checkpoint=path)
     whole = sweep(model, mixed_pairs(model), **HOW)

@@ -83,7 +83,7 @@ def test_prompts_of_several_lengths_and_both_engines(source):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"source": "zeros"}, "Unknown source 'zeros': choose 'other', 'zero', 'mean', 'resample'"),
+        ({"source": "zeros"}, "Unknown source 'zeros': choose 'other', 'zero', 'mean' or 'resample'"),
         ({"source": "zero", "reference": 1}, "takes nothing from a reference"),
         ({"source": "resample", "n": 1}, "has no other prompt of 9 tokens, as prompt 0 has"),
     ],

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import patchlib
-from patchlib.patching.batching import run_cells
-from patchlib.patching.engine import Cell, PatchedRuns
-from patchlib.patching.metrics import Reads
+from patchlib.patching.batching import patch_cells
+from patchlib.patching.cells import Cell
+from patchlib.patching.donors import PromptBatch
+from patchlib.patching.engine import PatchedForwards, Work
+from patchlib.patching.readout import Reads
 from patchlib.patching.sites import SITES
 from tests.helpers import ATOL, make_pairs, sweep
 from tests.tiny import load_tiny
@@ -26,7 +28,7 @@ few = settings(max_examples=25, deadline=None)
 
 
 @st.composite
-def two_runs(draw, differ: bool = True):
+def two_prompts(draw, differ: bool = True):
     """Tokens of two prompts sets of one length, alike up to some position."""
     n, length = draw(st.integers(1, 3)), draw(st.integers(2, 9))
     ids = st.lists(st.integers(0, 60), min_size=length, max_size=length)
@@ -38,31 +40,31 @@ def two_runs(draw, differ: bool = True):
     return base, other
 
 
-def runs(kind, name, base, other, fast=True, reads=None) -> PatchedRuns:
-    return PatchedRuns(load_tiny(kind), SITES[name], base, other, range(3), fast=fast, reads=reads)
+def start(kind, name, base, other, reads, fast=True) -> PatchedForwards:
+    return PatchedForwards(load_tiny(kind), SITES[name], range(3), PromptBatch(base, other), Work(fast, reads))
 
 
 @few
-@given(KINDS, NAMES, two_runs(differ=False), st.integers(0, 2), READS)
-def test_a_run_patched_into_itself_is_itself(kind, name, tokens, layer, reads):
-    run = runs(kind, name, *tokens, reads=reads)
+@given(KINDS, NAMES, two_prompts(differ=False), st.integers(0, 2), READS)
+def test_a_prompt_patched_into_itself_is_itself(kind, name, tokens, layer, reads):
+    forwards = start(kind, name, *tokens, reads)
     cell = Cell((0,), (layer,), None, torch.ones_like(tokens[0], dtype=torch.bool))
-    assert not run.matters(cell)
-    torch.testing.assert_close(run.batch([cell])[0], run.base_logits, atol=ATOL, rtol=0)
+    assert not forwards.changes(cell)
+    torch.testing.assert_close(forwards.patched_logits([cell])[0], forwards.base_logits, atol=ATOL, rtol=0)
 
 
 @few
-@given(KINDS, two_runs(), st.booleans(), READS)
-def test_patching_all_of_the_first_stream_gives_the_other_run(kind, tokens, fast, reads):
-    run = runs(kind, "resid_pre", *tokens, fast=fast, reads=reads)
+@given(KINDS, two_prompts(), st.booleans(), READS)
+def test_patching_all_of_the_first_stream_gives_the_other_prompt(kind, tokens, fast, reads):
+    forwards = start(kind, "resid_pre", *tokens, reads, fast)
     cell = Cell((0,), (0,), None, torch.ones_like(tokens[0], dtype=torch.bool))
-    torch.testing.assert_close(run.batch([cell])[0], run.other_logits, atol=ATOL, rtol=0)
+    torch.testing.assert_close(forwards.patched_logits([cell])[0], forwards.other_logits, atol=ATOL, rtol=0)
 
 
 @few
-@given(KINDS, NAMES, two_runs(), READS, st.data())
+@given(KINDS, NAMES, two_prompts(), READS, st.data())
 def test_fast_is_plain_for_any_set_of_positions_and_cells_in_any_company(kind, name, tokens, reads, data):
-    fast, plain = (runs(kind, name, *tokens, fast=way, reads=reads) for way in (True, False))
+    fast, plain = (start(kind, name, *tokens, reads, way) for way in (True, False))
     shape = tokens[0].shape
     cells = [
         Cell((i,), (data.draw(st.integers(0, 2)),), data.draw(heads), torch.tensor(data.draw(masks)).reshape(shape))
@@ -71,9 +73,9 @@ def test_fast_is_plain_for_any_set_of_positions_and_cells_in_any_company(kind, n
               st.lists(st.booleans(), min_size=shape.numel(), max_size=shape.numel()).filter(any))] * 3)
     ]  # fmt: skip
     together = {cell.index: fast.base_logits for cell in cells}
-    for batch, logits in run_cells(fast, data.draw(st.permutations(cells)), data.draw(st.integers(1, 500))):
+    for batch, logits in patch_cells(fast, data.draw(st.permutations(cells)), data.draw(st.integers(1, 500))):
         together |= {cell.index: values for cell, values in zip(batch, logits, strict=True)}
-    for cell, whole in zip(cells, plain.batch(cells), strict=True):
+    for cell, whole in zip(cells, plain.patched_logits(cells), strict=True):
         torch.testing.assert_close(together[cell.index], whole, atol=ATOL, rtol=0)
 
 
@@ -89,19 +91,19 @@ def test_the_union_of_positions_is_all_positions(site):
 @pytest.mark.parametrize("engine", ["fast", "plain"])
 @pytest.mark.parametrize("repeats", [1, 10])
 def test_however_many_cells_no_forward_is_larger_than_the_budget(monkeypatch, engine, repeats):
-    """What is alive at once is one batch and the two unpatched runs: memory does not grow with the cells."""
+    """What is alive at once is one batch and the two unpatched forwards: memory does not grow with the cells."""
     model = load_tiny("llama")
     pairs = make_pairs(model, n=3 * repeats)
-    honest, tokens, alive = PatchedRuns.batch, [], []
+    honest, tokens, alive = PatchedForwards.patched_logits, [], []
 
     def watched(self, cells):
-        tokens.append(len(cells) * self.n_examples * (self.n_pos - min(map(self.first, cells))))
+        tokens.append(len(cells) * self.n_examples * (self.n_pos - min(map(self.first_position, cells))))
         logits = honest(self, cells)
         alive.append(weakref.ref(logits))
-        assert sum(one() is not None for one in alive) <= 2, "the batch before, at most, and this one"
+        assert sum(logits() is not None for logits in alive) <= 2, "the batch before, at most, and this one"
         return logits
 
-    monkeypatch.setattr(PatchedRuns, "batch", watched)
+    monkeypatch.setattr(PatchedForwards, "patched_logits", watched)
     sweep(model, pairs, "z", ("layer", "head"), engine=engine, batch_tokens=60, metric="prob")
     assert len(tokens) > 3 and max(tokens) <= 60
 
@@ -117,7 +119,7 @@ def test_batches_are_halved_when_memory_runs_out(monkeypatch, error):
     model = load_tiny("gpt2")
     pairs = make_pairs(model)
     expected = sweep(model, pairs, "z", ("layer", "head"))
-    honest, sizes = PatchedRuns.batch, []
+    honest, sizes = PatchedForwards.patched_logits, []
 
     def scarce(self, cells):
         if self.fast:
@@ -126,21 +128,23 @@ def test_batches_are_halved_when_memory_runs_out(monkeypatch, error):
                 raise error
         return honest(self, cells)
 
-    monkeypatch.setattr(PatchedRuns, "batch", scarce)
+    monkeypatch.setattr(PatchedForwards, "patched_logits", scarce)
     result = sweep(model, pairs, "z", ("layer", "head"))
     assert result.patched.equals(expected.patched) or abs(result.patched - expected.patched).max() < ATOL
     assert sizes[0] > 2 and max(sizes[-4:]) <= 2, "it is not tried again and again"
 
 
-def test_memory_that_does_not_do_for_one_run_is_an_error_with_a_mend(monkeypatch):
+def test_memory_that_does_not_do_for_one_forward_is_an_error_with_a_mend(monkeypatch):
     model = load_tiny("gpt2")
     assert patchlib.sweep(model, make_pairs(model), progress=False).attrs["engine"] == "fast"
 
     def none_left(self, cells):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(PatchedRuns, "batch", none_left)
-    with pytest.raises(patchlib.SweepError, match=r"a single patched run of 4 prompts of 9 tokens.*batch_tokens"):
+    monkeypatch.setattr(PatchedForwards, "patched_logits", none_left)
+    with pytest.raises(
+        patchlib.SweepError, match=r"single patched forward pass of 4 prompts of 9 tokens.*batch_tokens"
+    ):
         sweep(model, make_pairs(model))
 
 
@@ -151,6 +155,6 @@ def test_other_errors_are_not_taken_for_memory(monkeypatch):
     def broken(self, cells):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(PatchedRuns, "batch", broken)
+    monkeypatch.setattr(PatchedForwards, "patched_logits", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         sweep(model, make_pairs(model))

@@ -9,7 +9,7 @@ from transformer_lens import patching
 
 import patchlib
 from patchlib.models.load import load_model
-from patchlib.patching.engine import PatchedRuns
+from patchlib.patching.engine import PatchedForwards
 from patchlib.patching.selfcheck import fast_obstacle, tolerance
 from tests.helpers import ATOL, make_pairs
 from tests.tiny import load_tiny, tiny_path
@@ -93,8 +93,8 @@ def test_roles_patch_each_prompt_at_its_own_position(site, direction):
     by_pos = patchlib.sweep(model, pairs, site, ("layer", "pos"), direction, engine="plain", progress=False)
     for role, positions in pairs.roles.items():
         for example, position in enumerate(positions.tolist()):
-            one = by_role.patched.sel(role=role).isel(example=example)
-            np.testing.assert_allclose(one, by_pos.patched.sel(pos=position).isel(example=example), atol=ATOL)
+            at_role = by_role.patched.sel(role=role).isel(example=example)
+            np.testing.assert_allclose(at_role, by_pos.patched.sel(pos=position).isel(example=example), atol=ATOL)
 
 
 def test_all_metrics_agree_between_engines():
@@ -140,7 +140,7 @@ def test_lengths_and_first_differences_may_be_mixed():
     assert together.patched.isel(example=slice(0, 3)).notnull().all()
 
 
-def test_sliding_windows_fall_back_to_plain_runs():
+def test_sliding_windows_fall_back_to_plain_forwards():
     model = load_tiny("mistral")
     pairs = make_pairs(model, length=12)
     result = patchlib.sweep(model, pairs, "resid_pre", progress=False)
@@ -169,15 +169,15 @@ def test_bfloat16_is_as_exact_as_its_few_bits():
     np.testing.assert_allclose(fast, plain, atol=tolerance(torch.bfloat16) * float(abs(plain).max()))
 
 
-def test_a_wrong_fast_run_is_caught(monkeypatch):
-    honest = PatchedRuns.batch
+def test_a_wrong_fast_forward_is_caught(monkeypatch):
+    honest = PatchedForwards.patched_logits
 
     def wrong(self, cells):
         return honest(self, cells) + (0.01 if self.fast else 0)
 
     model = load_tiny("gpt2")
     assert fast_obstacle(model) is None
-    monkeypatch.setattr(PatchedRuns, "batch", wrong)
+    monkeypatch.setattr(PatchedForwards, "patched_logits", wrong)
     with pytest.raises(patchlib.ExactnessError, match=r"off by 0\.01"):
         patchlib.sweep(model, make_pairs(model), "z", ("layer", "head"), progress=False)
 

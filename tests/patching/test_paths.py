@@ -9,7 +9,8 @@ import torch
 import patchlib
 from patchlib import Receiver, sweep
 from patchlib.errors import SweepError
-from patchlib.patching.paths import direct_paths, inputs_of, path_patch
+from patchlib.patching.paths import path_patch
+from patchlib.patching.receivers import inputs_of
 from tests.helpers import contrast_pairs, make_pairs
 from tests.tiny import load_tiny
 
@@ -27,47 +28,47 @@ def z_name(layer: int) -> str:
     return f"blocks.{layer}.attn.hook_z"
 
 
-def by_hand(model, pairs, receivers, layer, head, where=None) -> list[float]:
+def by_hand(model, pairs, receivers, layer, head, role=None) -> list[float]:
     """Noising one sender's paths, or those of all heads: Wang et al. 2022, appendix B, nothing shared or left out."""
-    found = []
+    values = []
     for i, (clean, corrupted) in enumerate(zip(pairs.clean_tokens, pairs.corrupted_tokens, strict=True)):
         with torch.no_grad():
             _, base = model.run_with_cache(clean[None])
             _, other = model.run_with_cache(corrupted[None])
-        at = {None: slice(None), **{role: int(positions[i]) for role, positions in pairs.roles.items()}}
+        index = {None: slice(None), **{name: int(positions[i]) for name, positions in pairs.roles.items()}}
 
-        def freeze(z, hook, base=base, other=other, at=at):
+        def freeze(z, hook, base=base, other=other, sent=index[role]):
             frozen = base[hook.name].clone()
             if layer is None:
-                frozen[:, at[where]] = other[hook.name][:, at[where]]
+                frozen[:, sent] = other[hook.name][:, sent]
             elif hook.name == z_name(layer):
-                frozen[:, at[where], head] = other[hook.name][:, at[where], head]
+                frozen[:, sent, head] = other[hook.name][:, sent, head]
             return frozen
 
-        names = {(one.site, one.layer): f"blocks.{one.layer}.attn.hook_{one.site}" for one in receivers}
+        names = {(r.site, r.layer): f"blocks.{r.layer}.attn.hook_{r.site}" for r in receivers}
         arrived = {}
 
         def listen(activation, hook, arrived=arrived):
             arrived[hook.name] = activation.detach().clone()
 
-        frozen = [(z_name(at_layer), freeze) for at_layer in range(model.cfg.n_layers)]
+        frozen = [(z_name(i), freeze) for i in range(model.cfg.n_layers)]
         with torch.no_grad():
             logits = model.run_with_hooks(clean[None], fwd_hooks=[*frozen, *((n, listen) for n in names.values())])
         if receivers:
 
-            def hear(activation, hook, arrived=arrived, at=at, names=names):
+            def hear(activation, hook, arrived=arrived, index=index, names=names):
                 heard = activation.clone()
-                for one in receivers:
-                    if names[one.site, one.layer] == hook.name:
-                        place = at.get(one.position, one.position)
-                        heard[:, place, one.head] = arrived[hook.name][:, place, one.head]
+                for r in receivers:
+                    if names[r.site, r.layer] == hook.name:
+                        position = index.get(r.position, r.position)
+                        heard[:, position, r.head] = arrived[hook.name][:, position, r.head]
                 return heard
 
             with torch.no_grad():
                 logits = model.run_with_hooks(clean[None], fwd_hooks=[(n, hear) for n in names.values()])
         right, wrong = pairs.answers[i].tolist()
-        found.append(float(logits[0, -1, right] - logits[0, -1, wrong]))
-    return found
+        values.append(float(logits[0, -1, right] - logits[0, -1, wrong]))
+    return values
 
 
 @pytest.mark.parametrize("engine", ["auto", "plain"])
@@ -122,7 +123,7 @@ def test_what_arrives_in_the_last_layer_is_what_the_whole_patch_sends(kind):
     model = load_tiny(kind)
     pairs, last = make_pairs(model), model.cfg.n_layers - 1
     heads = [(last, head) for head in range(model.cfg.n_heads)]
-    receivers = [one for site in "qkv" for one in inputs_of(model, heads, site)]
+    receivers = [receiver for site in "qkv" for receiver in inputs_of(model, heads, site)]
     for i in range(len(pairs)):
         clean, corrupted = pairs.clean_tokens[i][None], pairs.corrupted_tokens[i][None]
         with torch.no_grad():
@@ -167,8 +168,10 @@ def test_a_head_above_the_receivers_has_no_path_to_them():
         ([], "No receivers"),
         ([(1, 0)], "no receiver"),
         ([Receiver("z", 1, 0)], "no receiver"),
-        ([Receiver("q", 9, 0)], "There is no q of L9H0"),
-        ([Receiver("q", 1, 0, "S9")], "this task names"),
+        ([Receiver("q", 9, 0)], "There is no head L9H0: the model has 3 layers of 4 heads"),
+        ([Receiver("k", 1, 4)], "There is no head L1KV4: the model has 3 layers of 4 KV heads"),
+        ([Receiver("q", 1, 0, "S9")], "Unknown position 'S9': this task's named positions are: first, varied, END"),
+        ([Receiver("q", 1, 0, 9)], "Position 9 is outside the prompts"),
     ],
 )
 def test_receivers_that_are_not_there(receivers, said):
@@ -177,15 +180,14 @@ def test_receivers_that_are_not_there(receivers, said):
         path_patch(model, make_pairs(model), receivers, progress=False)
 
 
-def test_a_site_that_receives_nothing():
-    with pytest.raises(SweepError, match="not at 'z'"):
-        patchlib.inputs_of(load_tiny("gpt2"), [(0, 0)], "z")
-
-
-def test_transformer_lens_direct_paths():
-    """Its variant freezes the MLPs: in a model without any the two are one."""
-    model = load_tiny("gpt2")
-    pairs = make_pairs(model)
-    table = direct_paths(model, pairs, (0, 1), "q")
-    assert table.patched.dims == ("metric", "layer", "head", "example")
-    assert np.isnan(table.patched.sel(layer=0)).all()
+@pytest.mark.parametrize(
+    ("heads", "site", "said"),
+    [
+        ([(0, 0)], "z", "Unknown input of a head 'z': choose 'q', 'k' or 'v'"),
+        ([(0, 4)], "q", "There is no head L0H4"),
+        ([], "q", "No head was named"),
+    ],
+)
+def test_inputs_that_are_not_there(heads, site, said):
+    with pytest.raises(SweepError, match=said):
+        patchlib.inputs_of(load_tiny("gpt2"), heads, site)

@@ -256,8 +256,8 @@ def test_without_a_position_axis_positions_are_what_every_cell_patches(model, pa
     rows = torch.arange(len(pairs))
 
     def put(activation, hook):
-        for where in (6, pairs.roles["varied"]):
-            activation[rows, where] = cache[hook.name][rows, where]
+        for positions in (6, pairs.roles["varied"]):
+            activation[rows, positions] = cache[hook.name][rows, positions]
         return activation
 
     with torch.no_grad():
@@ -319,7 +319,7 @@ def test_pairs_can_come_straight_from_tensors_or_lists(model):
     assert of_lists.pos_label.values.tolist() == [model.to_string([5]), "", ""]
 
 
-def test_the_unpatched_runs_alone(model):
+def test_the_unpatched_prompts_alone(model):
     pairs = mixed_pairs(model)
     base, result = patchlib.baseline(model, pairs, ["kl", "prob"]), sweep(model, pairs, metric=["kl", "prob"])
     for run in ("clean", "corrupted"):
@@ -350,7 +350,7 @@ def test_the_environment_can_turn_the_bar_off(model, pairs, capsys, monkeypatch)
 
 HEADS = {"site": "z", "over": ("layer", "head")}
 BAD = [
-    ({"site": "resid"}, "Unknown site 'resid'. Choose one of: resid_pre, "),
+    ({"site": "resid"}, "Unknown site 'resid': choose 'resid_pre', "),
     ({"site": ["z", "q"]}, "Unknown site ['z', 'q']"),
     ({"over": ("layer", "token")}, "Cannot sweep over 'token'", "Possible here: layer, pos, role."),
     ({"over": ("layer", "head")}, "Cannot sweep over 'head': site 'resid_pre' has no such axis"),
@@ -365,15 +365,15 @@ BAD = [
     ({"metric": []}, "No metric was asked for. Choose from"),
     ({"metric": "task_metric"}, "Unknown metric 'task_metric'"),
     ({"engine": "turbo"}, "Unknown engine 'turbo': choose 'auto', 'fast' or 'plain'"),
-    ({"batch_tokens": 0}, "batch_tokens must be a whole number of at least 1, not 0"),
-    ({"layers": [0, 3]}, "layer [3] cannot be swept: give whole numbers from 0 to 2, each once"),
+    ({"batch_tokens": 0}, "batch_tokens must be a whole number of 1 or more, not 0"),
+    ({"layers": [0, 3]}, "layer [3] cannot be used: give whole numbers from 0 to 2, each once"),
     ({"layers": -1}, "layer [-1]"),
     ({"layers": [True]}, "layer [True]"),
     ({"layers": [1.0]}, "layer [1.0]"),
     ({"layers": ["0"]}, "layer ['0']"),
     ({"layers": []}, "layer []"),
     ({"layers": [1, 1]}, "layer [1, 1]", "each once"),
-    ({**HEADS, "heads": [4]}, "head [4] cannot be swept: give whole numbers from 0 to 3"),
+    ({**HEADS, "heads": [4]}, "head [4] cannot be used: give whole numbers from 0 to 3"),
     ({**HEADS, "heads": [-1]}, "head [-1]"),
     ({"site": "z", "heads": [0]}, "heads=[0] was given, but over=('layer', 'pos') has no 'head' axis: add 'head'"),
     ({"heads": [0]}, "heads=[0]", "site 'resid_pre' has no heads"),
@@ -413,7 +413,7 @@ def test_axes_that_only_other_models_sites_or_tasks_have(site, over, says):
 def test_key_and_value_heads_are_counted_as_such():
     model = load_tiny("llama")
     with pytest.raises(
-        patchlib.SweepError, match=re.escape("kv_head [2, 3] cannot be swept: give whole numbers from 0 to 1")
+        patchlib.SweepError, match=re.escape("kv_head [2, 3] cannot be used: give whole numbers from 0 to 1")
     ):
         sweep(model, make_pairs(model), "v", ("layer", "head"), heads=[0, 2, 3])
 
@@ -437,7 +437,7 @@ def test_a_model_that_is_none_or_not_ready(model, pairs, run):
 @pytest.mark.parametrize("metric", [*ALL_METRICS, lambda logits, pairs: logits[:, -1].argmax(-1)])
 @pytest.mark.parametrize("engine", ["fast", "plain"])
 def test_nan_logits_are_an_error_whatever_the_metric_makes_of_them(model, pairs, metric, engine):
-    with pytest.raises(patchlib.SweepError, match=r"logits are NaN in the clean run.*float32.*weights"):
+    with pytest.raises(patchlib.SweepError, match=r"logits are NaN in the clean forward pass.*float32.*weights"):
         sweep(broken(model, float("nan")), pairs, metric=metric, engine=engine)
 
 
@@ -445,7 +445,7 @@ def test_a_metric_that_is_not_finite_or_not_one_number_per_example(model, pairs)
     def infinite(logits, pairs):
         return logits[:, -1, 0] / 0
 
-    with pytest.raises(patchlib.SweepError, match="infinite is NaN or infinite in the clean run"):
+    with pytest.raises(patchlib.SweepError, match="infinite is NaN or infinite in the clean forward pass"):
         sweep(model, pairs, metric=infinite)
     for wrong in (
         lambda logits, pairs: logits[:, -1],

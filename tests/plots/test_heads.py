@@ -8,7 +8,7 @@ import xarray as xr
 
 import patchlib
 from patchlib import SweepError, attention_patterns
-from patchlib.circuits.heads import detector_scores
+from patchlib.circuits.attention import detector_scores
 from patchlib.plots import heads as induction_plots
 from tests.helpers import make_pairs
 from tests.tiny import load_tiny
@@ -28,9 +28,6 @@ def test_patterns_are_the_model_s_and_named_by_their_tokens(model):
     assert list(patterns.token.values) == [model.to_string([token]) for token in row.tolist()]
     text = attention_patterns(model, " and the store", [(0, 0)])
     assert text.sizes["src"] == model.to_tokens(" and the store").shape[1]
-    for heads in ([], [(9, 0)], [(0, 9)]):
-        with pytest.raises(SweepError, match="There is no head"):
-            attention_patterns(model, row, heads)
 
 
 def test_a_panel_for_each_head_with_readable_tokens(model):

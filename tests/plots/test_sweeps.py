@@ -12,12 +12,13 @@ import pytest
 import xarray as xr
 
 import patchlib
-from patchlib import stats
+from patchlib import plots, stats
 from patchlib._util import cell_name
 from patchlib.compat import figures as report
 from patchlib.errors import RunError, SweepError
-from patchlib.plots import sweeps as plots
 from patchlib.plots import takeaways
+from patchlib.plots.style import RED
+from patchlib.plots.wording import NO_CONTRAST
 
 TOKENS = ["<s>", "When", "Mary", "and", "<S1>", "went", "to", "the", "shop", ",", "<S2>", "gave", "a", "book", "to", ""]
 ROLES = ["IO", "S1", "S1+1", "S2", "END"]
@@ -167,13 +168,13 @@ def test_without_a_contrast_every_figure_is_empty_and_none_fails():
     result, whole = made(contrast=False), made({"layer": 30}, contrast=False)
     assert result.effect.isnull().all()
     figure = plots.head_heatmap(result)
-    assert figure.layout.annotations[0].text == takeaways.NO_CONTRAST
+    assert figure.layout.annotations[0].text == NO_CONTRAST
     assert tuple(figure.layout.yaxis.range) == (-0.5, 29.5) and tuple(figure.layout.xaxis.range) == (-0.5, 8.5)
     assert np.isnan(cells(figure)).all() and "grey: not measured" in subtitle(figure)
     assert len(plots.top_bar(result).data[0].y) == 0
     assert np.isnan(np.asarray(plots.layer_lines({"z": whole}).data[0].y, dtype=float)).all()
-    assert takeaways.of_cells(result) == takeaways.NO_CONTRAST
-    assert takeaways.of_positions(made({"layer": 3, "role": 5}, contrast=False)) == takeaways.NO_CONTRAST
+    assert takeaways.of_cells(result) == NO_CONTRAST
+    assert takeaways.of_positions(made({"layer": 3, "role": 5}, contrast=False)) == NO_CONTRAST
     assert "hardly differ" in takeaways.of_layers({"z": whole})
 
 
@@ -230,7 +231,7 @@ def test_metric_is_the_first_or_the_one_asked_for_or_the_one_selected():
     np.testing.assert_allclose(cells(plots.head_heatmap(result, "prob")), result.effect.sel(metric="prob"), atol=1e-4)
     assert "logit difference" in subtitle(plots.head_heatmap(result))
     assert "probability" in subtitle(plots.head_heatmap(result.sel(metric="prob")))
-    with pytest.raises(SweepError, match="no metric 'kl'; it has logit_diff, prob"):
+    with pytest.raises(SweepError, match="Unknown metric 'kl': choose 'logit_diff' or 'prob'"):
         plots.head_heatmap(result, "kl")
 
 
@@ -308,7 +309,7 @@ def test_bars_are_the_summary_table():
     np.testing.assert_allclose(trace.x, table.effect, atol=1e-4)
     np.testing.assert_allclose(np.add(trace.x, trace.error_x.array), table.ci_high, atol=2e-4)
     np.testing.assert_allclose(np.subtract(trace.x, trace.error_x.arrayminus), table.ci_low, atol=2e-4)
-    assert (np.asarray(trace.marker.color) == plots.RED).tolist() == (table.effect < 0).tolist()
+    assert (np.asarray(trace.marker.color) == RED).tolist() == (table.effect < 0).tolist()
 
 
 def test_bars_name_cells_of_any_sweep():

@@ -17,7 +17,8 @@ from filelock import FileLock
 from patchlib.cli import main
 from patchlib.errors import ModelError, RunError
 from patchlib.models import cache as model_cache
-from patchlib.models.cache import HUB, OURS, SMOLLM2, cached_models, clear_models
+from patchlib.models.cache import HUB, OURS, cached_models, clear_models
+from patchlib.models.default import SMOLLM2
 from patchlib.runs.lab import copy_notebooks
 from tests.tiny import tiny_path
 

@@ -13,8 +13,9 @@ from bs4 import BeautifulSoup
 import patchlib
 from patchlib.cli import main
 from patchlib.errors import RunError
+from patchlib.plots.style import PLOTLY_MIME as PLOTLY
 from patchlib.runs.execute import pages
-from patchlib.runs.execute.pages import PLOTLY, write_page
+from patchlib.runs.execute.pages import write_page
 from patchlib.runs.report import write
 from patchlib.runs.report.effects import compared, headlines, overview, read_effects
 from patchlib.runs.report.pictures import galleries

@@ -42,13 +42,11 @@ def test_what_comes_with_patchlib_is_what_its_manifest_says(notebook):
 @pytest.mark.real_model
 @pytest.mark.slow
 def test_the_saved_circuit_is_the_default_model_s():
-    """The tested faithfulness comes out again from the saved roles, on fewer of the same prompts."""
+    """The tested faithfulness comes out again from the saved heads, on fewer of the same prompts."""
     model = patchlib.load_model()
     run = patchlib.saved_run("03_ioi_circuit", model)
-    roles = run.tables["roles"]
-    heads = {
-        at: [(row.layer, row.head) for row in rows.itertuples()] for at, rows in roles.groupby("at")
-    }  # fmt: skip
+    types = run.tables["head_types"]
+    heads = {at: list(zip(rows.layer, rows.head_index, strict=True)) for at, rows in types.groupby("position")}
     circuit = patchlib.Circuit(heads, {at: at for at in heads})
     settings = run.manifest["parameters"]
     how = {"templates": settings["templates"], "corruption": "abc"}
@@ -59,4 +57,4 @@ def test_the_saved_circuit_is_the_default_model_s():
     assert found.n_heads == len(circuit.heads)
     kept = run.tables["faithful"].iloc[0]
     assert abs(found.faithfulness - kept.faithfulness) < 3 * (kept.ci_high - kept.ci_low)
-    assert set(run.tables["tested"]["prompts"]) > {"kept"} and len(run.tables["stability"]) == len(roles)
+    assert set(run.tables["tested"]["prompts"]) > {"kept"} and len(run.tables["stability"]) == len(types)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from patchlib import PatchingDataset
+from patchlib import IOIDataset, PatchingDataset, PromptPairs
 from patchlib.errors import AlignmentError, TaskError
-from patchlib.tasks import IOIDataset, PromptPairs, as_pairs
+from patchlib.tasks.base import as_pairs
 from patchlib.tasks.tokens import single_tokens, tokenize
 from tests.tiny import load_tiny
 

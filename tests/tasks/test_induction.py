@@ -10,7 +10,8 @@ import torch
 import patchlib
 from patchlib.errors import TaskError
 from patchlib.models.load import load_model
-from patchlib.tasks import InductionDataset, as_pairs
+from patchlib.tasks.base import as_pairs
+from patchlib.tasks.induction import InductionDataset
 from patchlib.tasks.tokens import tokenize
 from tests.tiny import load_tiny
 
@@ -24,25 +25,16 @@ def model(request):
 def test_induction_prompts_repeat_and_break_off_before_the_answer(model, seq_len):
     task = InductionDataset(model, n_prompts=5, seed=1, seq_len=seq_len)
     made = as_pairs(model, task)
-    assert (
-        made.metadata
-        == {
-            "corruption": "next_token",
-            "kind": "words",
-            "gap": 0,
-            "seq_len": seq_len,
-            "n_prompts": 5,
-        }
-        and made.seed == 1
-    )
-    rows, at = torch.arange(5), made.roles
+    settings = {"corruption": "next_token", "kind": "words", "gap": 0, "seq_len": seq_len, "n_prompts": 5}
+    assert made.metadata == settings and made.seed == 1
+    rows, roles = torch.arange(5), made.roles
     clean, corrupted = made.clean_batch(), made.corrupted_batch()
     right, wrong = made.answers.unbind(1)
     assert clean.shape[1] == 1 + seq_len + seq_len // 2 + 1 and (clean[:, 0] == model.tokenizer.bos_token_id).all()
     assert torch.equal(clean[:, 1 + seq_len :], clean[:, 1 : 2 + seq_len // 2])
-    assert (at["current"] == clean.shape[1] - 1).all() and torch.equal(at["source+1"], at["source"] + 1)
-    assert torch.equal(clean[rows, at["source"]], clean[rows, at["current"]])
-    assert torch.equal(clean[rows, at["source+1"]], right) and torch.equal(corrupted[rows, at["source+1"]], wrong)
+    assert (roles["current"] == clean.shape[1] - 1).all() and torch.equal(roles["source+1"], roles["source"] + 1)
+    assert torch.equal(clean[rows, roles["source"]], clean[rows, roles["current"]])
+    assert torch.equal(clean[rows, roles["source+1"]], right) and torch.equal(corrupted[rows, roles["source+1"]], wrong)
     assert ((clean != corrupted).sum(1) == 1).all()
     assert all(len(set(row.tolist())) == seq_len for row in clean[:, 1 : 1 + seq_len])
     first, _ = task.get_clean_corrupt_pairs()[0]
@@ -51,8 +43,8 @@ def test_induction_prompts_repeat_and_break_off_before_the_answer(model, seq_len
 
 def test_seeds_repeat_and_differ_and_the_global_generators_are_left_alone(model):
     before = random.getstate(), torch.get_rng_state().tolist()
-    one, same, other = (InductionDataset(model, 3, seed=seed).get_clean_corrupt_pairs() for seed in (0, 0, 1))
-    assert one == same != other
+    first, same, other = (InductionDataset(model, 3, seed=seed).get_clean_corrupt_pairs() for seed in (0, 0, 1))
+    assert first == same != other
     assert before == (random.getstate(), torch.get_rng_state().tolist())
 
 
@@ -64,8 +56,8 @@ def test_seeds_repeat_and_differ_and_the_global_generators_are_left_alone(model)
         ({"seq_len": 100_000}, "whole words, and seq_len=100000 needs 100001"),
         ({"seq_len": 100}, "at most 128"),
         ({"seed": None}, "seed must be"),
-        ({"kind": "letters"}, "Unknown kind 'letters': choose from words, tokens, names"),
-        ({"corruption": "abc"}, "Unknown corruption 'abc': choose from next_token, token"),
+        ({"kind": "letters"}, "Unknown kind 'letters': choose 'words'.* or 'names'"),
+        ({"corruption": "abc"}, "Unknown corruption 'abc': choose 'next_token' or 'token'"),
         ({"gap": -1}, "gap must be a whole number of 0 or more"),
         ({"gap": 50_000, "kind": "tokens"}, "with gap=50000"),
     ],
@@ -77,7 +69,7 @@ def test_bad_induction_settings_are_refused(model, settings, message):
 
 def test_induction_words_that_do_not_turn_back_are_refused(model):
     task = InductionDataset(model, 2)
-    task._prompts = [replace(one, clean=one.clean[::-1]) for one in task._prompts]
+    task._prompts = [replace(prompt, clean=prompt.clean[::-1]) for prompt in task._prompts]
     task.get_clean_corrupt_pairs = lambda: InductionDataset(model, 2).get_clean_corrupt_pairs()
     with pytest.raises(TaskError, match="do not turn back"):
         task.to_pairs(model)
@@ -87,17 +79,18 @@ def test_induction_words_that_do_not_turn_back_are_refused(model):
 @pytest.mark.parametrize(("kind", "gap"), [("words", 3), ("tokens", 0), ("tokens", 5)])
 def test_a_corruption_breaks_exactly_one_thing(model, kind, gap, corruption):
     made = InductionDataset(model, 6, seq_len=8, kind=kind, gap=gap, corruption=corruption).to_pairs(model)
-    rows, at = torch.arange(6), made.roles
+    rows, roles = torch.arange(6), made.roles
     clean, corrupted = made.clean_batch(), made.corrupted_batch()
-    assert clean.shape[1] == 1 + 8 + gap + 5 and torch.equal(at["current"] - at["source"], torch.full((6,), 8 + gap))
-    assert torch.equal(clean[rows, at["source"]], clean[rows, at["current"]])
-    assert torch.equal(clean[rows, at["source+1"]], made.answers[:, 0])
-    place = at["source+1"] if corruption == "next_token" else at["source"]
-    assert torch.equal((clean != corrupted).nonzero()[:, 1], place)
+    assert clean.shape[1] == 1 + 8 + gap + 5
+    assert (roles["current"] - roles["source"] == 8 + gap).all()
+    assert torch.equal(clean[rows, roles["source"]], clean[rows, roles["current"]])
+    assert torch.equal(clean[rows, roles["source+1"]], made.answers[:, 0])
+    changed = roles["source+1"] if corruption == "next_token" else roles["source"]
+    assert torch.equal((clean != corrupted).nonzero()[:, 1], changed)
     if corruption == "next_token":
-        assert torch.equal(corrupted[rows, place], made.answers[:, 1])
+        assert torch.equal(corrupted[rows, changed], made.answers[:, 1])
     else:  # nothing comes back, and the wrong answer is there as well
-        last = corrupted[rows, at["current"]]
+        last = corrupted[rows, roles["current"]]
         assert not (corrupted[:, :-1] == last[:, None]).any()
         assert (corrupted == made.answers[:, 1:]).any(1).all()
     assert not set(model.tokenizer.all_special_ids) & set(clean[:, 1:].flatten().tolist())

@@ -98,15 +98,16 @@ def test_map_table_and_cell_of_the_explorer_stay_in_step(result, monkeypatch):
     top, second = table.to_dict("records")[:2]
     assert shown.titles() == ["denoising: mean of all prompts", f"denoising, logit_diff: {name_of(top)}"]
     framed = next(one for one in shown.figures()[0]["data"] if one["type"] == "scatter")
-    assert (list(framed["x"]), list(framed["y"])) == ([f"H{top['head']}"], [f"{top['layer']}"])
+    assert (list(framed["x"]), list(framed["y"])) == ([f"H{top['head_index']}"], [f"{top['layer']}"])
     assert (
-        shown.control("By effect").value == (top["layer"], top["head"]) and len(shown.control("By effect").options) == 5
+        shown.control("By effect").value == (top["layer"], top["head_index"])
+        and len(shown.control("By effect").options) == 5
     )
     shown.control("Next").click()
     assert shown.titles()[1].endswith(name_of(second))
-    assert (shown.control("layer").value, shown.control("head").value) == (second["layer"], second["head"])
+    assert (shown.control("layer").value, shown.control("head").value) == (second["layer"], second["head_index"])
     framed = next(one for one in shown.figures()[0]["data"] if one["type"] == "scatter")
-    assert (list(framed["x"]), list(framed["y"])) == ([f"H{second['head']}"], [f"{second['layer']}"])
+    assert (list(framed["x"]), list(framed["y"])) == ([f"H{second['head_index']}"], [f"{second['layer']}"])
     shown.control("layer").value, shown.control("head").value = 0, 1  # any cell, listed or not
     assert shown.titles()[1].endswith("L0H1") and shown.control("By effect").value in (None, (0, 1))
     shown.control("Prompt").value = 1
@@ -161,7 +162,7 @@ def test_the_head_explorer_goes_through_heads_by_effect(model, result, monkeypat
     shown.control("Previous").click()
     shown.control("Previous").click()
     assert shown.titles() == [f"{names[0]} on prompt 2"]
-    shown.control("By effect").value = (table.layer[2], table["head"][2])
+    shown.control("By effect").value = (table.layer[2], table.head_index[2])
     assert shown.titles() == [f"{names[2]} on prompt 2"]
     shown.control("layer").value, shown.control("head").value = 0, 0
     assert shown.titles() == ["L0H0 on prompt 2"]

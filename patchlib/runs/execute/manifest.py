@@ -53,6 +53,12 @@ def save_run(
     Raises:
         RunError: the folder cannot be written, a result is of another type or cannot be saved, or a headline is no
             number.
+
+    Example:
+        >>> result = xr.Dataset({"effect": ("layer", [0.1, 0.7])})
+        >>> path = patchlib.save_run(tmp_path, "layers", {"effects": result}, {"seed": 0}, {"largest effect": 0.7})
+        >>> sorted(file.name for file in tmp_path.iterdir())
+        ['layers.effects.nc', 'layers.manifest.json']
     """
     notebook = os.environ.get(RUNNING, notebook)
     numbers = {name: _number(name, value) for name, value in (headline or {}).items()}

@@ -15,9 +15,9 @@ from nbconvert import HTMLExporter
 from nbconvert.preprocessors import TagRemovePreprocessor
 from plotly.offline import get_plotlyjs
 
+from patchlib.plots.style import PLOTLY_MIME
 from patchlib.runs.files import read_json, replacing
 
-PLOTLY = "application/vnd.plotly.v1+json"
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _LIVE = "<p><em>A live control: open the notebook in Jupyter to use it.</em></p>"
 _HERE = Path(__file__).parent
@@ -36,8 +36,8 @@ def write_page(executed: Path, page: Path, closed: bool = False) -> tuple[str, s
     figures: list[dict[str, Any]] = []
     for output in (output for cell in nb.cells for output in cell.get("outputs", [])):
         data = output.get("data", {})
-        if PLOTLY in data:
-            figure = {part: data[PLOTLY].get(part, {}) for part in ("data", "layout", "config")}
+        if PLOTLY_MIME in data:
+            figure = {part: data[PLOTLY_MIME].get(part, {}) for part in ("data", "layout", "config")}
             height = figure["layout"].get("height", 450)
             run = escape(str((figure["layout"].get("meta") or {}).get("run", "")))  # of a figure over many runs
             html = (

@@ -30,7 +30,8 @@ from filelock import FileLock, Timeout
 
 from patchlib._util import first_line, versions
 from patchlib.errors import RunError
-from patchlib.models.cache import SMOLLM2, cached_models
+from patchlib.models.cache import cached_models
+from patchlib.models.default import SMOLLM2
 from patchlib.runs.execute.parameters import read_parameters
 from patchlib.runs.execute.provenance import code_hash
 from patchlib.runs.files import prepare_folder, write_json

@@ -169,6 +169,7 @@ def collect(folder: str | Path) -> Collection:
         RunError: There are no runs in the folder.
 
     Example:
+        >>> import pandas as pd
         >>> table = pd.DataFrame({"layer": [20, 23], "effect": [0.41, 0.35]})
         >>> for seed in (0, 1):
         ...     _ = patchlib.save_run(tmp_path, f"heads_{seed}", {"top": table}, {"seed": seed}, {"largest": 0.41})

@@ -12,7 +12,7 @@ from typing import Any
 
 import nbformat
 
-from patchlib.runs.execute.pages import PLOTLY
+from patchlib.plots.style import PLOTLY_MIME
 from patchlib.runs.folder import RunFolder
 from patchlib.runs.report.collect import Run
 from patchlib.runs.report.effects import grouped, labelled
@@ -74,12 +74,12 @@ def galleries(records: Sequence[Run], room: float = 20e6) -> tuple[list[Gallery]
 def _under(label: str, run: str, data: dict[str, Any]) -> dict[str, Any]:
     """A figure with a label and the name of its run, neither of which can become markup."""
     text, name = html.escape(label).replace(", ", "<br>"), html.escape(run)
-    if PLOTLY not in data:
+    if PLOTLY_MIME not in data:
         caption = f"<figcaption>{text}</figcaption>{data['text/html']}"
         return {"text/html": f'<figure data-run="{name}">{caption}</figure>'}
-    layout = {key: value for key, value in data[PLOTLY]["layout"].items() if key != "width"}
+    layout = {key: value for key, value in data[PLOTLY_MIME]["layout"].items() if key != "width"}
     layout |= {"title": {"text": text, "font": {"size": 13}}, "meta": {"run": run}}
-    return {PLOTLY: data[PLOTLY] | {"layout": layout}}
+    return {PLOTLY_MIME: data[PLOTLY_MIME] | {"layout": layout}}
 
 
 def _figures(notebook: nbformat.NotebookNode) -> dict[tuple[int, int], tuple[str, dict[str, Any]]]:
@@ -95,11 +95,11 @@ def _figures(notebook: nbformat.NotebookNode) -> dict[tuple[int, int], tuple[str
 
 
 def _shown(data: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    if PLOTLY in data:
-        figure = {part: data[PLOTLY].get(part, {}) for part in ("data", "layout")}
+    if PLOTLY_MIME in data:
+        figure = {part: data[PLOTLY_MIME].get(part, {}) for part in ("data", "layout")}
         title = figure["layout"].get("title") or {}
         text = title if isinstance(title, str) else str(title.get("text") or "")
-        return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split()), {PLOTLY: figure}
+        return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split()), {PLOTLY_MIME: figure}
     kind = next((kind for kind in _PICTURES if kind in data), None)
     if kind is None:
         return None

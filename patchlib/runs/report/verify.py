@@ -61,8 +61,19 @@ def verify(
         RunError: No finished run in the folder, a sample below 1, or a notebook that is not there any more.
 
     Example:
-        >>> table = patchlib.verify(small_runs, sample=1)
-        >>> table[["file", "values", "largest", "same"]].to_string(index=False).split("\\n")[0].split()
+        >>> import json
+        >>> from nbformat.v4 import new_code_cell, new_notebook
+        >>> source = '''
+        ... import pandas as pd
+        ... import patchlib
+        ... patchlib.save_run(out_dir, "sum", {"sum": pd.DataFrame({"sum": [0.1 + 0.2]})}, {"out_dir": out_dir})
+        ... '''
+        >>> cells = [new_code_cell("out_dir: str = ''", metadata={"tags": ["parameters"]}), new_code_cell(source)]
+        >>> _ = (tmp_path / "sum.ipynb").write_text(json.dumps(new_notebook(cells=cells)))
+        >>> _ = patchlib.run([tmp_path / "sum.ipynb"], out_dir=tmp_path / "out", progress=False)
+        >>> patchlib.verify(tmp_path / "out")[["file", "values", "largest", "same"]]
+                  file  values  largest  same
+        0  sum.sum.csv       1      0.0  True
     """
     if sample < 1:
         raise RunError(f"a sample has 1 run or more, not {sample}")

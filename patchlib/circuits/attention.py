@@ -1,0 +1,178 @@
+"""Where heads look: scores of the textbook heads, patterns, attention between named positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_bridge import TransformerBridge
+
+from patchlib._util import Head, check_choice, check_heads, head_name
+from patchlib.models.check import check_model
+from patchlib.patching.batching import length_batches
+from patchlib.patching.budget import default_batch_tokens
+from patchlib.patching.sites import get_site
+from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
+from patchlib.tasks.induction import repeated_tokens
+from patchlib.tasks.tokens import as_row, tokenize
+
+
+def detector_scores(model: TransformerBridge, n_rows: int = 4, seq_len: int = 50, seed: int = 0) -> xr.Dataset:
+    """How much each head attends as the three textbook heads do, on random tokens that come twice.
+
+    Each score is the mean attention along one stripe of the pattern (Elhage et al. 2021; Olsson et al. 2022,
+    "In-context learning and induction heads", appendix on head activation evaluators), between 0 and 1:
+    ``previous_token`` from each token to the one before it, ``duplicate_token`` from each token of the second copy
+    to itself in the first, ``induction`` (prefix matching) to the one after that.
+
+    Args:
+        model: In eval mode.
+        n_rows: How many rows of random tokens.
+        seq_len: Tokens in one copy.
+        seed: Of the draw.
+
+    Returns:
+        The three scores, over layer and head.
+
+    Raises:
+        SweepError: A model in train mode.
+        TaskError: As ``repeated_tokens``.
+
+    Example:
+        >>> scores = patchlib.detector_scores(model, n_rows=2)
+        >>> scores.induction.to_series().nlargest(3).round(1)
+        layer  head
+        18     6       0.9
+        17     3       0.7
+               4       0.7
+        Name: induction, dtype: float32
+    """
+    check_model(model)
+    rows = repeated_tokens(model, n_rows, seq_len, seed).clean_batch()
+    bos = rows.shape[1] > 2 * seq_len
+    offsets = {"previous_token": 1, "duplicate_token": seq_len, "induction": seq_len - 1}
+
+    def stripes(pattern: Float[Tensor, "example head dest src"]) -> Float[Tensor, "score head"]:
+        """Mean attention to the token `offset` before, over those that have one after BOS."""
+        diagonals = [pattern.diagonal(-offset, -2, -1)[..., int(bos) :] for offset in offsets.values()]
+        return torch.stack([diagonal.mean((0, -1)) for diagonal in diagonals])
+
+    scores = _of_patterns(model, rows, stripes)  # [layer score head]
+    dims = ("layer", "head")
+    return xr.Dataset(
+        {name: (dims, scores[:, i].numpy()) for i, name in enumerate(offsets)},
+        coords={"layer": range(scores.shape[0]), "head": range(scores.shape[2])},
+        attrs={"n_rows": n_rows, "seq_len": seq_len, "seed": seed, "prepend_bos": str(bos)},
+    )
+
+
+def attention_patterns(
+    model: TransformerBridge, prompt: str | Int[Tensor, " pos"], layer_heads: Iterable[Head]
+) -> xr.DataArray:
+    """Where some heads look from each token of a prompt.
+
+    Args:
+        model: In eval mode.
+        prompt: A text, with BOS put first where the model wants one, or a row of token ids, which is run as it is.
+        layer_heads: (layer, head) pairs.
+
+    Returns:
+        Over cell (such as ``"L9H6"``), dest and src, between 0 and 1; the coordinate ``token`` over src says what
+        stands there.
+
+    Raises:
+        SweepError: A head that there is not, none at all, or a model in train mode.
+        TaskError: An empty text.
+
+    Example:
+        >>> patterns = patchlib.attention_patterns(model, "red car sun boat tree dog red car sun", [(17, 4)])
+        >>> from_last = patterns.sel(cell="L17H4").isel(dest=-1, src=slice(1, None))  # BOS is where heads rest
+        >>> str(from_last.token.values[from_last.values.argmax()])  # what followed "sun" the first time
+        ' boat'
+    """
+    check_model(model)
+    heads = check_heads(layer_heads, int(model.cfg.n_layers), int(model.cfg.n_heads))
+    row = tokenize(model, prompt) if isinstance(prompt, str) else as_row(prompt, "prompt")
+    patterns = _of_patterns(model, row[None], lambda pattern: pattern[0])  # [layer head dest src]
+    coords = {
+        "cell": [head_name(*head) for head in heads],
+        "dest": range(len(row)),
+        "src": range(len(row)),
+        "token": ("src", [model.to_string([token]) for token in row.tolist()]),
+    }
+    values = torch.stack([patterns[head] for head in heads]).numpy()
+    return xr.DataArray(values, coords, ["cell", "dest", "src"], name="attention")
+
+
+def attention_between(model: TransformerBridge, task: PatchingDataset | PromptPairs, dest: str) -> xr.DataArray:
+    """How much each head attends from one named position to each of them, on the clean prompts.
+
+    Args:
+        model: In eval mode.
+        task: With roles.
+        dest: The role that looks, for example ``"END"``.
+
+    Returns:
+        Over layer, head, role (looked at) and example, between 0 and 1; 0 for roles after ``dest``.
+
+    Raises:
+        SweepError: A role that the task does not have, or a model in train mode.
+        TaskError: The task is unusable.
+
+    Example:
+        >>> attention = patchlib.attention_between(model, task, "END").mean("example")
+        >>> attention.sel(layer=23, head=3).to_series().round(1)
+        role
+        IO      0.1
+        S1      0.1
+        S1+1    0.0
+        S2      0.5
+        END     0.0
+        Name: attention, dtype: float32
+    """
+    check_model(model)
+    pairs = as_pairs(model, task)
+    check_choice("role", dest, pairs.roles)
+    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
+    attention = np.zeros((n_layers, n_heads, len(pairs.roles), len(pairs)), dtype=np.float32)
+    for examples in length_batches(pairs, default_batch_tokens(model)):
+        part = pairs.select(examples)
+        sources = torch.stack(list(part.roles.values()))  # [role example]
+        read = partial(_from_dest, dests=part.roles[dest], sources=sources)
+        values = _of_patterns(model, part.clean_batch(), read)  # [layer role example head]
+        attention[..., examples] = values.permute(0, 3, 1, 2).numpy()  # [layer head role example]
+    coords = {"layer": range(n_layers), "head": range(n_heads), "role": list(pairs.roles), "example": range(len(pairs))}
+    return xr.DataArray(attention, coords, list(coords), name="attention", attrs={"dest": dest, "task": pairs.name})
+
+
+def _from_dest(
+    pattern: Float[Tensor, "example head dest src"],
+    dests: Int[Tensor, " example"],
+    sources: Int[Tensor, "role example"],
+) -> Float[Tensor, "role example head"]:
+    """What each prompt's heads attend from its one position to its others."""
+    examples = torch.arange(len(pattern))
+    looks = pattern[examples, :, dests]  # [example head src]
+    return looks[examples, :, sources]  # [role example head]
+
+
+def _of_patterns(
+    model: TransformerBridge, rows: Int[Tensor, "example pos"], read: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "layer ..."]:
+    """Something of each layer's attention pattern ``[example head dest src]``, one pattern alive at a time."""
+    site = get_site(model, "pattern")
+    of_layers: list[Tensor] = []
+
+    def keep(pattern: Float[Tensor, "example head dest src"], hook: HookPoint) -> None:
+        of_layers.append(read(pattern.detach().float().cpu()))
+
+    hooks = [(site.hook_name(layer), keep) for layer in range(int(model.cfg.n_layers))]
+    with torch.no_grad():
+        model.run_with_hooks(rows.to(model.cfg.device), fwd_hooks=hooks, return_type=None)
+    return torch.stack(of_layers)

@@ -1,0 +1,161 @@
+"""Figures of what is left without some heads: knock-outs, backup heads, completeness, minimality."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from patchlib._util import check_count, head_name
+from patchlib.plots.circuits import BLUE, MARKS, color_of
+from patchlib.plots.heads import head_points
+from patchlib.plots.style import GREY, LEGEND, LINES, PALE, RED, style
+from patchlib.plots.wording import METRIC_NAMES
+
+
+def knock_out_strip(
+    table: pd.DataFrame, title: str = "Knocked out, against random heads of the same layers"
+) -> go.Figure:
+    """What the loss of each set changes: a row for all ``random ...`` sets, one for each other.
+
+    Args:
+        table: From ``knock_out`` or ``ablated_losses``.
+        title: Of the figure.
+
+    Returns:
+        The change of the metric across, with 95% bootstrap intervals, the sets upward.
+
+    Example:
+        >>> sets = {"the writer": [(23, 3)], **patchlib.random_like(model, [(23, 3)], n_sets=3)}
+        >>> table = patchlib.knock_out(patchlib.Ablation(model, task), sets)
+        >>> figure = patchlib.plots.knock_out_strip(table)
+        >>> [trace.y[0] for trace in figure.data]
+        ['3 random sets', 'the writer']
+    """
+    sets = table.drop(index="none")
+    is_random = sets.index.str.startswith("random ")
+    figure = go.Figure()
+    hover = "%{customdata}<br>%{x:.2f}<extra></extra>"
+    if n_random := int(is_random.sum()):
+        label, change = [f"{n_random} random sets"] * n_random, sets.change[is_random]
+        marker = {"color": GREY, "size": 8, "opacity": 0.6}
+        figure.add_scatter(x=change.round(4), y=label, marker=marker, customdata=sets["heads"][is_random])
+    named = sets[~is_random]
+    for i, (name, row) in enumerate(zip(named.index, named.to_dict("records"), strict=True)):
+        change, marker = row["change"], {"color": LINES[i % len(LINES)], "size": 11}
+        bar = {"symmetric": False, "array": [row["ci_high"] - change], "arrayminus": [change - row["ci_low"]]}
+        figure.add_scatter(x=[round(change, 4)], y=[name], marker=marker, error_x=bar, customdata=[row["heads"]])
+    figure.update_traces(mode="markers", hovertemplate=hover)
+    metric = METRIC_NAMES.get(table.metric.iloc[0], table.metric.iloc[0])
+    figure.update_xaxes(title=f"change of the {metric}", gridcolor=PALE, zerolinecolor=GREY)
+    figure.update_yaxes(gridcolor=PALE, categoryorder="array", categoryarray=[])
+    n, unablated = table.n.iloc[0], table.metric_mean["none"]
+    said = f"mean over {n} clean prompts, bars: 95% bootstrap intervals; unablated: {unablated:.2f}"
+    figure = style(figure, title, said, 190 + 36 * (len(named) + (n_random > 0)))
+    return figure.update_layout(showlegend=False)
+
+
+def backup_scatter(table: pd.DataFrame, top_k: int = 6, title: str = "Who steps in") -> go.Figure:
+    """Each head's direct logit attribution before and after the knock-out.
+
+    On the dashed line nothing changed; above it a head writes more of the answer than before.
+
+    Args:
+        table: From ``backup_heads``.
+        top_k: How many heads are labelled, those that change most; 0 for none.
+        title: Of the figure.
+
+    Returns:
+        A point for each head, before across and after upward, in logits.
+
+    Raises:
+        SweepError: A count below 0.
+
+    Example:
+        >>> table = patchlib.backup_heads(patchlib.Ablation(model, task), [(23, 3)])
+        >>> figure = patchlib.plots.backup_scatter(table, top_k=1)
+        >>> [name for name in figure.data[0].text if name]
+        ['L24H4']
+    """
+    check_count("top_k", top_k, least=0)
+    is_top = table.index.isin(table.change.abs().nlargest(top_k).index)
+    names = [head_name(*head) for head in zip(table.layer, table.head_index, strict=True)]
+    hover = "%{customdata}<br>before %{x:.2f}<br>after %{y:.2f}<extra></extra>"
+    color = np.where(table.change > 0, BLUE, RED)
+    figure = head_points(table.before.to_numpy(), table.after.to_numpy(), names, is_top, hover, color)
+    _diagonal(figure, np.concatenate([table.before, table.after]))
+    figure.update_xaxes(title="direct logit attribution before").update_yaxes(title="after the knock-out")
+    gone, n = table.knocked_out.iloc[0], table.n.iloc[0]
+    return style(figure, title, f"knocked out: {gone}; mean over {n} clean prompts; blue: more than before", 480)
+
+
+def completeness_scatter(
+    table: pd.DataFrame, title: str = "Complete? Circuit and model without the same heads"
+) -> go.Figure:
+    """F(circuit without K) against F(model without K) for each K (Wang et al. 2022, figure 6).
+
+    On the dashed line the two fall alike.
+
+    Args:
+        table: From ``completeness``.
+        title: Of the figure.
+
+    Returns:
+        A point for each K, the model across and the circuit upward, in the metric's unit.
+
+    Example:
+        >>> circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
+        >>> table = patchlib.completeness(patchlib.Ablation(model, task), circuit, n_random=1, n_greedy=1)
+        >>> [trace.name for trace in patchlib.plots.completeness_scatter(table).data if trace.name]
+        ['without nothing', 'without a head type', 'without random sets', 'without greedy sets, grown to be worst']
+    """
+    numbered = table.kind.str.extract(r"^(.*) \d+$", expand=False)  # "random" and "greedy" of "random 0", "greedy 1"
+    groups = numbered.fillna("a head type").where(table.kind != "none", "nothing")
+    labels = {"random": "random sets", "greedy": "greedy sets, grown to be worst"}
+    figure = go.Figure()
+    for i, (group, rows) in enumerate(table.groupby(groups, sort=False)):
+        mode, name = "lines+markers" if group == "greedy" else "markers", f"without {labels.get(str(group), group)}"
+        marker = {"size": 10, "symbol": MARKS[i], "color": LINES[i % len(LINES)]}
+        customdata = rows.kind + ": " + rows["heads"].replace("", "none")
+        figure.add_scatter(x=rows.model.round(4), y=rows.circuit.round(4), mode=mode, name=name, marker=marker)
+        figure.data[-1].update(line={"width": 1}, customdata=customdata)
+    figure.update_traces(hovertemplate="%{customdata}<br>model %{x:.2f}, circuit %{y:.2f}<extra></extra>")
+    _diagonal(figure, np.concatenate([table.model, table.circuit]))
+    figure.update_xaxes(title="model without the heads").update_yaxes(title="circuit without the heads")
+    return style(figure, title, table.protocol.iloc[0], 480, above=30).update_layout(legend=LEGEND)
+
+
+def minimality_bar(table: pd.DataFrame, title: str = "Minimal? What each head adds") -> go.Figure:
+    """Each head's largest effect on the circuit (Wang et al. 2022, figure 7).
+
+    Args:
+        table: From ``minimality``.
+        title: Of the figure.
+
+    Returns:
+        A bar for each head, as a share of the model's own metric, coloured by head type.
+
+    Example:
+        >>> circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
+        >>> table = patchlib.minimality(patchlib.Ablation(model, task), circuit)
+        >>> patchlib.plots.minimality_bar(table).data[0].x.tolist()
+        ['L23H3', 'L29H1']
+    """
+    figure = go.Figure()
+    for i, (head_type, rows) in enumerate(table.groupby("head_type", sort=False)):
+        marker = {"color": color_of(str(head_type), i)}
+        figure.add_bar(x=rows.head_name, y=rows.share.round(4), name=str(head_type), marker=marker, customdata=rows.K)
+    figure.update_traces(hovertemplate="%{x}<br>%{y:.1%} once the circuit lacks %{customdata}<extra></extra>")
+    figure.update_xaxes(categoryorder="array", categoryarray=list(table.head_name.unique()), tickangle=-45)
+    figure.update_yaxes(title="change, as a share of the model's", tickformat=".0%", gridcolor=PALE)
+    return style(figure, title, table.protocol.iloc[0], 460, above=50).update_layout(legend=LEGEND)
+
+
+def _diagonal(figure: go.Figure, values: np.ndarray) -> None:
+    """Equal axes with a dashed line where both are the same."""
+    low, high = float(values.min()), float(values.max())
+    ends = [low - 0.08 * (high - low), high + 0.08 * (high - low)]
+    line = {"color": GREY, "dash": "dash", "width": 1}
+    figure.add_scatter(x=ends, y=ends, mode="lines", line=line, hoverinfo="skip", showlegend=False)
+    for axis in (figure.update_xaxes, figure.update_yaxes):
+        axis(range=ends, gridcolor=PALE, zerolinecolor=GREY)

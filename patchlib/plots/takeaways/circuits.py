@@ -1,0 +1,222 @@
+"""What the figures and tables of a circuit say in words, made from the data: true for any model and task."""
+
+from __future__ import annotations
+
+import pandas as pd
+import xarray as xr
+
+from patchlib._util import head_name
+from patchlib.circuits.criteria import Faithfulness
+from patchlib.circuits.discovery import Discovery
+from patchlib.plots.wording import METRIC_NAMES
+
+
+def of_writers(attribution: xr.DataArray, attention: xr.DataArray) -> str:
+    """Who writes most towards the answer and most against it, and where each of them looks.
+
+    Args:
+        attribution: From ``direct_logit_attribution``.
+        attention: From ``attention_between``, of the same task.
+
+    Returns:
+        One sentence.
+
+    Example:
+        >>> attribution = patchlib.direct_logit_attribution(model, task)
+        >>> print(patchlib.plots.takeaways.of_writers(attribution, patchlib.attention_between(model, task, "END")))
+        L23H3 writes most towards the answer (+1.78 logits) and attends most to S2 (0.49); L29H0 writes most
+        against it (-0.90 logits) and attends most to END (0.61).
+    """
+    mean = attribution.mean("example").stack(cell=("layer", "head"))
+    looks = attention.mean("example").stack(cell=("layer", "head"))
+    said = []
+    for direction, i in (("towards the answer", mean.values.argmax()), ("against it", mean.values.argmin())):
+        layer, head = mean.cell.values[i]
+        of_head = looks.sel(cell=(layer, head))  # [role]
+        said.append(
+            f"{head_name(layer, head)} writes most {direction} ({float(mean[i]):+.2f} logits) and attends most to "
+            f"{of_head.role.values[of_head.values.argmax()]} ({float(of_head.max()):.2f})"
+        )
+    return "; ".join(said) + "."
+
+
+def of_inputs(discovery: Discovery) -> str:
+    """For each group of heads, which of their inputs matter, and which of these other heads write.
+
+    Args:
+        discovery: From ``discover``.
+
+    Returns:
+        A sentence for each group; empty where the search had one step.
+
+    Example:
+        >>> import pandas as pd
+        >>> row = {"heads": "L23H3", "site": "q", "position": "END", "effect": 0.4, "through_heads": 0.3}
+        >>> circuit, nothing = patchlib.Circuit({"subject suppressor": [(23, 3)]}, {}), pd.DataFrame()
+        >>> search = patchlib.Discovery(circuit, nothing, pd.DataFrame([row]), {}, nothing, ("S2", "END"))
+        >>> print(patchlib.plots.takeaways.of_inputs(search))
+        L23H3: q at END (0.40, of which 0.30 through other heads).
+    """
+    said = []
+    for heads, rows in discovery.inputs.groupby("heads", sort=False):
+        known = rows.dropna(subset="through_heads").sort_values("effect", ascending=False)
+        inputs = [
+            f"{row['site']} at {row['position']} ({row['effect']:.2f}, of which {row['through_heads']:.2f} through "
+            "other heads)"
+            for row in known.to_dict("records")
+        ]
+        said.append(f"{heads}: {', '.join(inputs) or 'no input stands out'}.")
+    return " ".join(said)
+
+
+def of_head_types(discovery: Discovery) -> str:
+    """How many heads were found, and those of each type, in the order of the stream.
+
+    Args:
+        discovery: From ``discover``.
+
+    Returns:
+        One sentence.
+
+    Example:
+        >>> one_prompt = task.to_pairs(model).select([0])
+        >>> search = patchlib.discover(model, one_prompt, depth=1, max_heads=2, progress=False)
+        >>> print(patchlib.plots.takeaways.of_head_types(search))
+        2 heads: subject suppressor L23H3 at END; negative name mover L24H4 at END.
+    """
+    table = discovery.circuit.table()
+    named = [
+        f"{name} {heads} at {positions}"
+        for name, heads, positions in zip(table.index, table["heads"], table.positions, strict=True)
+        if not str(name).startswith("unnamed")
+    ]
+    n_unnamed = int((discovery.head_types.head_type == "unnamed").sum())
+    said = f"{len(discovery.circuit.heads)} heads: {'; '.join(named) or 'none with a name'}"
+    return said + (f"; {n_unnamed} without a name." if n_unnamed else ".")
+
+
+def of_backup(table: pd.DataFrame) -> str:
+    """Which head writes more than before, and what all the others together make up for.
+
+    Args:
+        table: From ``backup_heads``.
+
+    Returns:
+        One sentence.
+
+    Example:
+        >>> table = patchlib.backup_heads(patchlib.Ablation(model, task), [(23, 3)])
+        >>> print(patchlib.plots.takeaways.of_backup(table))
+        Without L23H3, L24H4 writes +0.86 [0.57, 1.37] logits more of the answer than before; all other heads
+        together +0.72.
+    """
+    top = table.iloc[0]
+    together = f"all other heads together {table.change.sum():+.2f}"
+    if not top.ci_low > 0:
+        return f"Without {top.knocked_out} no head's increase stands out; {together} logits."
+    return (
+        f"Without {top.knocked_out}, {head_name(top.layer, top.head_index)} writes {top.change:+.2f} "
+        f"[{top.ci_low:.2f}, {top.ci_high:.2f}] logits more of the answer than before; {together}."
+    )
+
+
+def of_knock_out(table: pd.DataFrame) -> str:
+    """What each named set's loss does, and the range of the random sets.
+
+    Args:
+        table: From ``knock_out`` or ``ablated_losses``.
+
+    Returns:
+        Two sentences.
+
+    Example:
+        >>> table = patchlib.knock_out(patchlib.Ablation(model, task), {"the writer": [(23, 3)]})
+        >>> print(patchlib.plots.takeaways.of_knock_out(table))
+        From 4.37: without the writer (L23H3) the logit difference changes by -3.29 [-3.99, -2.59]. n = 4.
+    """
+    metric = METRIC_NAMES.get(table.metric.iloc[0], table.metric.iloc[0])
+    sets = table.drop(index="none")
+    is_random = sets.index.str.startswith("random ")
+    named = sets[~is_random]
+    said = "; ".join(
+        f"without {name} ({row['heads']}) the {metric} changes by {row['change']:+.2f} "
+        f"[{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+        for name, row in zip(named.index, named.to_dict("records"), strict=True)
+    )
+    if is_random.any():
+        change = sets.change[is_random]
+        said += (
+            f"; {len(change)} random sets of as many heads in the same layers change it by {change.min():+.2f} to "
+            f"{change.max():+.2f}, mean {change.mean():+.2f}"
+        )
+    return f"From {table.metric_mean['none']:.2f}: {said}. n = {table.n.iloc[0]}."
+
+
+def of_faithfulness(result: Faithfulness) -> str:
+    """The ratio with its interval, the floor, and the protocol that they depend on.
+
+    Args:
+        result: From ``faithfulness``.
+
+    Returns:
+        Two sentences.
+
+    Example:
+        >>> circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
+        >>> result = patchlib.faithfulness(patchlib.Ablation(model, task), circuit)
+        >>> print(patchlib.plots.takeaways.of_faithfulness(result))
+        2 heads alone give 2.45 of the model's 4.37: faithfulness 0.56 [-0.05, 1.05]; with no head at all
+        -3.11. Protocol: logit_diff, mean over n = 4 prompts of ...
+    """
+    interval = "" if pd.isna(result.ci_low) else f" [{result.ci_low:.2f}, {result.ci_high:.2f}]"
+    return (
+        f"{result.n_heads} heads alone give {result.circuit:.2f} of the model's {result.model:.2f}: faithfulness "
+        f"{result.faithfulness:.2f}{interval}; with no head at all {result.floor:.2f}. Protocol: {result.protocol}."
+    )
+
+
+def of_completeness(table: pd.DataFrame) -> str:
+    """The set of heads without which circuit and model differ most.
+
+    Args:
+        table: From ``completeness``.
+
+    Returns:
+        One sentence.
+
+    Example:
+        >>> circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
+        >>> table = patchlib.completeness(patchlib.Ablation(model, task), circuit, n_random=1, n_greedy=0)
+        >>> print(patchlib.plots.takeaways.of_completeness(table))
+        Circuit and model differ most without L23H3, L29H1 (writers): -3.11 against -0.01, an incompleteness
+        of 3.10; with nothing removed 1.91.
+    """
+    worst = table.iloc[table.incompleteness.argmax()]
+    return (
+        f"Circuit and model differ most without {worst['heads'] or 'nothing'} ({worst.kind}): {worst.circuit:.2f} "
+        f"against {worst.model:.2f}, an incompleteness of {worst.incompleteness:.2f}; with nothing removed "
+        f"{table.incompleteness.iloc[0]:.2f}."
+    )
+
+
+def of_minimality(table: pd.DataFrame, least: float = 0.01) -> str:
+    """The head that adds most, and those that hardly add anything.
+
+    Args:
+        table: From ``minimality``.
+        least: Share of the model's metric below which a head hardly adds anything.
+
+    Returns:
+        One sentence.
+
+    Example:
+        >>> circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
+        >>> table = patchlib.minimality(patchlib.Ablation(model, task), circuit)
+        >>> print(patchlib.plots.takeaways.of_minimality(table))
+        L23H3 adds most (127% of the model's metric); every head adds at least 29.7%.
+    """
+    top, idle = table.iloc[0], table[table.share < least]
+    said = f"{top.head_name} adds most ({top.share:.0%} of the model's metric)"
+    if idle.empty:
+        return f"{said}; every head adds at least {table.share.min():.1%}."
+    return f"{said}; {', '.join(idle.head_name)} {'adds' if len(idle) == 1 else 'add'} less than {least:.0%}."

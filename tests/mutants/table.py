@@ -1,0 +1,381 @@
+"""The faults: what is changed into what, and the tests that should find it, those that are likely to first.
+
+A fault is one that somebody could make: an index off by one, a sign, an axis, a gain or bias that is dropped, the base
+run for the other. Those that only slow down are here where a promise about cost is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One line made wrong.
+
+    Attributes:
+        file: From the repository's root.
+        old: Text that the file has once.
+        new: What it becomes.
+        tests: Files or single tests, in the order in which they are run.
+        reason: Why it may survive; empty where it has to be found.
+    """
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    reason: str = ""
+
+    @property
+    def module(self) -> str:
+        """The file's name without its ending."""
+        return self.file.rpartition("/")[2].removesuffix(".py")
+
+    def __str__(self) -> str:
+        shortest = 0  # without what the two texts have in common, but for a few characters
+        while shortest < min(len(self.old), len(self.new)) and self.old[shortest] == self.new[shortest]:
+            shortest += 1
+        start = max(0, min(shortest, len(self.old) - 34) - 6)
+        return f"{self.old[start : start + 40]!r} -> {self.new[start : start + 40]!r}"
+
+
+PATCHING, CIRCUITS = "patchlib/patching", "patchlib/circuits"
+ENGINE = ("tests/patching/test_engine.py", "tests/patching/test_exactness.py")
+COSTS, BY_HAND = "tests/patching/test_costs.py", "tests/patching/test_by_hand.py"
+SWEEPS, DONORS = "tests/patching/test_sweeps.py", "tests/patching/test_donors.py"
+PATHS, CHECKPOINT = "tests/patching/test_paths.py", "tests/patching/test_checkpoint.py"
+CIRCUIT, CRITERIA = "tests/circuits/test_circuit.py", "tests/circuits/test_criteria_by_hand.py"
+ATTRIBUTION, HEADS = "tests/circuits/test_attribution_by_hand.py", "tests/circuits/test_heads.py"
+COMPOSITION, LOSSES, STATS = (
+    "tests/circuits/test_composition.py", "tests/circuits/test_losses.py", "tests/test_stats.py",
+)  # fmt: skip
+
+
+def faults(file: str, tests: tuple[str, ...], *changes: tuple[str, ...]) -> list[Fault]:
+    """Faults of one file that the same tests should find; a change is (old, new) or (old, new, reason)."""
+    return [Fault(file, old, new, tests, *reason) for old, new, *reason in changes]
+
+
+FAULTS = (
+    # ---- Engine
+    *faults(
+        f"{PATCHING}/engine.py",
+        ENGINE,
+        ("apart.cummax(1).values", "apart"),
+        ("min(int(differs[0])", "min(int(differs[0]) + 1"),
+        ("kept[name][self.n_examples :]", "kept[name][: self.n_examples]"),
+        ("int(cell.where.any(0).nonzero()[0])", "int(cell.where.any(0).nonzero()[-1])"),
+        ("self.site.pos_axis, start - self.start,", "self.site.pos_axis, 0,"),
+        ("cell.where[:, start:end] & (layer in cell.layers)", "cell.where[:, start:end]"),
+        ("cell.head is None or cell.head == head", "cell.head == head"),
+        ("of_head[:, None, None, :] & where[..., None]", "of_head[:, None, None, :] | where[..., None]"),
+        ("self._source[name] != self._base[name]", "self._source[name] == self._base[name]"),
+        ("self._mask(cells, layer, start), source, by_cell", "self._mask(cells, layer, start), by_cell, source"),
+        ("branches(self._cache, start), start_at_layer", "branches(self._cache, start - 1), start_at_layer"),
+        ("mlp is not None and not at_last & set(mlp.modules())", "mlp is not None"),
+        ("self.base_logits[:, :start].to(logits)", "self.other_logits[:, :start].to(logits)"),
+        ("self.base_tokens.repeat(n_cells, 1)", "self.base_tokens.repeat_interleave(n_cells, 0)"),
+        ("end - start].repeat(n_cells, 1, 1)", "end - start].repeat_interleave(n_cells, 0)"),
+    ),
+    *faults(
+        f"{PATCHING}/engine.py",
+        ("tests/patching/test_exactness.py",),
+        (
+            "return activation.copy_(torch.where(self._mask(cells, layer, start), source, by_cell).flatten(0, 1))",
+            "return torch.where(self._mask(cells, layer, start), source, by_cell).flatten(0, 1)",
+        ),
+    ),
+    *faults(
+        f"{PATCHING}/engine.py",
+        (COSTS,),
+        ("(1 if self.fast and self.reads.last_only else self.n_pos)", "1"),
+        ("donors.split(max(1, batch_tokens // self.n_pos))", "donors.split(len(donors))"),
+    ),
+    *faults(
+        f"{PATCHING}/engine.py",
+        (DONORS,),
+        ("(total / len(donors))", "(total / self.n_examples)"),
+        ("torch.zeros_like(activation)", "torch.ones_like(activation)"),
+    ),
+    # ---- Shortcuts
+    *faults(
+        f"{PATCHING}/shortcuts.py",
+        (COSTS, *ENGINE),
+        ("None if unembed.bias is None else unembed.bias[ids]", "None"),
+        ("weight=unembed.weight[ids]", "weight=unembed.weight[ids.flip(0)]"),
+    ),
+    *faults(
+        f"{PATCHING}/shortcuts.py",
+        ENGINE,
+        ("forward(hidden[:, -1:].contiguous()", "forward(hidden[:, :1].contiguous()"),
+        ("(0, 0, hidden.shape[1] - 1, 0)", "(0, 0, 0, hidden.shape[1] - 1)"),
+        ('approximate="tanh"', 'approximate="none"'),
+        ("layer.values[:n_examples, :, :n_pos]", "layer.keys[:n_examples, :, :n_pos]"),
+        ("own.unflatten(0, (-1, len(shared)))", "own.unflatten(0, (len(shared), -1)).transpose(0, 1)"),
+        ('del module.__dict__["forward"]', "pass"),
+        ("any(type(layer) is not DynamicLayer for layer in cache.layers)", "False"),
+    ),
+    # ---- Batching, budget
+    *faults(
+        f"{PATCHING}/batching.py",
+        (COSTS, "tests/patching/test_engine.py"),
+        ("[cell for cell in cells if runs.matters(cell)]", "list(cells)"),
+        ("most = len(part) // 2", "most = len(part) - 1"),
+        ("[part[:most], part[most:], *todo]", "[part[:most], *todo]"),
+        ("min(batch_tokens // n_tokens, most)", "batch_tokens // n_tokens"),
+        ("// (4 * runs.n_logits)", "// runs.n_logits"),
+        ("runs.n_examples * (runs.n_pos - start)", "runs.n_examples * runs.n_pos"),
+        ("(cell.layers[0] - low)", "(low - cell.layers[0])"),
+        ("len(batch) == size or", "len(batch) > size or"),
+        ("batch, idle = [], 0", "batch = []"),
+    ),
+    *faults(
+        f"{PATCHING}/budget.py",
+        ("tests/patching/test_engine.py",),
+        ('or "can\'t allocate memory" in said', ""),
+    ),
+    # ---- Unpatched, sweeps, grid
+    *faults(
+        f"{PATCHING}/unpatched.py",
+        (COSTS, SWEEPS),
+        ("batch_tokens // (2 * n_pos)", "batch_tokens // n_pos"),
+        ("base, other = other, base", "pass"),
+        (
+            '"corrupted": runs.other_logits, "clean": runs.base_logits',
+            '"corrupted": runs.base_logits, "clean": runs.other_logits',
+        ),
+    ),
+    *faults(
+        f"{PATCHING}/sweeps.py",
+        (COSTS, *ENGINE),
+        (
+            'found["corrupted" if direction == "denoise" else "clean"]',
+            'found["clean" if direction == "denoise" else "corrupted"]',
+        ),
+        ("SelfCheck(start, examples, runs, cells) if number == checked else None", "None"),
+    ),
+    *faults(
+        f"{PATCHING}/grid.py",
+        (SWEEPS, "tests/patching/test_exactness.py"),
+        ("for p in self.fixed or everywhere]).any(0)", "for p in self.fixed or everywhere]).all(0)"),
+        ('at.get("head", at.get("kv_head"))', 'at.get("head")'),
+        ("pairs.roles[position][:, None]", "pairs.roles[position][:1, None]"),
+        ("not 0 <= i < n", "not 0 <= i <= n"),
+        ("max(len(row) for row in pairs.clean_tokens)", "min(len(row) for row in pairs.clean_tokens)"),
+        ("tuple(sorted(self.layers))", "tuple(self.layers)"),
+    ),
+    # ---- Donors, self-check, metrics, checkpoint
+    *faults(
+        f"{PATCHING}/donors.py",
+        (DONORS, SWEEPS),
+        ("if not torch.equal(task.clean_tokens[j], row)", ""),
+        ("self.rows[self.chosen[i]] for i in examples", "self.rows[self.chosen[i]] for i in range(len(examples))"),
+        ("if len(row) == n_pos", "if len(row) >= n_pos"),
+        ('"clean" if direction == "denoise" else "corrupted"', '"corrupted" if direction == "denoise" else "clean"'),
+    ),
+    *faults(
+        f"{PATCHING}/selfcheck.py",
+        (BY_HAND, "tests/patching/test_exactness.py", SWEEPS),
+        ("1e-5 if dtype in", "1e-1 if dtype in"),
+        ("examples[self._one[0]]", "examples[0]"),
+        ("runs.base_logits[self._one]", "runs.other_logits[self._one]"),
+        (" + pick(idle, min(1, len(idle)))", ""),
+        ("not torch.equal(moved, model(tokens))", "True"),
+        ("if not gap <= float_noise(model, base):", "if False:"),
+    ),
+    *faults(
+        f"{PATCHING}/metrics.py",
+        (BY_HAND, SWEEPS),
+        ("_pick(logits, answers[:, 0]) - _pick", "_pick(logits, answers[:, 0]) + _pick"),
+        ("_pick(logits.softmax(-1), answers[:, 0])", "_pick(logits.softmax(-1), answers[:, 1])"),
+        ("clean - logits.log_softmax(-1))).sum(-1)", "clean - logits.log_softmax(-1))).mean(-1)"),
+        ("(logit_diff(logits, answers, clean_logits) > 0)", "(logit_diff(logits, answers, clean_logits) >= 0)"),
+        ("self.clean_logits = clean_logits[:, -1]", "self.clean_logits = clean_logits[:, 0]"),
+        ("cls(vocab=pairs.answers.unique())", "cls(vocab=pairs.answers[:, 0].unique())"),
+    ),
+    *faults(
+        f"{PATCHING}/metrics.py",
+        (LOSSES,),
+        ("tokens[..., 1:].flatten()", "tokens[..., :-1].flatten()"),
+    ),
+    *faults(
+        f"{PATCHING}/checkpoint.py",
+        (BY_HAND, CHECKPOINT),
+        ("table[:, c, e]", "table[:, -c, e]"),
+        ("(*pairs.clean_tokens, *pairs.corrupted_tokens)", "pairs.clean_tokens"),
+        ("pairs.answers.tolist(), roles]", "roles]"),
+        (
+            "_hash([given, donors.chosen])",
+            "_hash([given])",
+            "the seed and the reference, from which the choice follows, are compared by themselves",
+        ),
+        ("_code(pairs.compute_metric)", '""'),
+        ("code.co_code + repr(code.co_consts).encode()", "code.co_code"),
+    ),
+    # ---- Paths
+    *faults(
+        f"{PATCHING}/paths.py",
+        (PATHS,),
+        ("{(i, h // group) for i, h in heads}", "{(i, h % group) for i, h in heads}"),
+    ),
+    *faults(
+        f"{PATCHING}/path_engine.py",
+        (BY_HAND, COSTS, PATHS),
+        ("[:, :, one.head] |= where", "[:, :, one.head] = where"),
+        ("max((layer for _, layer in self._hears)", "min((layer for _, layer in self._hears)"),
+        ("for mask in self._hears.values()]).any(0)", "for mask in self._hears.values()]).all(0)"),
+        ("first[: self.n_examples].clone()", "first[self.n_examples :].clone()"),
+        ("first[:, start - self.start : end - self.start]", "first[:, : end - start]"),
+        ("range(lowest, min(self._highest + 1, n_layers))", "range(lowest + 1, min(self._highest + 1, n_layers))"),
+        ("self._mask(cells, layer, start, end), source, base", "self._mask(cells, layer, start, end), base, source"),
+        ("self._hears[key][:, start:end, :, None]", "self._hears[key][:, : end - start, :, None]"),
+        ("torch.where(mask, arrived[key], heard)", "torch.where(mask, heard, arrived[key])"),
+        ("first = min(layer for _, layer in reached)", "first = max(layer for _, layer in reached)"),
+        ("replace(cell, layers=below, where=cell.where & self._to)", "replace(cell, where=cell.where & self._to)"),
+    ),
+    # ---- Ablation
+    *faults(
+        f"{CIRCUITS}/head_sets.py",
+        (CIRCUIT,),
+        ("return named if self.keep else ~named", "return ~named if self.keep else named"),
+        ("named[:, :, layer, head] |= position_mask", "named[:, :, layer, head] = position_mask"),
+    ),
+    *faults(
+        f"{CIRCUITS}/replacements.py",
+        (CIRCUIT, LOSSES),
+        ("bool(pairs.groups and reference.groups)", "False"),
+        ("torch.zeros(lengths[i], *size)", "torch.ones(lengths[i], *size)"),
+        ("reference.clean_tokens[j][None], batch_tokens)[0]", "pairs.clean_tokens[j][None], batch_tokens)[0]"),
+        (
+            "head_outputs(model, rows, batch_tokens).mean(0)",
+            "head_outputs(model, rows, batch_tokens).mean((0, 1), keepdim=True)[0]",
+        ),
+    ),
+    *faults(
+        f"{CIRCUITS}/streams.py",
+        (CRITERIA, CIRCUIT),
+        (
+            "torch.where(kept_here, z_of_sets, replacement[:, :, layer])",
+            "torch.where(kept_here, replacement[:, :, layer], z_of_sets)",
+        ),
+        ("if not kept[:, :, :, layer].all()", "if not kept[:, :, :, layer].any()"),
+        ("np.unique(entering[start + 1], return_index=True)", "np.unique(entering[start], return_index=True)"),
+        ("return streams[entering[-1]]", "return streams[np.sort(entering[-1])]"),
+        ("np.column_stack([entering[-1], masks])", "np.column_stack([masks])"),
+        ("stream[:, -1:].contiguous()", "stream[:, :1].contiguous()"),
+    ),
+    *faults(
+        f"{CIRCUITS}/ablation.py",
+        (CRITERIA, CIRCUIT),
+        ("unablated = self._read([HeadSet({}, keep=False)]", "unablated = self._read([HeadSet({}, keep=True)]"),
+        (
+            "min(self._batch_tokens, default_logit_bytes(self.model) // (4 * int(self.model.cfg.d_vocab)))",
+            "self._batch_tokens",
+        ),
+        ("self.pairs.reversed() if reference is None", "self.pairs if reference is None"),
+    ),
+    # ---- Circuits
+    *faults(
+        f"{CIRCUITS}/circuit.py",
+        (CIRCUIT,),
+        ("if head not in gone]", "if head in gone]"),
+        ("listed_positions(self.positions.get(name)))", "(None,))"),
+    ),
+    *faults(
+        f"{CIRCUITS}/criteria.py",
+        (CRITERIA,),
+        ("ratio_interval(values[0], values[1])", "ratio_interval(values[1], values[0])"),
+        ("(kept - floor) / (whole - floor)", "kept / (whole - floor)"),
+        ("HeadSet(circuit.head_positions(heads), False)", "HeadSet(circuit.head_positions(heads), True)"),
+        (
+            "np.abs(scores_of_grown[:, 0] - scores_of_grown[:, 1]).argmax()",
+            "(scores_of_grown[:, 0] - scores_of_grown[:, 1]).argmax()",
+        ),
+        ("table.without_head - table.with_head", "table.with_head - table.without_head"),
+        ("(table.change / whole).abs()", "(table.change / table.with_head).abs()"),
+        ("frozenset(of_k) - {head}", "frozenset(of_k)"),
+    ),
+    *faults(
+        f"{CIRCUITS}/knockouts.py",
+        (CRITERIA, CIRCUIT),
+        ("change = values - values[0]", "change = values[0] - values"),
+        (
+            "after.values.astype(np.float64) - before.values.astype(np.float64)",
+            "before.values.astype(np.float64) - after.values.astype(np.float64)",
+        ),
+        ("(layer, h) not in taken", "(layer, h) not in heads or True"),
+    ),
+    # ---- Heads, composition
+    *faults(
+        f"{CIRCUITS}/heads.py",
+        (ATTRIBUTION, HEADS),
+        ("model.ln_final.weight + (1 if", "torch.ones(()) + (0 if"),
+        ('(1 if getattr(model.cfg, "rmsnorm_uses_offset", False) else 0)', "0"),
+        ("model.W_U[:, right] - model.W_U[:, wrong]", "model.W_U[:, right] + model.W_U[:, wrong]"),
+        ("cache.stack_head_results(pos_slice=-1)", "cache.stack_head_results(pos_slice=-2)"),
+        ("cache.apply_ln_to_stack(written, pos_slice=-1)", "cache.apply_ln_to_stack(written, pos_slice=-2)"),
+        ("head * block.attn.W_V.shape[0] // n_heads", "head % block.attn.W_V.shape[0]"),
+        ("model.ln_final(sign * written)", "model.ln_final(written)"),
+        ("(n_above < top_k)", "(n_above <= top_k)"),
+        ("block.ln1(stream) @", "stream @"),
+    ),
+    *faults(
+        f"{CIRCUITS}/attention.py",
+        (HEADS,),
+        ('"induction": seq_len - 1', '"induction": seq_len + 1'),
+        ("[..., int(bos) :]", "[..., 0:]"),
+        ("pattern[rows, :, dests]", "pattern[rows, ..., dests]"),
+    ),
+    *faults(
+        f"{CIRCUITS}/composition.py",
+        (COMPOSITION, ATTRIBUTION),
+        ("(block.ln1.weight + offset)[:, None].float() * block.attn.W_V.float()", "block.attn.W_V.float()"),
+        ("return scale * keys, ", "return keys, "),
+        ("(scale * block.attn.W_Q[head].float()).T", "block.attn.W_Q[head].float().T"),
+        ("values.repeat_interleave(n_heads // len(values), dim=0)", "values.repeat(n_heads // len(values), 1, 1)"),
+        ("head * len(block.attn.W_K) // n_heads", "head % len(block.attn.W_K)"),
+        ('1 if getattr(model.cfg, "rmsnorm_uses_offset", False) else 0', "0"),
+        ("rank(ascending=False)", "rank(ascending=True)"),
+    ),
+    # ---- Losses
+    *faults(
+        f"{CIRCUITS}/losses.py",
+        (LOSSES, CRITERIA),
+        ("slice(copy + 1, None)", "slice(copy, None)"),
+        ('"gain": first - second', '"gain": second - first'),
+        (
+            "losses.sel(pos=late, drop=True) - losses.sel(pos=early, drop=True)",
+            "losses.sel(pos=early, drop=True) - losses.sel(pos=late, drop=True)",
+        ),
+        ("default_logit_bytes(model) // (4 * int(model.cfg.d_vocab))", "default_logit_bytes(model)"),
+        ("(second - second[0]).mean(axis=1)", "(second - first[0]).mean(axis=1)"),
+        ("(first - first[0]).mean(axis=1)", "(first - second[0]).mean(axis=1)"),
+    ),
+    # ---- Statistics
+    *faults(
+        "patchlib/stats.py",
+        (STATS,),
+        (
+            'return runs if result.attrs["direction"] == "denoise"',
+            'return runs if result.attrs["direction"] == "noise"',
+        ),
+        ("ddof=1", "ddof=0"),
+        ('(moved.mean("example") / possible.mean("example")).where', '(moved / possible).mean("example").where'),
+        ("(other - base).where(moved.notnull())", "other - base"),
+        ("paired=len(parts) > 1", "paired=False"),
+        (" & (size > 1e-4 * larger)", ""),
+        ("flat.isnan().any(-1)", "flat.isnan().all(-1)"),
+        ("false_discovery_control(table.p_value[known])", "table.p_value[known]"),
+        ("table.effect.abs().sort_values", "table.effect.sort_values"),
+        ("confidence_level=confidence", "confidence_level=0.95"),
+        ('method="percentile"', 'method="basic"'),
+        ("result.patched - _base_and_other(result)[0]", "result.patched - _base_and_other(result)[1]"),
+    ),
+    *faults(
+        "patchlib/stats.py",
+        (CRITERIA, CIRCUIT),
+        ("_bootstrap([above, below],", "_bootstrap([below, above],"),
+        ("_bootstrap([values], np.mean,", "_bootstrap([values], np.median,"),
+    ),
+)
