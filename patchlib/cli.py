@@ -5,9 +5,13 @@ Nothing here imports more than typer before a command is called: `--help` answer
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +21,8 @@ from patchlib import __version__
 from patchlib.errors import ModelError, PatchlibError
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from patchlib.models.cache import CachedModel
 
 _PRECEDENCE = (
@@ -175,7 +181,7 @@ def grid(
     Exit code 1 if a run failed.
     """
     from patchlib.runs.execute.parameters import from_environment
-    from patchlib.runs.grid import driver
+    from patchlib.runs.grid.dry_run import dry_run as what_it_would_do
     from patchlib.runs.grid.plan import read_grid
     from patchlib.runs.grid.schedule import check_settings, run_grid
 
@@ -183,16 +189,67 @@ def grid(
     settings: dict[str, Any] = {"workers": workers, "threads": threads, "retries": retries, "timeout": timeout}
     check_settings(**settings)
     if dry_run:
-        print(driver.dry_run(runs, Path(out_dir).resolve(), workers, force))
+        print(what_it_would_do(runs, Path(out_dir).resolve(), workers, force))
         return
-    with driver.dask_executor(scheduler) as executor, driver.ended_by_signals():
-        statuses = run_grid(runs, out_dir, executor, told=driver.say, force=force, **settings)
+    with _executor(scheduler) as executor, _ended_by_signals():
+        statuses = run_grid(runs, out_dir, executor, told=say, force=force, **settings)
     counts = Counter(status["status"] for status in statuses)
-    driver.print_line(", ".join(f"{count} {status}" for status, count in counts.items()))
+    _print_line(", ".join(f"{count} {status}" for status, count in counts.items()))
     from patchlib.runs.report.write import write_report  # not before: the driver of a night does without papermill
 
-    driver.print_line(f"Open the page: {write_report(out_dir).as_uri()}")
+    _print_line(f"Open the page: {write_report(out_dir).as_uri()}")
     raise typer.Exit(counts["ok"] < len(statuses))
+
+
+@contextmanager
+def _executor(address: str | None) -> Iterator[Executor | None]:
+    """An executor of the Dask scheduler at an address; None without one."""
+    if address is None:
+        yield None
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise RunError("--scheduler needs Dask: pip install distributed") from error
+    try:
+        client = Client(address, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise RunError(f"there is no Dask scheduler at {address} ({error})") from error
+    with client:
+        # A lost worker's runs are given to another by Dask, which counts how often (its allowed-failures).
+        yield client.get_executor(pure=False)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """What a batch system or a closed terminal sends ends a grid as Ctrl-C does."""
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    # What is not as it was by default, such as what nohup ignores, stays.
+    ours = [
+        number for name in names if (number := getattr(signal, name, 0)) and signal.getsignal(number) is signal.SIG_DFL
+    ]
+    for number in ours:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _print_line(text: str) -> None:
+    """A line; where it cannot be written, as when `| head` has seen enough, the runs go on without."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is in its buffer goes there too
+
+
+def say(status: dict[str, Any]) -> None:
+    """A line about a run that ended."""
+    seconds = f"{status['wall_time_s']:.1f} s" if status.get("wall_time_s") is not None else ""  # lost with its worker
+    memory = f"{status['peak_memory_mb']:,.0f} MB" if status.get("peak_memory_mb") else ""
+    _print_line(f"{status['status']:<12}{seconds:>10}  {status['name']}  {status['error'] or memory}".rstrip())
 
 
 @app.command()

@@ -105,6 +105,7 @@ def test_the_page_is_no_wider_than_the_screen(page):
     width = page.viewport_size["width"]
     assert page.evaluate("document.documentElement.scrollWidth") == width
     too_wide = """width => [...document.querySelectorAll('main *')]
-        .filter(one => !one.closest('.dt-container, svg, pre, [hidden]') && one.getBoundingClientRect().right > width + 1)
+        .filter(one => !one.closest('.dt-container, svg, pre, [hidden]'))
+        .filter(one => one.getBoundingClientRect().right > width + 1)
         .map(one => one.outerHTML.slice(0, 80))"""
     assert page.evaluate(too_wide, width) == []

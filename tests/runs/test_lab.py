@@ -63,7 +63,7 @@ def installed(tmp_path_factory):
 
 def test_the_wheel_has_what_pages_are_made_of(installed):
     inside = {path.name for path in (installed / "patchlib" / "runs" / "execute").iterdir()}
-    assert {"page.html.j2", "page.js", "look.css", "index.html.j2"} <= inside
+    assert {"page.html.j2", "page.js", "index.html.j2"} <= inside
     where = "from patchlib.runs.execute.notebooks import notebook_folder as folder; print(folder())"
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     said = subprocess.run([sys.executable, "-c", where], cwd=installed.parent, env=environment, capture_output=True)

@@ -103,7 +103,7 @@ def run(
         >>> patchlib.run([tmp_path / "add.ipynb"], {"m": 4}, tmp_path / "out")
         Traceback (most recent call last):
             ...
-        patchlib.errors.RunError: notebook add has no parameter 'm'; did you mean 'n'? It takes: n
+        patchlib.errors.RunError: notebook add has no parameter 'm'. It takes: n
     """
     folder = Path(out_dir).resolve()
     paths = find_notebooks(notebooks)
@@ -174,14 +174,7 @@ def _keep(job: _Job, saved: Path, outcome: dict[str, Any]) -> RunRecord:
     manifest |= outcome
     write_json(job.file("manifest.json"), manifest)
     write_index(job.folder)
-    return RunRecord(
-        notebook=job.path.stem,
-        status=outcome["status"],
-        error=outcome["error"],
-        wall_time_s=outcome["wall_time_s"],
-        peak_memory_mb=manifest["peak_memory_mb"],
-        executed=job.file("ipynb"),
-        html=job.file("html"),
-        manifest=job.file("manifest.json"),
-        results=tuple(job.folder / file["name"] for file in manifest["files"]),
-    )
+    numbers = {name: manifest[name] for name in ("status", "error", "wall_time_s", "peak_memory_mb")}
+    executed, html, said = (job.file(ending) for ending in ("ipynb", "html", "manifest.json"))
+    results = tuple(job.folder / file["name"] for file in manifest["files"])
+    return RunRecord(job.path.stem, **numbers, executed=executed, html=html, manifest=said, results=results)

@@ -80,14 +80,8 @@ def run_job(job: dict[str, Any], stop: Event | None = None) -> dict[str, Any]:
         return planned.status  # Dask asks again for what it had and lost with its worker; or the grid was interrupted
     before = planned.status.get("attempts") or 0  # of a worker that was lost
     for attempt in range(1, work.retries + 2):
-        planned.update(
-            status="running",
-            error=None,
-            attempts=before + attempt,
-            started_utc=now(),
-            code_hash=work.code,
-            token=token,
-        )
+        mine = {"attempts": before + attempt, "started_utc": now(), "code_hash": work.code, "token": token}
+        planned.update(status="running", error=None, **mine)
         begin = time.monotonic()
         try:
             ended = _child(work, path, token, stop, again=attempt > 1)
@@ -100,14 +94,9 @@ def run_job(job: dict[str, Any], stop: Event | None = None) -> dict[str, Any]:
         ended = _Ended("failed", "patchlib or the notebook changed during this run; run the grid again")
     if _is_disowned(path, token):
         return left.status
-    return left.update(
-        status=ended.status,
-        error=None if ended.status == OK else left.manifest.get("error") or ended.error,
-        finished_utc=now(),
-        token=None,
-        wall_time_s=round(time.monotonic() - begin, 2),
-        peak_memory_mb=left.manifest.get("peak_memory_mb"),
-    )
+    said = None if ended.status == OK else left.manifest.get("error") or ended.error
+    took = {"wall_time_s": round(time.monotonic() - begin, 2), "peak_memory_mb": left.manifest.get("peak_memory_mb")}
+    return left.update(status=ended.status, error=said, finished_utc=now(), token=None, **took)
 
 
 def _planned(path: Path) -> RunFolder:
@@ -128,10 +117,6 @@ def _is_disowned(path: Path, token: str) -> bool:
     return bool(RunFolder(path).status.get("token", token) != token)
 
 
-def _is_of_another(path: Path, token: str) -> bool:
-    return RunFolder(path).status.get("token") not in (None, token)
-
-
 def _child(job: Job, path: Path, token: str, stop: Event | None, again: bool) -> _Ended:
     folder = RunFolder(path)
     folder.clean()
@@ -148,10 +133,10 @@ def _child(job: Job, path: Path, token: str, stop: Event | None, again: bool) ->
             cut_short = _wait(child, job, path, token, stop)
         finally:
             _end(child)
-    if cut_short and not _is_of_another(path, token):
-        for half in path.glob(".*.tmp"):
-            half.unlink(missing_ok=True)
     if cut_short:
+        if RunFolder(path).status.get("token") in (None, token):  # or another is at work there by now
+            for half in path.glob(".*.tmp"):
+                half.unlink(missing_ok=True)
         return cut_short
     if child.returncode in (0, -signal.SIGINT):
         return _Ended(OK if child.returncode == 0 else "interrupted")

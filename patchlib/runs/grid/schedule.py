@@ -1,7 +1,7 @@
 """Runs of a grid, many at a time, on anything that is a ``concurrent.futures.Executor``.
 
-Each run is a process of its own (`patchlib.runs.grid.attempt`), started by a thread here or by a Dask worker elsewhere. All
-that is known of it is in its folder, so that a grid may be stopped anywhere and goes on from there.
+Each run is a process of its own (`patchlib.runs.grid.attempt`), started by a thread here or by a Dask worker
+elsewhere. All that is known of it is in its folder, so that a grid may be stopped anywhere and goes on from there.
 """
 
 from __future__ import annotations
@@ -108,16 +108,9 @@ def run_grid(
         if waiting:
             _fetch_default_model(waiting)
             shared = max(1, _cores() // workers) if executor is None else 1
+            how: dict[str, Any] = {"threads": threads or shared, "retries": retries, "timeout": timeout}
             jobs = [
-                Job(
-                    notebook=str(run.notebook),
-                    parameters=dict(run.parameters),
-                    folder=str(places[run.name]),
-                    code=codes[run.notebook],
-                    threads=threads or shared,
-                    retries=retries,
-                    timeout=timeout,
-                )
+                Job(str(run.notebook), dict(run.parameters), str(places[run.name]), codes[run.notebook], **how)
                 for run in waiting
             ]
             _run_all(jobs, make, is_ours, told, retries, Event() if executor is None else None)
@@ -127,16 +120,9 @@ def run_grid(
 
 def _planned(run: Planned, code: str) -> dict[str, Any]:
     """The status of a run that is to be made, with nothing left of one before."""
-    return {
-        "name": run.name,
-        "notebook": run.notebook.stem,
-        "parameters": dict(run.parameters),
-        "code_hash": code,
-        "package_hash": code_hash(),
-        "status": "waiting",
-        "attempts": 0,
-        **dict.fromkeys(("error", "token", "finished_utc", "wall_time_s", "peak_memory_mb")),
-    }
+    status = {"name": run.name, "notebook": run.notebook.stem, "parameters": dict(run.parameters), "code_hash": code}
+    unknown = dict.fromkeys(("error", "token", "finished_utc", "wall_time_s", "peak_memory_mb"))
+    return status | unknown | {"package_hash": code_hash(), "status": "waiting", "attempts": 0}
 
 
 def check_settings(**settings: float | None) -> None:
