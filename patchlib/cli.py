@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchlib import __version__
-from patchlib.errors import ModelError, PatchlibError
+from patchlib.errors import ModelError, PatchlibError, RunError
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor

@@ -123,7 +123,7 @@ def test_datasets_are_the_same_where_their_numbers_and_names_are(tmp_path, other
     for name, dataset in {"old.nc": BASE, "new.nc": other}.items():
         dataset.to_netcdf(tmp_path / name, engine="h5netcdf")
     found = difference(tmp_path / "old.nc", tmp_path / "new.nc")
-    assert found.fault == fault or (fault and found.fault and fault in found.fault)
+    assert found.note == fault or (fault and found.note and fault in found.note)
     if fault is None:
         assert found.values == 9 and found.largest < 1e-4
 
@@ -132,13 +132,13 @@ def test_tables_with_text_gaps_and_damage_are_compared(tmp_path):
     old, new = tmp_path / "old.csv", tmp_path / "new.csv"
     pd.DataFrame({"head": ["L1H0", None], "score": [0.5, np.nan], "yes": [True, False]}).to_csv(old, index=False)
     new.write_bytes(old.read_bytes())
-    assert difference(old, new).fault is None
+    assert difference(old, new).note is None
     new.write_text(old.read_text().replace("L1H0", "L1H1"))
-    assert difference(old, new).fault == "head differs"
+    assert difference(old, new).note == "head differs"
     new.write_text("")
-    assert "cannot be read" in str(difference(old, new).fault)
+    assert "cannot be read" in str(difference(old, new).note)
     (tmp_path / "broken.nc").write_bytes(b"not a file of numbers")
-    assert "cannot be read" in str(difference(tmp_path / "broken.nc", tmp_path / "broken.nc").fault)
+    assert "cannot be read" in str(difference(tmp_path / "broken.nc", tmp_path / "broken.nc").note)
 
 
 def test_provenance_has_the_seeds_the_code_the_machine_and_a_commit_only_of_a_checkout(tmp_path):

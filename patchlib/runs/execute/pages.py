@@ -14,6 +14,7 @@ import nbformat
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors import TagRemovePreprocessor
 from plotly.offline import get_plotlyjs
+from plotly.utils import PlotlyJSONEncoder
 
 from patchlib.plots.style import PLOTLY_MIME
 from patchlib.runs.files import read_json, replacing
@@ -26,8 +27,8 @@ _HERE = Path(__file__).parent
 def write_page(executed: Path, page: Path, closed: bool = False) -> tuple[str, str]:
     """Write an executed notebook as one HTML file with interactive figures; return its title and first paragraph.
 
-    Light or dark as the reader's screen is; of a cell tagged ``remove-input`` only the outputs are shown. A page that
-    is ``closed`` can ask nothing of the network, whatever stands in it.
+    Light or dark as the reader's screen is; of a cell tagged ``remove-input`` only the outputs are shown, of one tagged
+    ``remove-cell`` nothing. A page that is ``closed`` can ask nothing of the network, whatever stands in it.
     """
     nb = nbformat.read(executed, as_version=4)
     title, description = _headline(nb, executed.stem)
@@ -50,23 +51,14 @@ def write_page(executed: Path, page: Path, closed: bool = False) -> tuple[str, s
             output["data"] = {"text/html": "" if bar else _LIVE}
     hidden = {"remove-input", "injected-parameters"} if closed else {"remove-input"}
     exporter = HTMLExporter(raw_template=(_HERE / "page.html.j2").read_text("utf-8"), template_name="lab")
-    exporter.register_preprocessor(TagRemovePreprocessor(remove_input_tags=hidden), enabled=True)
-    # JSON has no NaN, and no tag may begin or end in it.
-    stored = json.dumps(_finite(figures)).replace("<", "\\u003c")
+    remove = TagRemovePreprocessor(remove_input_tags=hidden, remove_cell_tags={"remove-cell"})
+    exporter.register_preprocessor(remove, enabled=True)
+    stored = json.dumps(figures, cls=PlotlyJSONEncoder).replace("<", "\\u003c")  # no tag may begin or end in it
     scripts = [get_plotlyjs(), (_HERE / "page.js").read_text("utf-8")] if figures else []
     html, _ = exporter.from_notebook_node(nb, {"figures": stored, "own_scripts": scripts, "closed": closed})
     with replacing(page) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return title, description
-
-
-def _finite(value: Any) -> Any:
-    """The same without numbers that JSON lacks."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and value - value != 0 else value
 
 
 def _headline(nb: nbformat.NotebookNode, default: str) -> tuple[str, str]:

@@ -11,15 +11,8 @@ import subprocess
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    BrokenExecutor,
-    CancelledError,
-    Executor,
-    Future,
-    ThreadPoolExecutor,
-    wait,
-)
+from concurrent import futures
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -199,15 +192,15 @@ def _run_all(
                 while todo and len(running) < WINDOW:
                     future = pool.submit(run_job, asdict(todo[0]), *([stop] if stop else []))
                     running[future] = todo.popleft()
-            except BrokenExecutor as error:
+            except futures.BrokenExecutor as error:
                 if not running:
                     if not (is_ours and progress):
                         said = f"the executor broke ({first_line(error)})"
                         raise RunError(f"{said}; what had finished is kept: run the grid again") from error
                     pool, progress = make(), False
                     continue
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                job, fault = running.pop(future), CancelledError() if future.cancelled() else future.exception()
+            for future in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
+                job, fault = running.pop(future), futures.CancelledError() if future.cancelled() else future.exception()
                 if isinstance(fault, RunError):
                     raise fault
                 folder = RunFolder(Path(job.folder))
@@ -216,7 +209,7 @@ def _run_all(
                     told(future.result() if fault is None else folder.status)
                     continue
                 was_begun = folder.status.get("status") == "running"
-                tries[job.folder] += was_begun or not isinstance(fault, BrokenExecutor)
+                tries[job.folder] += was_begun or not isinstance(fault, futures.BrokenExecutor)
                 if tries[job.folder] <= retries:
                     todo.append(job)
                 else:

@@ -167,9 +167,9 @@ def compared(effects: Sequence[RunEffects]) -> list[Comparison]:
         for kind, alike in kinds.items():
             tables, left_out = {}, {}
             for model, group in grouped(alike, lambda effect: effect.run.model).items():
-                labels = labelled([effect.run for effect in group])
-                by_name = {effect.run.name: effect.cells for effect in group}
-                table = pd.DataFrame({label: by_name[name] for name, label in labels.items()})
+                cells = {effect.run.name: effect.cells for effect in group}
+                runs = labelled([effect.run for effect in group])
+                table = pd.DataFrame({label: cells[run.name] for label, run in runs})
                 tables[model] = table.dropna()
                 left_out[model] = len(table) - len(tables[model])
             title = ", ".join([result, *(filter(None, kind) if len(kinds) > 1 else ())])
@@ -186,9 +186,8 @@ def headlines(records: Sequence[Run]) -> dict[tuple[str, str], dict[str, pd.Seri
             having = [run for run in group if np.isfinite(run.headline.get(name, np.nan))]
             if len(having) > 1:
                 numbers[notebook, name] = {
-                    model: pd.Series({label: by_name[name_] for name_, label in labelled(runs).items()})
+                    model: pd.Series({label: run.headline[name] for label, run in labelled(runs)})
                     for model, runs in grouped(having, lambda run: run.model).items()
-                    for by_name in [{run.name: run.headline[name] for run in runs}]
                 }
     return numbers
 
@@ -202,8 +201,8 @@ def differing(records: Sequence[Run]) -> list[str]:
     return list(names)
 
 
-def labelled(runs: Sequence[Run]) -> dict[str, str]:
-    """Names of runs of one notebook -> what sets each apart, in the order of that."""
+def labelled(runs: Sequence[Run]) -> list[tuple[str, Run]]:
+    """Runs of one notebook under what sets each apart, in the order of that."""
     names = differing(runs)
 
     def place(run: Run) -> list[tuple[bool, Any]]:
@@ -214,7 +213,7 @@ def labelled(runs: Sequence[Run]) -> dict[str, str]:
     labels = [", ".join(f"{name}={run.parameters.get(name)}" for name in names) for run in ordered]
     if len(set(labels)) < len(labels) or not names:  # runs that differ in nothing that they say
         labels = [run.name for run in ordered]
-    return {run.name: label for run, label in zip(ordered, labels, strict=True)}
+    return list(zip(labels, ordered, strict=True))
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Any]) -> dict[Any, list[Item]]:

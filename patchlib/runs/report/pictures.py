@@ -50,24 +50,23 @@ def galleries(records: Sequence[Run], room: float = 20e6) -> tuple[list[Gallery]
     places: dict[tuple[str, int, int], Gallery] = {}
     left_out: dict[str, str] = {}
     for notebook, runs in grouped(records, lambda run: run.notebook).items():
-        by_name = {run.name: run for run in runs}
-        for name, label in labelled(runs).items():
-            executed = RunFolder(by_name[name].folder, notebook).executed
+        for label, run in labelled(runs):
+            executed = RunFolder(run.folder, notebook).executed
             try:
                 figures = _figures(nbformat.read(executed, as_version=4)) if executed.is_file() else {}
             except Exception:  # of many kinds: no JSON, no cells, cells that are none
-                left_out[name] = f"{executed.name} cannot be read as a notebook; repeat that run"
+                left_out[run.name] = f"{executed.name} cannot be read as a notebook; repeat that run"
                 continue
             size = sum(len(json.dumps(data)) for _, data in figures.values())
             if size > room:
-                left_out[name] = "its figures find no room here; its own page has them"
+                left_out[run.name] = "its figures find no room here; its own page has them"
                 continue
             room -= size
             for (cell, number), (title, data) in figures.items():
                 place = f"Figure in cell {cell + 1}"
                 gallery = places.setdefault((notebook, cell, number), Gallery(notebook, title or place))
                 gallery.title = title if title == gallery.title else place  # a title of one run is not all runs'
-                gallery.pictures.append(_under(label if len(runs) > 1 else title or place, name, data))
+                gallery.pictures.append(_under(label if len(runs) > 1 else title or place, run.name, data))
     return [places[place] for place in sorted(places)], left_out
 
 

@@ -6,7 +6,7 @@ import random
 import shlex
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,11 @@ RTOL = 1e-3
 
 @dataclass(frozen=True)
 class _Difference:
-    """`values` were compared; the largest absolute difference is of those that are numbers, and `fault` says more."""
+    """`values` were compared; the largest absolute difference is of those that are numbers, and `note` says what differs."""
 
     values: int
     largest: float
-    fault: str | None
+    note: str | None
 
 
 def verify(
@@ -109,19 +109,16 @@ def _compare(name: str, old: RunFolder, new: RunFolder, atol: float, rtol: float
     before, after = ({path.name: path for path in folder.files} for folder in (old, new))
     rows = []
     for file in sorted({*before, *after}):
+        notes: list[str | None] = list(since)
         if file not in after or file not in before:
             result = _Difference(0, np.nan, f"was not made {'now' if file in before else 'then'}")
         elif not before[file].is_file():
             result = _Difference(0, np.nan, "is missing")
         else:
             result = difference(before[file], after[file], atol, rtol)
-        notes = [result.fault] if result.fault else []
-        if file in before and before[file].is_file() and sha256_of(before[file]) != old.files[before[file]]:
-            notes.append("changed after its run")
-        same, note = result.fault is None, "; ".join([*notes, *since])
-        rows.append(
-            row | {"file": file, "values": result.values, "largest": result.largest, "same": same, "note": note}
-        )
+            notes += ["changed after its run"] * (sha256_of(before[file]) != old.files[before[file]])
+        told = {"same": result.note is None, "note": "; ".join(filter(None, [result.note, *notes]))}
+        rows.append(row | asdict(result) | told | {"file": file})
     return rows or [row | {"same": True, "note": "has no results to compare"}]
 
 
