@@ -267,7 +267,7 @@ def verify(
     from patchlib.runs.report.verify import verify as verify_runs
 
     def say(row: dict[str, Any]) -> None:
-        head = f"{'same' if row['same'] else 'DIFFERS':<9}{row['values']:>9,}{row['largest']:>11.2g}"
+        head = f"{'same' if row['same'] else 'DIFFERS':<9}{row['n_values']:>9,}{row['largest']:>11.2g}"
         print(f"{head}  {row['run']}  {row['file']}  {row['note']}".rstrip(), flush=True)
 
     print(f"{'':<9}{'values':>9}{'largest':>11}  run, file")

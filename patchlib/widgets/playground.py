@@ -14,11 +14,12 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib import plots
+from patchlib._util import check_choice, first_line
 from patchlib.errors import ContrastWarning, PatchlibError, TaskError
 from patchlib.patching.sites import SITES
 from patchlib.patching.sweeps import sweep
 from patchlib.plots import takeaways
+from patchlib.plots.sweeps import heatmap_panels
 from patchlib.tasks.base import PromptPairs
 from patchlib.tasks.tokens import check_pair, tokenize
 from patchlib.widgets.drawing import in_a_row, outputs, wide
@@ -48,12 +49,25 @@ class Cancelled(Exception):
 def prompt_playground(model: TransformerBridge, example: dict[str, str] | None = None) -> ipywidgets.VBox:
     """Two prompts, two answers and a site: the tokens side by side as you type, and on Run the map of effects.
 
-    Runs go on in the background, one at a time; Cancel stops the one that is under way after the batch that it is in.
+    Sweeps go on in the background, one at a time; Cancel stops the one that is under way after the batch that it is in.
 
     Args:
         model: In eval mode.
         example: What the fields ``clean``, ``corrupted``, ``right`` and ``wrong`` start with; an IOI pair when None.
+
+    Returns:
+        A box of fields and buttons. What is wrong with an entry stands beside its field.
+
+    Raises:
+        SweepError: ``example`` has another field.
+
+    Example:
+        >>> playground = patchlib.widgets.prompt_playground(model, {"right": "Mary", "wrong": "John"})
+        >>> playground.children[0].description, playground.children[0].value
+        ('Clean prompt', 'When Mary and John went to the store, John gave a drink to')
     """
+    for name in example or {}:
+        check_choice("field of the example", name, LABELS)
     start = {**EXAMPLE, **(example or {})}
     long = ipywidgets.Layout(width="720px", max_width="98%")
     fields = {
@@ -72,7 +86,7 @@ def prompt_playground(model: TransformerBridge, example: dict[str, str] | None =
         try:
             return make()
         except PatchlibError as error:
-            said[name].value = _sentence(str(error).splitlines()[0])
+            said[name].value = _sentence(first_line(error))
             return None
 
     def check(change: object = None) -> PromptPairs | None:
@@ -97,13 +111,13 @@ def prompt_playground(model: TransformerBridge, example: dict[str, str] | None =
             with warnings.catch_warnings(record=True) as caught:  # shown here, and not somewhere in the notebook
                 warnings.simplefilter("always", ContrastWarning)
                 result = sweep(model, pairs, name, over, progress=tell)
-            figure = plots.heatmap_panels(result, title=f"Denoising {name}, your prompts")
+            figure = heatmap_panels(result, title=f"Denoising {name}, your prompts")
             output.outputs = outputs([figure, takeaways.of_cells(result)])
-            said["run"].value = "".join(_sentence(str(one.message).splitlines()[0]) for one in caught)
+            said["run"].value = "".join(_sentence(str(warning.message).splitlines()[0]) for warning in caught)
         except Cancelled:
             said["run"].value = _sentence("Cancelled.")
         except Exception as error:  # in a thread nobody else would show it
-            said["run"].value = _sentence(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+            said["run"].value = _sentence(f"{type(error).__name__}: {first_line(error)}")
         finally:
             run.disabled, cancel.disabled = False, True
 
@@ -138,7 +152,7 @@ def answer_token(model: TransformerBridge, which: str, answer: str) -> int:
     if len(ids) != 1:
         shown = " + ".join(repr(model.to_string([token])) for token in ids)
         raise TaskError(f"The {which} answer {word!r} is {len(ids)} tokens ({shown}): give a word of one.")
-    return ids[0]
+    return int(ids[0])
 
 
 def rows_of(model: TransformerBridge, clean: str, corrupted: str) -> tuple[Rows, Rows]:

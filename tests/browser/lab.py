@@ -48,7 +48,7 @@ def jupyterlab(folder: Path) -> Iterator[str]:
         yield found.group()
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(START)
 
 
 class Lab:
@@ -83,8 +83,13 @@ class Lab:
 
     def run_all(self, seconds: float) -> None:
         """Run every cell, top to bottom, and wait for the last one."""
-        self.page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        self.page.wait_for_timeout(1000)
+        # The promise is kept and not returned: evaluate would wait for it, without a limit.
+        self.page.evaluate("""() => {
+            window.allHaveRun = false;
+            const run = window.jupyterapp.commands.execute('notebook:run-all-cells');
+            run.finally(() => { window.allHaveRun = true; });
+        }""")
+        self.page.wait_for_function("window.allHaveRun", timeout=seconds * 1000)
         self.wait_until_idle(seconds)
 
     def wait_until_idle(self, seconds: float) -> None:
@@ -122,6 +127,21 @@ class Control:
     def __init__(self, page: Page, cell: Locator) -> None:
         self.page, self.cell = page, cell
         cell.scroll_into_view_if_needed()
+
+    def wait_until_settled(self) -> None:
+        """Wait until nothing in the cell has changed its size for a few frames, as after a change of width."""
+        self.cell.evaluate("""async cell => {
+            const sizes = () => [cell, ...cell.querySelectorAll('.main-svg')].map(one => {
+                const box = one.getBoundingClientRect();
+                return [box.width, box.height].join();
+            }).join(';');
+            for (let before = '', same = 0; same < 10;) {
+                await new Promise(requestAnimationFrame);
+                const now = sizes();
+                same = now === before ? same + 1 : 0;
+                before = now;
+            }
+        }""")
 
     def accessible(self) -> None:
         """No violation of WCAG 2.1 AA that axe-core finds: labels, contrast, names of buttons."""

@@ -53,7 +53,7 @@ def look(lab: Lab, notebook: str, pictures: Path) -> None:
             lab.page.set_viewport_size({"width": width, "height": 1400})
             for number in range(2):
                 control = lab.control(number)
-                lab.page.wait_for_timeout(300)  # for the page to settle at its new width
+                control.wait_until_settled()
                 control.cell.screenshot(path=pictures / f"{notebook}-{number}-{theme.lower()}-{width}.png")
         for number in range(2):
             lab.control(number).accessible()

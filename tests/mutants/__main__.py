@@ -1,6 +1,6 @@
 """Put each fault of the table into a copy of the package, run the tests that should find it, say which survive.
 
-    python -m tests.mutants [--only ablation] [--list]
+    python -m tests.mutants [--only ablation] [--list] [--at-once 2]
 
 Nothing in the working tree is written. Takes about a quarter of an hour on 2 cores, so it is no part of the test suite;
 `tests/test_mutants.py` checks that each fault's text is still there.
@@ -9,10 +9,9 @@ Nothing in the working tree is written. Takes about a quarter of an hour on 2 co
 from __future__ import annotations
 
 import argparse
-import os
+import multiprocessing
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,18 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.mutants.table import FAULTS, Fault
+from tests.mutants.worker import run_pytest
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("patchlib", "tests", "conftest.py", "pyproject.toml")
-AT_ONCE = 2
 SECONDS = 600
 """Time for one fault's tests; a fault that makes them hang is found too."""
 MAY_SURVIVE = 3
 PASSED, FAILED = 0, 1  # pytest's exit codes; any other means that the tests could not be run
-PYTEST = (
-    sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-rfE", "--tb=no", "-p", "no:cacheprovider",
-    "-p", "tests.mutants.no_shrinking", "-m", "not real_model",
-)  # fmt: skip
+PROCESSES = multiprocessing.get_context("forkserver")
 
 
 @dataclass(frozen=True)
@@ -60,20 +56,21 @@ def try_fault(fault: Fault | None, tests: tuple[str, ...]) -> Verdict:
         if fault is not None:
             source = folder / fault.file
             source.write_text(source.read_text().replace(fault.old, fault.new))
-        try:
-            done = subprocess.run(
-                [*PYTEST, *tests], cwd=folder, env={**os.environ, "PYTHONPATH": name, "OMP_NUM_THREADS": "1"},
-                capture_output=True, text=True, timeout=SECONDS,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
+        process = PROCESSES.Process(target=run_pytest, args=(name, tests, f"{name}/output"))
+        process.start()
+        process.join(SECONDS)
+        if process.is_alive():
+            process.kill()
+            process.join()
             return Verdict(True, f"the time limit of {SECONDS} s", time.monotonic() - began)
+        output = Path(name, "output").read_text(errors="replace") if Path(name, "output").exists() else ""
     seconds = time.monotonic() - began
-    failed = re.search(r"^(?:FAILED|ERROR) (?:\S+::)?(.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
-    if done.returncode == FAILED and failed:
+    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE)
+    if process.exitcode == FAILED and failed:
         return Verdict(True, failed[1], seconds)
-    if done.returncode == PASSED:
+    if process.exitcode == PASSED:
         return Verdict(False, "", seconds)
-    return Verdict(False, (done.stdout + done.stderr)[-500:], seconds, broken=True)
+    return Verdict(False, f"pytest's exit code is {process.exitcode}: {output[-500:]}", seconds, broken=True)
 
 
 def occurrences(fault: Fault) -> int:
@@ -86,6 +83,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", metavar="MODULE", help="faults of one module, such as ablation")
     parser.add_argument("--list", action="store_true", help="say what would be done")
+    parser.add_argument("--at-once", type=int, default=2, metavar="N", help="faults that are tried at a time (2)")
     asked = parser.parse_args()
     faults = [fault for fault in FAULTS if asked.only in ("", fault.module)]
     if not faults:
@@ -100,18 +98,17 @@ def main() -> int:
             print(f"{fault.file} has this {occurrences(fault)} times, not once: {fault.old!r}")
         return 1
 
-    tests = tuple(dict.fromkeys(test for fault in faults for test in fault.tests))
-    sound = try_fault(None, tests)
-    print(f"{'(none)':13} {'no fault: all these tests have to pass':88} {sound.seconds:5.0f} s", flush=True)
-    if sound.killed or sound.broken:
-        print(f"They fail without any fault: {sound.said}")
-        return 1
+    PROCESSES.set_forkserver_preload(["tests.mutants.preload"])
     verdicts: dict[Fault, Verdict] = {}
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for fault, verdict in zip(faults, pool.map(lambda one: try_fault(one, one.tests), faults), strict=True):
+    with ThreadPoolExecutor(asked.at_once) as pool:
+        for fault, verdict in zip(faults, pool.map(lambda fault: try_fault(fault, fault.tests), faults), strict=True):
             verdicts[fault] = verdict
-            by = verdict.said.splitlines()[-1] if verdict.said else "SURVIVES"
+            by = verdict.said.splitlines()[-1].partition("::")[2] or verdict.said if verdict.said else "SURVIVES"
             print(f"{fault.module:13} {fault!s:88} {verdict.seconds:5.0f} s  {by}", flush=True)
+    # A test that fails without any fault has found none.
+    finders = tuple(sorted({verdict.said for verdict in verdicts.values() if "::" in verdict.said and verdict.killed}))
+    sound = try_fault(None, finders) if finders else Verdict(False, "", 0)
+    print(f"Without a fault the {len(finders)} tests that found one pass: {'no' if sound.said else 'yes'}", flush=True)
 
     survivors = [fault for fault, verdict in verdicts.items() if not verdict.killed]
     killed = Counter(fault.module for fault, verdict in verdicts.items() if verdict.killed)
@@ -121,6 +118,9 @@ def main() -> int:
         said = "the tests could not be run: " + verdicts[fault].said if verdicts[fault].broken else fault.reason
         print(f"survives: {fault.module}: {fault}\n    {said or 'NO REASON IS GIVEN'}")
     print(f"{len(faults)} faults, {len(faults) - len(survivors)} killed, {len(survivors)} survive")
+    if sound.killed or sound.broken:
+        print(f"They fail without any fault: {sound.said}")
+        return 1
     unexplained = any(not fault.reason or verdicts[fault].broken for fault in survivors)
     return int(len(survivors) > MAY_SURVIVE or unexplained)
 

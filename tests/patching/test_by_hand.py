@@ -17,7 +17,6 @@ from patchlib.patching.metrics import METRICS
 from tests.helpers import ATOL, make_pairs, sweep
 from tests.tiny import load_tiny
 
-FORWARDS = getattr(engine, "PatchedForwards", None) or engine.PatchedRuns
 pytestmark = pytest.mark.filterwarnings("ignore::patchlib.ContrastWarning")
 
 
@@ -69,7 +68,7 @@ def test_a_cell_that_is_left_out_by_mistake_is_caught(monkeypatch):
     model = load_tiny("gpt2")
     pairs = make_pairs(model)
     sweep(model, pairs, engine="fast")
-    monkeypatch.setattr(FORWARDS, "matters", lambda self, cell: False)
+    monkeypatch.setattr(engine.PatchedForwards, "changes", lambda self, cell: False)
     with pytest.raises(patchlib.ExactnessError):
         sweep(model, pairs, "resid_pre", ("layer",))
 
@@ -98,6 +97,10 @@ def test_a_checkpoint_of_other_answers_other_corruptions_or_another_metric_is_re
             sweep(model, other, checkpoint=tmp_path / "z.ckpt")
     with pytest.raises(patchlib.SweepError, match=r"is of another sweep: .*donors"):
         sweep(model, pairs, source="resample", checkpoint=tmp_path / "z.ckpt")
+    mean = {"source": "mean", "reference": make_pairs(model, seed=5), "checkpoint": tmp_path / "mean.ckpt"}
+    sweep(model, pairs, **mean)
+    with pytest.raises(patchlib.SweepError, match="is of another sweep: donors differ"):
+        sweep(model, pairs, **mean | {"reference": make_pairs(model, seed=6)})
 
 
 def test_a_checkpoint_gives_back_each_cell_and_prompt_its_own_numbers(tmp_path, monkeypatch):
@@ -105,6 +108,6 @@ def test_a_checkpoint_gives_back_each_cell_and_prompt_its_own_numbers(tmp_path, 
     pairs = make_pairs(model, n=3)
     how = {"site": "z", "over": ("layer", "head"), "metric": ["logit_diff", "kl", "prob"]}
     whole = sweep(model, pairs, **how, checkpoint=tmp_path / "z.ckpt")
-    monkeypatch.setattr(FORWARDS, "batch", None)  # nothing is left to run
+    monkeypatch.setattr(engine.PatchedForwards, "patched_logits", None)  # nothing is left to run
     again = sweep(model, pairs, **how, checkpoint=tmp_path / "z.ckpt")
     np.testing.assert_array_equal(again.patched, whole.patched)

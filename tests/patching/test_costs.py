@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 import patchlib
 from patchlib.patching import budget
-from patchlib.patching.batching import IDLE_TOKENS, run_cells
-from patchlib.patching.engine import Cell
+from patchlib.patching.batching import IDLE_TOKENS, patch_cells
+from patchlib.patching.cells import Cell
 from tests.helpers import ATOL, make_pairs, sweep
 from tests.tiny import load_tiny, tiny_path
 
@@ -143,10 +143,10 @@ def test_cells_of_far_layers_do_not_wait_in_one_batch_for_long():
     forwards = SimpleNamespace(
         model=SimpleNamespace(cfg=SimpleNamespace(n_layers=n_layers, device="cpu", d_vocab=10)),
         n_examples=n_examples, n_pos=n_pos, n_logits=20, fast=True,
-        first=lambda cell: 2, matters=lambda cell: cell.head != 3,
-        batch=lambda batch: batches.append(list(batch)) or torch.zeros(len(batch), n_examples, 1, 10),
+        first_position=lambda cell: 2, changes=lambda cell: cell.head != 3,
+        patched_logits=lambda batch: batches.append(list(batch)) or torch.zeros(len(batch), n_examples, 1, 10),
     )  # fmt: skip
-    list(run_cells(forwards, cells, 10 * n_examples * 4))
+    list(patch_cells(forwards, cells, 10 * n_examples * 4))
     assert sorted(cell.index for batch in batches for cell in batch) == [c.index for c in cells if c.head != 3]
     assert max(map(len, batches)) == 10, "only positions 2 to 5 are counted"
     assert len(batches) > 60 / 10, "and not every batch is full"

@@ -7,7 +7,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import patchlib
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::patchlib.ContrastWarning")
 KINDS = st.sampled_from(["gpt2", "llama", "phi"])
 NAMES = st.sampled_from([name for name in SITES if name != "resid_mid"])  # which phi does not have
 READS = st.sampled_from([Reads(), Reads(last_only=False), Reads(vocab=torch.tensor([3, 7, 40]))])
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 
 
 @st.composite

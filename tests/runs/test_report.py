@@ -97,7 +97,7 @@ def test_figures_of_all_runs_are_in_it(page):
 
 def test_the_table_has_every_run_with_its_numbers(folder):
     table = table_of(folder)
-    assert list(table) == ["status", "error", "model_name", "seed", "score", "largest effect", "of", "clean",
+    assert list(table) == ["status", "error", "model_name", "seed", "score", "largest_effect", "of", "clean",
                            "corrupted", "n", "seconds", "MB"]  # fmt: skip
     assert list(table.status) == ["ok", "ok", "ok", "ok", "failed", "waiting"]
     assert list(table.loc[f"{STEM},seed=1", "score":]) == [

@@ -233,10 +233,10 @@ def _described(folder: RunFolder, name: str) -> Run:
     )
 
 
-def open_result(path: Path) -> xr.Dataset:
-    """A netCDF result, read when it is used."""
+def open_result(path: Path, chunks: dict[str, int] | None) -> xr.Dataset:
+    """A netCDF result, read when it is used; with ``chunks``, by Dask."""
     try:
-        return xr.open_dataset(path, engine="h5netcdf", chunks={})
+        return xr.open_dataset(path, engine="h5netcdf", chunks=chunks)
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read ({error}); repeat that run") from error
 
@@ -245,7 +245,7 @@ def _concatenated(paths: list[Path]) -> xr.Dataset:
     """The datasets of several files along a first axis `run`: every value that an axis has in any of them."""
     parts, dims = [], dict[Any, tuple[Any, ...]]()
     for path in paths:
-        part = open_result(path)
+        part = open_result(path, chunks={})
         for name, variable in part.variables.items():
             if dims.setdefault(name, variable.dims) != variable.dims:  # xarray would make one over the axes of both
                 over = [", ".join(map(str, one)) for one in (dims[name], variable.dims)]

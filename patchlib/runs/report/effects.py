@@ -111,7 +111,7 @@ def read_effects(records: Iterable[Run]) -> tuple[list[RunEffects], dict[str, st
 
 
 def _read(run: Run, result: str) -> list[RunEffects]:
-    with open_result(run.results[result]) as file:
+    with open_result(run.results[result], chunks=None) as file:
         if "effect" not in file or not set(file.effect.dims) - {"metric"}:
             return []
         first = file.isel(metric=0) if "metric" in file.dims else file
@@ -142,10 +142,10 @@ def overview(
         row |= {name: number for name, number in run.headline.items() if name not in row}
         if effect := telling.get(run.name):
             unpatched = {"clean": effect.clean, "corrupted": effect.corrupted, "n": effect.n}
-            row |= {"largest effect": effect.largest, "of": f"{effect.result}, {effect.metric}", **unpatched}
+            row |= {"largest_effect": effect.largest, "of": f"{effect.result}, {effect.metric}", **unpatched}
         row |= {"seconds": run.wall_time_s, "MB": run.peak_memory_mb}
         rows.append(row)
-    last = ["largest effect", "of", "clean", "corrupted", "n", "seconds", "MB"]
+    last = ["largest_effect", "of", "clean", "corrupted", "n", "seconds", "MB"]
     table = pd.DataFrame(rows).dropna(axis="columns", how="all").round(4)
     if table.notebook.nunique() == 1:
         table = table.drop(columns="notebook")

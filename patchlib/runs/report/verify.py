@@ -29,9 +29,9 @@ RTOL = 1e-3
 
 @dataclass(frozen=True)
 class _Difference:
-    """`values` were compared; the largest absolute difference is of those that are numbers, and `note` says what differs."""
+    """`n_values` were compared; the largest absolute difference is of those that are numbers, and `note` says what differs."""
 
-    values: int
+    n_values: int
     largest: float
     note: str | None
 
@@ -55,7 +55,7 @@ def verify(
         told: Called with each row of the table, once it is known.
 
     Returns:
-        One row a file: run, file, values (compared), largest (absolute difference), same, note.
+        One row a file: run, file, n_values (compared), largest (absolute difference), same, note.
 
     Raises:
         RunError: No finished run in the folder, a sample below 1, or a notebook that is not there any more.
@@ -71,9 +71,9 @@ def verify(
         >>> cells = [new_code_cell("out_dir: str = ''", metadata={"tags": ["parameters"]}), new_code_cell(source)]
         >>> _ = (tmp_path / "sum.ipynb").write_text(json.dumps(new_notebook(cells=cells)))
         >>> _ = patchlib.run([tmp_path / "sum.ipynb"], out_dir=tmp_path / "out", progress=False)
-        >>> patchlib.verify(tmp_path / "out")[["file", "values", "largest", "same"]]
-                  file  values  largest  same
-        0  sum.sum.csv       1      0.0  True
+        >>> patchlib.verify(tmp_path / "out")[["file", "n_values", "largest", "same"]]
+                  file  n_values  largest  same
+        0  sum.sum.csv         1      0.0  True
     """
     if sample < 1:
         raise RunError(f"a sample has 1 run or more, not {sample}")
@@ -101,7 +101,7 @@ def _planned(run: Run) -> Planned:
 
 
 def _compare(name: str, old: RunFolder, new: RunFolder, atol: float, rtol: float) -> list[dict[str, Any]]:
-    row = {"run": name, "file": "", "values": 0, "largest": np.nan, "same": False}
+    row = {"run": name, "file": "", "n_values": 0, "largest": np.nan, "same": False}
     if not new.is_ok:
         return [row | {"note": f"did not run again: {new.status['status']}, {new.status['error']}"}]
     changed = {"code": "code_hash", "weights": "models"}
