@@ -28,7 +28,16 @@ DIED = "DeadKernelError"
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What became of one notebook: `status` is "ok" or "failed"; times in seconds, memory in MB."""
+    """What became of one notebook: `status` is "ok" or "failed"; times in seconds, memory in MB.
+
+    Example:
+        >>> import json
+        >>> from nbformat.v4 import new_code_cell, new_notebook
+        >>> _ = (tmp_path / "broken.ipynb").write_text(json.dumps(new_notebook(cells=[new_code_cell("1 / 0")])))
+        >>> (record,) = patchlib.run([tmp_path / "broken.ipynb"], out_dir=tmp_path / "out", progress=False)
+        >>> record.status, record.error
+        ('failed', 'ZeroDivisionError: division by zero')
+    """
 
     notebook: str
     status: str

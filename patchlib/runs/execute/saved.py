@@ -24,6 +24,10 @@ class SavedRun:
         command: What made it.
         manifest: The run's manifest: parameters, versions, hardware, time.
         tables: Its tables by name, as the notebook saved them.
+
+    Example:
+        >>> patchlib.saved_run("03_ioi_circuit", model).command.split(" -p ")[0]
+        'patchlib run 03_ioi_circuit'
     """
 
     command: str

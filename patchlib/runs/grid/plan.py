@@ -30,6 +30,12 @@ class Planned:
         name: Of its folder: the notebook and what sets it apart, as "02_head_patching,model_name=gpt2,seed=1".
         notebook: Its path.
         parameters: All that differ from the notebook's own.
+
+    Example:
+        >>> (tmp_path / "grid.yaml").write_text("{notebooks: [04], runs: [{notebook: 04, seed: 1}]}") > 0
+        True
+        >>> patchlib.read_grid(tmp_path / "grid.yaml")[1].name
+        '04_induction_heads,seed=1'
     """
 
     name: str

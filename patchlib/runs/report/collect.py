@@ -30,6 +30,12 @@ class Run:
         models: Their names.
         headline: Numbers that the notebook saved as its headline, by name.
         results: Result's name -> its file, .nc or .csv.
+
+    Example:
+        >>> _ = patchlib.save_run(tmp_path, "heads", {}, {"seed": 3}, {"largest": 0.4})
+        >>> (run,) = patchlib.collect(tmp_path).records
+        >>> run.name, run.status, run.parameters, run.headline
+        ('heads', 'ok', {'seed': 3}, {'largest': 0.4})
     """
 
     name: str
@@ -58,6 +64,15 @@ class Collection:
     Attributes:
         folder: Where they are.
         records: One `Run` each, those that failed too, by notebook and name.
+
+    Example:
+        >>> effects = xr.Dataset({"effect": ("layer", [0.1, 0.7])})
+        >>> _ = patchlib.save_run(tmp_path, "layers", {"sweep": effects}, {"seed": 3})
+        >>> collection = patchlib.collect(tmp_path)
+        >>> collection.results
+        {'layers': ('sweep',)}
+        >>> collection.dataset("layers", "sweep").effect.sel(run="layers").values
+        array([0.1, 0.7])
     """
 
     folder: Path
