@@ -29,7 +29,7 @@ RTOL = 1e-3
 
 @dataclass(frozen=True)
 class _Difference:
-    """`n_values` were compared; the largest absolute difference is of the numbers; `note` says what differs, if any does."""
+    """`n_values` were compared; the largest absolute difference is of the numbers; `note` says what differs."""
 
     n_values: int
     largest: float
