@@ -49,7 +49,7 @@ def write_page(executed: Path, page: Path, closed: bool = False) -> tuple[str, s
         elif _WIDGET in data:
             bar = "%|" in data.get("text/plain", "")  # tqdm's, whose text stays at 0% in an executed notebook
             output["data"] = {"text/html": "" if bar else _LIVE}
-    hidden = {"remove-input", "injected-parameters"} if closed else {"remove-input"}
+    hidden = {"remove-input"} | ({"colab", "injected-parameters"} if closed else set())
     exporter = HTMLExporter(raw_template=(_HERE / "page.html.j2").read_text("utf-8"), template_name="lab")
     remove = TagRemovePreprocessor(remove_input_tags=hidden, remove_cell_tags={"remove-cell"})
     exporter.register_preprocessor(remove, enabled=True)
