@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,10 +70,8 @@ def _as_typer_reads(arguments: Sequence[str]) -> list[str]:
         while "-p" in words[:-2]:
             start = words.index("-p")
             words[start : start + 3] = [f"-p{words[start + 1]}={words[start + 2]}"]
-    is_bare = [
-        word == "--clear" and after.startswith("-") for word, after in zip(words, [*words[1:], "-"], strict=True)
-    ]
-    return ["--clear=" if bare else word for word, bare in zip(words, is_bare, strict=True)]
+    following = zip_longest(words, words[1:], fillvalue="-")
+    return ["--clear=" if word == "--clear" and after.startswith("-") else word for word, after in following]
 
 
 def _print_version(wanted: bool) -> None:
