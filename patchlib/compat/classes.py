@@ -116,9 +116,9 @@ class ActivationPatcher(_Patcher):
             AlignmentError: The prompts do not line up.
             SweepError: Unknown hook point or one that the model does not run, or a position out of range.
         """
-        where = _where(clean_cache, position)
+        positions = _positions(clean_cache, position)
         pattern_like = hook_point.endswith(("hook_pattern", "hook_attn_scores"))  # [batch head dest src]
-        index = (slice(None), slice(None), where) if pattern_like else (slice(None), where)
+        index = (slice(None), slice(None), positions) if pattern_like else (slice(None), positions)
         return self._patch(corrupted_prompt, clean_cache, hook_point, index)
 
     def run_patching_experiment(
@@ -203,7 +203,7 @@ class HeadPatcher(_Patcher):
             SweepError: There is no such head or position.
         """
         check_heads([(layer, head)], self.n_layers, self.n_heads)
-        index = (slice(None), _where(clean_cache, position), head)
+        index = (slice(None), _positions(clean_cache, position), head)
         return self._patch(corrupted_prompt, clean_cache, SITES["z"].hook_name(layer), index)
 
     def patch_attention_pattern(
@@ -261,7 +261,7 @@ class HeadPatcher(_Patcher):
         return ranked([result for result in results if abs(result.patching_effect) >= threshold])
 
 
-def _where(clean_cache: ActivationCache, position: int | None) -> slice | int:
+def _positions(clean_cache: ActivationCache, position: int | None) -> slice | int:
     """What of the axis of positions is patched; SweepError for a token that the prompt does not have."""
     if position is None:
         return slice(None)

@@ -133,11 +133,11 @@ def draw_maps(panels: Mapping[str, xr.DataArray], title: str, subtitle: str, mea
     for column, (effect, axis) in enumerate(zip(effects, axes, strict=True), start=1):
         labels, name = column_names(effect, axis), AXIS_NAMES[axis]
         z, y = np.round(effect.transpose("layer", axis).values, 4), [str(layer) for layer in effect.layer.values]
-        at = {"row": 1, "col": column}
+        panel = {"row": 1, "col": column}
         hover = f"layer %{{y}}, {name} %{{x}}<br>effect %{{z:.3f}}{effect.attrs['hover']}<extra></extra>"
         look = {"coloraxis": "coloraxis", "xgap": int(pixels > 8), "ygap": 1, "hoverongaps": False}
-        figure.add_heatmap(z=z, x=labels, y=y, hovertemplate=hover, **look, **at)
-        figure.update_xaxes(_categories(labels), title=name, **_ticks(labels, pixels), **at)
+        figure.add_heatmap(z=z, x=labels, y=y, hovertemplate=hover, **look, **panel)
+        figure.update_xaxes(_categories(labels), title=name, **_ticks(labels, pixels), **panel)
     # Categories, because cells would grow to fill the gap where layers were left out.
     figure.update_yaxes(_categories([str(layer) for layer in layers]), dtick=layer_step(len(layers)))
     figure.update_yaxes(title="layer", row=1, col=1)

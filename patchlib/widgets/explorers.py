@@ -25,8 +25,8 @@ from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
 from patchlib.widgets.drawing import Live, Shown, in_a_row, live, wide
 from patchlib.widgets.pickers import CellPicker
 
-Place = tuple[Any, ...]
-"""A cell's value on each swept axis, in their order."""
+Cell = tuple[Any, ...]
+"""A value on each swept axis, in their order."""
 
 
 def result_explorer(results: Mapping[str, xr.Dataset] | xr.Dataset) -> Live:
@@ -55,9 +55,9 @@ def result_explorer(results: Mapping[str, xr.Dataset] | xr.Dataset) -> Live:
     dims = cell_dims(first)
     if not dims:
         raise SweepError("There is nothing to explore: this result was not swept over anything.")
-    places = {axis: list(first[axis].values) for axis in dims}
+    values = {axis: list(first[axis].values) for axis in dims}
     for name, result in named.items():
-        if cell_dims(result) != dims or any(list(result[axis].values) != places[axis] for axis in dims):
+        if cell_dims(result) != dims or any(list(result[axis].values) != values[axis] for axis in dims):
             raise SweepError(f"{name} has other cells than the first result: give it an explorer of its own.")
     metrics = [str(name) for name in first.metric.values if all(name in result.metric for result in named.values())]
     prompts = [("mean of all", -1), *((f"prompt {i}", i) for i in range(first.sizes["example"]))]
@@ -70,7 +70,7 @@ def result_explorer(results: Mapping[str, xr.Dataset] | xr.Dataset) -> Live:
         return picked, stats.summary_table(picked, None), takeaways.of_cells(picked)
 
     tables = [view(name, metrics[0], -1)[1] for name in named]  # all of them now, so that no move waits
-    picker = CellPicker(places, _places(tables[0], dims)[0])
+    picker = CellPicker(values, _cells(tables[0], dims)[0])
     controls = {
         "name": wide(ipywidgets.Dropdown, "Result", options=list(named)),
         "metric": wide(ipywidgets.Dropdown, "Metric", options=metrics),
@@ -79,15 +79,15 @@ def result_explorer(results: Mapping[str, xr.Dataset] | xr.Dataset) -> Live:
         "top_k": wide(ipywidgets.IntSlider, "Rows", value=5, min=1, max=20),
     }
 
-    def draw(name: str, metric: str, prompt: int, least: float, top_k: int, cell: Place) -> list[Shown]:
+    def draw(name: str, metric: str, prompt: int, least: float, top_k: int, cell: Cell) -> list[Shown]:
         picked, table, sentence = view(name, metric, prompt)
         whose = "mean of all prompts" if prompt < 0 else f"prompt {prompt}"
         hidden = f", effects below {least:.2f} hidden" if least else ""
         figure = _map(picked, cell, least, f"{name}: {whose}{hidden}")
         top = table[table.effect.abs() >= least].head(top_k)
         labels = (f"{label} ({effect:+.2f})" for label, effect in zip(wording.cell_names(top), top.effect, strict=True))
-        picker.list_cells(zip(labels, _places(top, dims), strict=True))
-        row = table.iloc[_places(table, dims).index(cell)]
+        picker.list_cells(zip(labels, _cells(top, dims), strict=True))
+        row = table.iloc[_cells(table, dims).index(cell)]
         at_cell = dict(zip(dims, cell, strict=True))
         result = stats.one_metric(named[name], metric).sel(at_cell)
         rows = top.round(3) if len(top) else f"No effect of at least {least:.2f}."
@@ -98,13 +98,13 @@ def result_explorer(results: Mapping[str, xr.Dataset] | xr.Dataset) -> Live:
     return live(draw, {**controls, "cell": picker}, above)
 
 
-def _places(table: pd.DataFrame, dims: list[str]) -> list[Place]:
+def _cells(table: pd.DataFrame, dims: list[str]) -> list[Cell]:
     """Each row's cell, from the columns that ``summary_table`` puts first: the swept axes."""
     return list(table.iloc[:, : len(dims)].itertuples(index=False, name=None))
 
 
-def _map(picked: xr.Dataset, cell: Place, least: float, title: str) -> go.Figure:
-    """A sweep's effects, with the picked cell framed; of three axes those two that go with its place on the third."""
+def _map(picked: xr.Dataset, cell: Cell, least: float, title: str) -> go.Figure:
+    """A sweep's effects, with the picked cell framed; of three axes those two that go with its value on the third."""
     at_cell = dict(zip(cell_dims(picked), cell, strict=True))
     about, meaning = wording.about({"": picked}), wording.meaning_of({"": picked})
     across = next((axis for axis in wording.AXIS_NAMES if axis in at_cell), None)
@@ -116,7 +116,7 @@ def _map(picked: xr.Dataset, cell: Place, least: float, title: str) -> go.Figure
         lines = layer_lines(picked, title=title)
         return lines.add_vline(x=at_cell["layer"], line={"color": style.GREY, "dash": "dot"})
     effect = picked.effect.isel(metric=0)
-    effect = effect.sel({axis: place for axis, place in at_cell.items() if axis not in ("layer", across)})
+    effect = effect.sel({axis: value for axis, value in at_cell.items() if axis not in ("layer", across)})
     shown = effect.where(abs(effect) >= least).assign_attrs(hover=wording.unpatched(picked))
     figure = style.draw_maps({"": shown}, title, about, meaning)
     column = wording.column_names(effect, across)[list(effect[across].values).index(at_cell[across])]
@@ -176,7 +176,7 @@ def head_explorer(
         raise SweepError(f"The head explorer takes a sweep over layer and head, not over {dims}.")
     pairs = as_pairs(model, task)
     table = stats.summary_table(result.transpose("metric", "layer", "head", ...), None)
-    by_effect: list[Head] = _places(table, ["layer", "head"])
+    by_effect: list[Head] = _cells(table, ["layer", "head"])
     attribution = direct_logit_attribution(model, pairs).mean("example")
     detectors = detector_scores(model, n_rows=2)
     axes = {axis: list(result[axis].values) for axis in ("layer", "head")}

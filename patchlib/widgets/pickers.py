@@ -51,7 +51,7 @@ class CellPicker(Picker):
     """One cell of a sweep: a slider for each axis, and a list of cells to click or to step through.
 
     Attributes:
-        value: The cell's place on each axis.
+        value: The cell's value on each axis.
         sliders: A widget for each axis.
         listed: The list.
         buttons: Previous and Next, along the list.
@@ -60,8 +60,8 @@ class CellPicker(Picker):
     def __init__(self, axes: Mapping[str, Sequence[Any]], start: Sequence[Any]) -> None:
         super().__init__(tuple(start))
         self.sliders = [
-            wide(ipywidgets.SelectionSlider, axis, options=[(str(place), place) for place in places])
-            for axis, places in axes.items()
+            wide(ipywidgets.SelectionSlider, axis, options=[(str(value), value) for value in values])
+            for axis, values in axes.items()
         ]
         self.listed = wide(ipywidgets.Select, "By effect", options=[], rows=LISTED)
         self.buttons = []
@@ -81,8 +81,8 @@ class CellPicker(Picker):
         self._show()
 
     def _set_widgets(self) -> None:
-        for slider, place in zip(self.sliders, self.value, strict=True):
-            slider.value = place
+        for slider, value in zip(self.sliders, self.value, strict=True):
+            slider.value = value
         self.listed.value = self.value if self.value in self._cells() else None
 
     def _cells(self) -> list[tuple[Any, ...]]:

@@ -68,25 +68,26 @@ def prompt_playground(model: TransformerBridge, example: dict[str, str] | None =
     """
     for name in example or {}:
         check_choice("field of the example", name, LABELS)
-    start = {**EXAMPLE, **(example or {})}
+    texts = {**EXAMPLE, **(example or {})}
     long = ipywidgets.Layout(width="720px", max_width="98%")
     fields = {
-        name: wide(ipywidgets.Text, label, value=start[name], **({"layout": long} if "prompt" in label else {}))
+        name: wide(ipywidgets.Text, label, value=texts[name], **({"layout": long} if "prompt" in label else {}))
         for name, label in LABELS.items()
     }
     site = wide(ipywidgets.Dropdown, "Site", options=SHOWN_SITES)
-    run, cancel = ipywidgets.Button(description="Run", button_style="primary"), ipywidgets.Button(description="Cancel")
+    run_button = ipywidgets.Button(description="Run", button_style="primary")
+    cancel_button = ipywidgets.Button(description="Cancel")
     progress = ipywidgets.FloatProgress(min=0, max=1, layout=ipywidgets.Layout(width="240px"))
     tokens, output = ipywidgets.HTML(), ipywidgets.Output()
-    said = {name: ipywidgets.HTML() for name in ("prompts", "right", "wrong", "run")}
+    notes = {name: ipywidgets.HTML() for name in ("prompts", "right", "wrong", "sweep")}
     stop = threading.Event()
 
     def attempt(name: str, make: Callable[[], T]) -> T | None:
-        said[name].value = ""
+        notes[name].value = ""
         try:
             return make()
         except PatchlibError as error:
-            said[name].value = _sentence(first_line(error))
+            notes[name].value = _sentence(first_line(error))
             return None
 
     def check(change: object = None) -> PromptPairs | None:
@@ -98,14 +99,14 @@ def prompt_playground(model: TransformerBridge, example: dict[str, str] | None =
         bad = attempt("wrong", lambda: answer_token(model, "wrong", wrong))
         if rows is None or good is None or bad is None:
             return None
-        return attempt("run", lambda: PromptPairs(*rows, torch.tensor([[good, bad]]), name="your prompts"))
+        return attempt("sweep", lambda: PromptPairs(*rows, torch.tensor([[good, bad]]), name="your prompts"))
 
     def tell(done: int, total: int) -> None:
         progress.value = done / max(total, 1)
         if stop.is_set():
             raise Cancelled
 
-    def work(pairs: PromptPairs, name: str) -> None:
+    def sweep_and_draw(pairs: PromptPairs, name: str) -> None:
         over = ("layer", "head") if SITES[name].has_heads else ("layer", "pos")
         try:
             with warnings.catch_warnings(record=True) as caught:  # shown here, and not somewhere in the notebook
@@ -113,34 +114,34 @@ def prompt_playground(model: TransformerBridge, example: dict[str, str] | None =
                 result = sweep(model, pairs, name, over, progress=tell)
             figure = heatmap_panels(result, title=f"Denoising {name}, your prompts")
             output.outputs = outputs([figure, takeaways.of_cells(result)])
-            said["run"].value = "".join(_sentence(str(warning.message).splitlines()[0]) for warning in caught)
+            notes["sweep"].value = "".join(_sentence(str(warning.message).splitlines()[0]) for warning in caught)
         except Cancelled:
-            said["run"].value = _sentence("Cancelled.")
+            notes["sweep"].value = _sentence("Cancelled.")
         except Exception as error:  # in a thread nobody else would show it
-            said["run"].value = _sentence(f"{type(error).__name__}: {first_line(error)}")
+            notes["sweep"].value = _sentence(f"{type(error).__name__}: {first_line(error)}")
         finally:
-            run.disabled, cancel.disabled = False, True
+            run_button.disabled, cancel_button.disabled = False, True
 
     def clicked(button: ipywidgets.Button) -> None:
         pairs = check()
         if pairs is None:
-            said["run"].value = _sentence("Not run: mend what is said above first.")
+            notes["sweep"].value = _sentence("Not run: mend what is said above first.")
             return
-        run.disabled, cancel.disabled = True, False
+        run_button.disabled, cancel_button.disabled = True, False
         stop.clear()
         progress.value = 0
-        said["run"].value = _sentence("Running ...")
-        threading.Thread(target=work, args=(pairs, site.value), daemon=True).start()
+        notes["sweep"].value = _sentence("Running ...")
+        threading.Thread(target=sweep_and_draw, args=(pairs, site.value), daemon=True).start()
 
-    cancel.disabled = True
-    run.on_click(clicked)
-    cancel.on_click(lambda button: stop.set())
+    cancel_button.disabled = True
+    run_button.on_click(clicked)
+    cancel_button.on_click(lambda button: stop.set())
     for field in fields.values():
         field.observe(check, "value")
     check()
-    answers = [in_a_row(fields[name], said[name]) for name in ("right", "wrong")]
-    rows = [*answers, in_a_row(site, run, cancel), in_a_row(progress, said["run"])]
-    return ipywidgets.VBox([fields["clean"], fields["corrupted"], tokens, said["prompts"], *rows, output])
+    answers = [in_a_row(fields[name], notes[name]) for name in ("right", "wrong")]
+    rows = [*answers, in_a_row(site, run_button, cancel_button), in_a_row(progress, notes["sweep"])]
+    return ipywidgets.VBox([fields["clean"], fields["corrupted"], tokens, notes["prompts"], *rows, output])
 
 
 def answer_token(model: TransformerBridge, which: str, answer: str) -> int:

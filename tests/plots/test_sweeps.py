@@ -216,7 +216,7 @@ def test_long_titles_wrap_instead_of_being_cut():
     assert figure.layout.margin.t > plots.head_heatmap(made()).layout.margin.t
 
 
-def test_hovering_tells_effect_and_the_two_runs():
+def test_hovering_tells_effect_and_both_unpatched_means():
     result = made()
     template = plots.head_heatmap(result).data[0].hovertemplate
     assert "%{y}" in template and "%{x}" in template and "%{z:.3f}" in template
@@ -314,7 +314,7 @@ def test_bars_name_cells_of_any_sweep():
     assert all(" at " in name and "KV" in name for name in names)
 
 
-def test_contrast_plot_joins_each_prompts_two_runs():
+def test_contrast_plot_joins_each_prompts_two_values():
     results = {"swap_subject": made(n=3), "swap_order": made(n=3, contrast=False).drop_vars(["patched", "effect"])}
     figure = plots.contrast_plot(results)
     for trace, result in zip(figure.data, results.values(), strict=True):
@@ -324,7 +324,7 @@ def test_contrast_plot_joins_each_prompts_two_runs():
     assert subtitle(figure) == "logit difference, 3 prompt pairs, smollm2-135m"  # nothing of a patch that it hides
 
 
-def test_contrast_plot_of_one_cell_has_the_patched_runs_between():
+def test_contrast_plot_of_one_cell_has_the_patched_values_between():
     result = made(n=2)
     figure = plots.contrast_plot(result.sel(layer=29, head=8))
     assert list(figure.data[0].x) == ["clean", "patched", "corrupted", None] * 2
@@ -421,3 +421,5 @@ def test_takeaways_of_attention_and_scores_name_places_and_heads():
     assert takeaways.of_scores(score, "scores", top_k=2) == (
         "Highest scores: L0H1 0.90, L1H0 0.30; 2 of 4 heads above 0.2."
     )
+    with pytest.raises(SweepError, match="top_k must be a whole number of 1 or more"):
+        takeaways.of_scores(score, "scores", top_k=0)
