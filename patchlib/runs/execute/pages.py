@@ -39,7 +39,7 @@ def write_page(executed: Path, page: Path, closed: bool = False) -> tuple[str, s
         data = output.get("data", {})
         if PLOTLY_MIME in data:
             figure = {part: data[PLOTLY_MIME].get(part, {}) for part in ("data", "layout", "config")}
-            height = figure["layout"].get("height", 450)
+            height = figure["layout"].get("height") or 450
             run = escape(str((figure["layout"].get("meta") or {}).get("run", "")))  # of a figure over many runs
             html = (
                 f'<div class="figure" data-figure="{len(figures)}" data-run="{run}" style="height: {height:g}px"></div>'
