@@ -108,6 +108,6 @@ def single_tokens(
     if len(single) < least:
         raise TaskError(
             f"Only {len(single)} of {len(words)} {kind} are single tokens for this model; {least} are needed: "
-            "use a model with a larger vocabulary, or give your own prompts as PromptPairs."
+            "use a model with a larger vocabulary, another kind of prompt, or your own prompts as PromptPairs."
         )
     return single
