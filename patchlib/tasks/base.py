@@ -11,8 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import is_index
 from patchlib.errors import TaskError
-from patchlib.tasks.pairs import PromptPairs as PromptPairs
-from patchlib.tasks.pairs import check_fits
+from patchlib.tasks.pairs import PromptPairs, check_fits
 from patchlib.tasks.tokens import check_pair, tokenize
 
 
