@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 
 import nbformat
@@ -14,7 +15,7 @@ import xarray as xr
 
 from patchlib import RunError, read_grid, run_grid, verify
 from patchlib.cli import main
-from patchlib.runs.execute.provenance import code_hash, git_state, hardware, provenance
+from patchlib.runs.execute.provenance import PACKAGE, _package_digest, code_hash, git_state, hardware, provenance
 from patchlib.runs.report.verify import difference
 from tests.runs.small_grid import grid_writer
 
@@ -180,3 +181,16 @@ def test_the_code_hash_is_of_a_notebooks_code_and_not_of_its_outputs(tmp_path):
     notebook["cells"][0]["source"] = "x = 2"
     path.write_text(json.dumps(notebook))
     assert code_hash(path) != before
+
+
+def test_the_code_hash_is_of_the_tasks_words_too(tmp_path, monkeypatch):
+    shutil.copytree(PACKAGE / "tasks", tmp_path / "tasks")
+    monkeypatch.setattr("patchlib.runs.execute.provenance.PACKAGE", tmp_path)
+    _package_digest.cache_clear()
+    before = code_hash()
+    words = tmp_path / "tasks" / "words.yaml"
+    words.write_text(words.read_text().replace("Mary", "Marie"))
+    _package_digest.cache_clear()
+    after = code_hash()
+    _package_digest.cache_clear()
+    assert before != after

@@ -51,7 +51,7 @@ def _beside(folder: Path, sources: list[str]) -> list[str]:
 @cache
 def _package_digest() -> hashlib._Hash:
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted([*PACKAGE.rglob("*.py"), *PACKAGE.glob("tasks/*.yaml")]):  # other words make other prompts
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
     return digest
 
