@@ -22,7 +22,7 @@ from patchlib.patching.path_engine import PathForwards
 from patchlib.patching.receivers import Receiver, receiver_masks
 from patchlib.patching.selfcheck import fast_obstacle
 from patchlib.progress import Progress
-from patchlib.tasks.base import PromptPairs
+from patchlib.tasks.pairs import PromptPairs
 
 Engine = Literal["auto", "fast", "plain"]
 

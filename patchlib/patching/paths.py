@@ -16,7 +16,8 @@ from patchlib.patching.grid import resolve_grid
 from patchlib.patching.metrics import MetricFunction, resolve_metrics
 from patchlib.patching.receivers import Receiver, check_receivers
 from patchlib.patching.sweeps import patch_grid
-from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
+from patchlib.tasks.base import PatchingDataset, as_pairs
+from patchlib.tasks.pairs import PromptPairs
 
 
 def path_patch(
