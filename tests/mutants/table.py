@@ -47,6 +47,7 @@ SWEEPS, DONORS = "tests/patching/test_sweeps.py", "tests/patching/test_donors.py
 PATHS, CHECKPOINT = "tests/patching/test_paths.py", "tests/patching/test_checkpoint.py"
 CIRCUIT, CRITERIA = "tests/circuits/test_circuit.py", "tests/circuits/test_criteria_by_hand.py"
 ATTRIBUTION, HEADS = "tests/circuits/test_attribution_by_hand.py", "tests/circuits/test_heads.py"
+STATS_BY_HAND = "tests/test_stats_by_hand.py"
 COMPOSITION, LOSSES, STATS = (
     "tests/circuits/test_composition.py", "tests/circuits/test_losses.py", "tests/test_stats.py",
 )  # fmt: skip
@@ -71,7 +72,6 @@ FAULTS = (
         ("torch.where(mask, source, by_cell)", "torch.where(mask, by_cell, source)"),
         ("branches(self._cache, start), start_at_layer", "branches(self._cache, start - 1), start_at_layer"),
         ("mlp is not None and not at_last & set(mlp.modules())", "mlp is not None"),
-        ("self.base_logits[:, :start].to(logits)", "self.other_logits[:, :start].to(logits)"),
         ("self.base_tokens.repeat(n_cells, 1)", "self.base_tokens.repeat_interleave(n_cells, 0)"),
         ("stream = stream.repeat(n_cells, 1, 1)", "stream = stream.repeat_interleave(n_cells, 0)"),
     ),
@@ -96,8 +96,13 @@ FAULTS = (
         ("torch.zeros_like(activation)", "torch.ones_like(activation)"),
     ),
     *faults(
+        f"{PATCHING}/engine.py",
+        (BY_HAND,),
+        ("self.base_logits[:, :start].to(logits)", "self.other_logits[:, :start].to(logits)"),
+    ),
+    *faults(
         f"{PATCHING}/cells.py",
-        ENGINE,
+        (BY_HAND, *ENGINE),
         ("cell.mask[:, positions] & (layer in cell.layers)", "cell.mask[:, positions]"),
         ("cell.head is None or cell.head == head", "cell.head == head"),
         ("chosen[:, None, None, :] & mask[..., None]", "chosen[:, None, None, :] | mask[..., None]"),
@@ -119,6 +124,10 @@ FAULTS = (
         ("layer.values[:n_examples, :, :n_pos]", "layer.keys[:n_examples, :, :n_pos]"),
         ("torch.unflatten(new, 0, (-1, len(shared)))", "torch.unflatten(new, 0, (len(shared), -1)).transpose(0, 1)"),
         ('del module.__dict__["forward"]', "pass"),
+    ),
+    *faults(
+        f"{PATCHING}/shortcuts.py",
+        ("tests/patching/test_exactness.py::test_sliding_windows_fall_back_to_plain_forwards",),
         ("any(type(layer) is not DynamicLayer for layer in cache.layers)", "False"),
     ),
     # ---- Batching, budget
@@ -371,7 +380,7 @@ FAULTS = (
     # ---- Statistics
     *faults(
         "patchlib/stats.py",
-        (STATS,),
+        (STATS_BY_HAND, STATS),
         ('if result.attrs["direction"] == "noise":', 'if result.attrs["direction"] == "denoise":'),
         ("ddof=1", "ddof=0"),
         (

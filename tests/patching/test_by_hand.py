@@ -37,6 +37,34 @@ def test_metrics_are_scipy_s():
             assert {name: float(metric(*given)[i, j]) for name, metric in METRICS.items()} == pytest.approx(expected)
 
 
+def every_position(logits, pairs):
+    """A metric that no position's logits leave as it is."""
+    return (logits[..., 3] * torch.arange(1, logits.shape[1] + 1)).sum(-1)
+
+
+@pytest.mark.parametrize("site", ["z", "v", "pattern", "mlp_out"])
+def test_all_heads_of_a_position_are_patched_and_all_positions_are_read(site):
+    model = load_tiny("llama")
+    pairs = make_pairs(model)
+    result = sweep(model, pairs, site, ("layer", "pos"), layers=[0, 1], engine="fast", metric=every_position)
+    for i, (clean, corrupted) in enumerate(zip(pairs.clean_tokens, pairs.corrupted_tokens, strict=True)):
+        with torch.no_grad():
+            _, cache = model.run_with_cache(clean[None])
+        for layer in (0, 1):
+            name = patchlib.SITES[site].hook_name(layer)
+            for pos in (5, 6, 8):
+
+                def patch(activation, hook, pos=pos, cache=cache):
+                    where = (slice(None), slice(None), pos) if site == "pattern" else (slice(None), pos)
+                    activation[where] = cache[hook.name][where]
+
+                with torch.no_grad():
+                    logits = model.run_with_hooks(corrupted[None], fwd_hooks=[(name, patch)])
+                expected = float(every_position(logits, pairs))
+                ours = float(result.patched.isel(metric=0).sel(layer=layer, pos=pos, example=i))
+                assert ours == pytest.approx(expected, rel=1e-4, abs=1e-3)
+
+
 def test_two_positions_of_one_head_receive_together():
     model = load_tiny("gpt2")
     pairs = make_pairs(model)
