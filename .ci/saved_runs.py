@@ -11,13 +11,13 @@ from pathlib import Path
 import pandas as pd
 
 import patchlib
-from patchlib._util import head_names
+from patchlib._util import head_name
 
 NOTEBOOK = "03_ioi_circuit"
 LONG = {"n_prompts": 16, "depth": 3, "n_test": 100, "n_greedy": 3}
 OTHERS = {
-    "seed 10": {"seed": 10},
-    "seed 20": {"seed": 20},
+    "seed_10": {"seed": 10},
+    "seed_20": {"seed": 20},
     "ABBA": {"templates": "ABBA", "seed": 30},
     "BABA": {"templates": "BABA", "seed": 40},
 }
@@ -26,12 +26,15 @@ SAVED = Path(patchlib.__file__).parent / "runs" / "saved_runs" / NOTEBOOK
 
 def run(name: str, folder: Path, parameters: dict) -> dict[str, pd.DataFrame]:
     """The tables of one run; those of a run that is there already are read."""
-    out = folder / name.replace(" ", "_")
+    out = folder / name
     if not (out / f"{NOTEBOOK}.manifest.json").exists():
         record = patchlib.run([NOTEBOOK], parameters, out)[0]
         if record.status != "ok":
             raise SystemExit(f"{name}: {record.error}")
-    return {one: pd.read_csv(out / f"{NOTEBOOK}.{one}.csv") for one in ("roles", "faithful")}
+    tables = {table: pd.read_csv(out / f"{NOTEBOOK}.{table}.csv") for table in ("head_types", "faithful")}
+    types = tables["head_types"]
+    types["head_name"] = [head_name(*head) for head in zip(types.layer, types.head_index, strict=True)]
+    return tables
 
 
 if __name__ == "__main__":
@@ -40,13 +43,10 @@ if __name__ == "__main__":
     others = {
         name: run(name, folder, {**LONG, "n_prompts": 8, "n_greedy": 0, **given}) for name, given in OTHERS.items()
     }
-    rows = kept["roles"].assign(head=[head_names([cell]) for cell in kept["roles"][["layer", "head"]].values.tolist()])
-    table = rows[["head", "at", "role"]].set_index(["head", "at"])
+    table = kept["head_types"].set_index(["head_name", "position"])[["head_type"]]
     for name, tables in others.items():
-        roles = tables["roles"]
-        names = [head_names([cell]) for cell in roles[["layer", "head"]].values.tolist()]
-        table[name] = pd.Series(roles.role.tolist(), index=[names, roles["at"]])
-    table = table.fillna("-").assign(found=(table[list(others)].notna()).sum(axis=1)).reset_index()
+        table[name] = tables["head_types"].set_index(["head_name", "position"]).head_type
+    table = table.fillna("-").assign(n_found=(table[list(others)].notna()).sum(axis=1)).reset_index()
     runs = {"kept": kept, **others}
     tested = pd.concat({name: tables["faithful"] for name, tables in runs.items()}, names=["prompts"]).droplevel(1)
     shutil.rmtree(SAVED, ignore_errors=True)

@@ -26,14 +26,14 @@ from .circuits.losses import copy_losses as copy_losses
 from .circuits.losses import in_context_score as in_context_score
 from .circuits.losses import token_losses as token_losses
 from .circuits.published import beside_published as beside_published
+from .compat.classes import ActivationCache as ActivationCache
+from .compat.classes import ActivationPatcher as ActivationPatcher
+from .compat.classes import HeadPatcher as HeadPatcher
 from .compat.figures import create_full_report as create_full_report
 from .compat.figures import create_head_heatmap as create_head_heatmap
 from .compat.figures import create_layer_comparison as create_layer_comparison
 from .compat.figures import create_metric_scatter as create_metric_scatter
 from .compat.figures import create_top_heads_bar as create_top_heads_bar
-from .compat.patchers import ActivationCache as ActivationCache
-from .compat.patchers import ActivationPatcher as ActivationPatcher
-from .compat.patchers import HeadPatcher as HeadPatcher
 from .compat.printing import HeadPatchingResult as HeadPatchingResult
 from .compat.printing import PatchingResult as PatchingResult
 from .compat.printing import create_patching_heatmap as create_patching_heatmap

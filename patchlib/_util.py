@@ -109,14 +109,14 @@ def check_heads(
     """(layer, head) pairs as ints; SweepError for one that the model does not have, or for too few of them.
 
     Args:
-        layer_heads: Pairs of whole numbers from 0, Python's or NumPy's; a NumPy array with two columns goes too.
-        n_layers, n_heads: The model's; None where no model is known yet.
+        layer_heads: Pairs of whole numbers, Python's or NumPy's.
+        n_layers: The model's; None where no model is known yet.
+        n_heads: The model's, in one layer.
         first_layer: The lowest layer whose heads can be used.
         least: How many pairs must be given: 1, or 0.
         mark: Of the heads' names: "KV" for the heads that share keys and values.
     """
-    listed = getattr(layer_heads, "tolist", lambda: layer_heads)()
-    heads = list(listed) if isinstance(listed, Iterable) else [listed]
+    heads = list(layer_heads) if isinstance(layer_heads, Iterable) else [layer_heads]
     for head in heads:
         match tuple(head) if isinstance(head, Iterable) else head:
             case (layer, index) if is_index(layer) and is_index(index):

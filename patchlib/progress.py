@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -18,12 +19,6 @@ class _Told:
     def __init__(self, total: int, tell: Callable[[int, int], None]) -> None:
         self.done, self.total, self._tell = 0, total, tell
 
-    def __enter__(self) -> _Told:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
     def update(self, n: int) -> None:
         self.done += n
         self._tell(self.done, self.total)
@@ -35,6 +30,6 @@ def progress_bar(total: int, desc: str, show: Progress = True, **options: Any) -
     Where ``show`` is a function, it is told ``(done, total)`` instead.
     """
     if callable(show):
-        return _Told(total, show)
+        return nullcontext(_Told(total, show))
     hidden = not show or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
     return tqdm(total=total, desc=desc, disable=hidden, **options)

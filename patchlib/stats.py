@@ -11,20 +11,9 @@ import xarray as xr
 from jaxtyping import Float
 from scipy.stats import bootstrap, false_discovery_control
 
-from patchlib._util import cell_dims, cell_name, check_choice, check_count, check_fraction
-
-__all__ = [
-    "cell_dims",
-    "cell_name",
-    "contrast",
-    "effect",
-    "effect_interval",
-    "mean_interval",
-    "one_metric",
-    "p_values",
-    "ratio_interval",
-    "summary_table",
-]
+from patchlib._util import cell_dims as cell_dims
+from patchlib._util import cell_name as cell_name
+from patchlib._util import check_choice, check_count, check_fraction
 
 MIN_CONTRAST = 1.0
 """Smallest mean of clean minus corrupted that we divide by, in standard deviations of it over prompts."""
@@ -106,7 +95,7 @@ def effect(result: xr.Dataset) -> xr.DataArray:
         >>> variables = {"patched": [[0.0, 1.0]], "clean": [[3.0, 2.0]], "corrupted": [[-2.0, -1.0]]}
         >>> variables = {name: (("metric", "example"), values) for name, values in variables.items()}
         >>> result = xr.Dataset(variables, {"metric": ["logit_diff"]}, {"direction": "denoise"})
-        >>> float(patchlib.stats.effect(result))  # (2 + 2) / (5 + 3)
+        >>> patchlib.stats.effect(result).item()  # (2 + 2) / (5 + 3)
         0.5
     """
     moved, distance = _moved_and_possible(result)
@@ -229,7 +218,7 @@ def mean_interval(
     Example:
         >>> low, high = patchlib.stats.mean_interval(np.array([[1.0, 2.0, 3.0, 2.0], [5.0, 5.0, 5.0, 5.0]]))
         >>> low.tolist(), high.tolist()
-        ([1.25, 5.0], [2.5, 5.0])
+        ([1.25, 5.0], [2.75, 5.0])
     """
     if values.shape[1] < 2:
         return np.full(len(values), np.nan), np.full(len(values), np.nan)
@@ -330,9 +319,11 @@ def summary_table(
 
     Example:
         >>> result = patchlib.sweep(model, task, "z", ("layer", "head"), layers=[20], progress=False)
-        >>> patchlib.summary_table(result, top_k=2)[["layer", "head_index", "effect", "n"]].round(2)
-           layer  head_index  effect  n
-        0     20           0  ...
+        >>> table = patchlib.summary_table(result, top_k=2)
+        >>> table[["layer", "head_index", "effect", "ci_low", "ci_high", "n"]].round(2)
+           layer  head_index  effect  ci_low  ci_high  n
+        0     20           0    0.36    0.24     0.46  4
+        1     20           1    0.01   -0.01     0.04  4
     """
     if top_k is not None:
         check_count("top_k", top_k)

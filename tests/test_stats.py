@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import subprocess
 import sys
@@ -16,7 +17,6 @@ from transformer_lens.utilities.statistics import derive_generator, sign_flip_pe
 
 import patchlib
 from patchlib import stats
-from patchlib._util import cell_name
 
 NAN = float("nan")
 
@@ -246,7 +246,7 @@ def test_p_value_where_nothing_moves_or_a_prompt_is_missing():
 
 def test_no_column_is_called_like_something_that_a_data_frame_has():
     """Then ``table.head`` would be a method, and ``table.rank`` another."""
-    functions = [getattr(stats, name) for name in stats.__all__]
+    functions = [function for name, function in vars(stats).items() if inspect.isfunction(function) and name[0] != "_"]
     functions = [function for function in functions if function.__annotations__.get("return") == "pd.DataFrame"]
     assert {function.__name__ for function in functions} == {"contrast", "summary_table"}
     for dims in (("layer", "head"), ("layer", "kv_head"), ("layer", "pos"), ("role", "head", "layer")):
@@ -314,17 +314,3 @@ def test_the_metric_is_the_first_unless_named():
 def test_a_metric_that_the_result_lacks(function):
     with pytest.raises(patchlib.SweepError, match="Unknown metric 'prob': choose 'logit_diff'"):
         function(random_result(), metric="prob")
-
-
-@pytest.mark.parametrize(
-    ("row", "name"),
-    [
-        ({"layer": 9, "head": 6}, "L9H6"),
-        ({"layer": 9, "kv_head": 2}, "L9KV2"),
-        ({"layer": 9.0, "role": "S2"}, "L9 at S2"),
-        ({"layer": 9, "head": 6, "pos": 10.0}, "L9H6 at position 10"),
-        ({"layer": 0}, "L0"),
-    ],
-)
-def test_cells_have_short_names(row, name):
-    assert cell_name(row) == name

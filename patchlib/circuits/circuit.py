@@ -45,7 +45,8 @@ class Circuit:
                 f"Positions are given for {', '.join(sorted(unknown))}, which is no head type of this circuit."
             )
         object.__setattr__(self, "head_types", head_types)
-        object.__setattr__(self, "positions", {name: listed_positions(at) for name, at in self.positions.items()})
+        listed = {name: listed_positions(positions) for name, positions in self.positions.items()}
+        object.__setattr__(self, "positions", listed)
 
     @property
     def heads(self) -> list[Head]:

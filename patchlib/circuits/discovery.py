@@ -123,19 +123,19 @@ def discover(
     frontier = seen = _helpers(steps)
     for level in range(2, depth + 1):
         new_steps: list[pd.DataFrame] = []
-        for position in sorted({at for *_, at in frontier}):
-            heads = sorted((layer, head) for layer, head, at in frontier if at == position)
+        for position in sorted({head[-1] for head in frontier}):
+            heads = sorted((layer, index) for layer, index, of_head in frontier if of_head == position)
             # (2) Which of their inputs matter because of what other heads wrote there?
             table = _inputs(model, pairs, heads, position, min_input, how)
             followed = table[table.through_heads >= min_input].nlargest(max_inputs, "through_heads")
             inputs.append(table.assign(followed=table.index.isin(followed.index)))
             for row in followed.to_dict("records"):
                 # (3) Who wrote it?
-                site, at = row["site"], row["position"]
-                receivers = inputs_of(model, heads, site, at)
-                result = path_patch(model, pairs, receivers, positions=at, layers=_below(receivers), **how)
-                results[f"{site} of {head_names(heads)} at {at}"] = result
-                new_steps.append(senders(result, depth=level, receivers=head_names(heads), site=site, position=at))
+                site, role = row["site"], row["position"]
+                receivers = inputs_of(model, heads, site, role)
+                result = path_patch(model, pairs, receivers, positions=role, layers=_below(receivers), **how)
+                results[f"{site} of {head_names(heads)} at {role}"] = result
+                new_steps.append(senders(result, depth=level, receivers=head_names(heads), site=site, position=role))
         # (4) And so on from the new ones among those that help the answer.
         steps += new_steps
         frontier = _helpers(new_steps) - seen

@@ -63,7 +63,7 @@ def head_types(
     """
     pairs = as_pairs(model, task)
     by_head = steps.groupby(["layer", "head_index", "position"], sort=True)
-    attention = {at: attention_between(model, pairs, at).mean("example") for at in sorted(set(steps.position))}
+    attention = {dest: attention_between(model, pairs, dest).mean("example") for dest in sorted(set(steps.position))}
     at_end = steps.loc[steps.position == "END", ["layer", "head_index"]].itertuples(index=False, name=None)
     copying = copying_scores(model, sorted(set(pairs.answers.flatten().tolist())), set(at_end))
     rows = []

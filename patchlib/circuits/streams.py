@@ -67,15 +67,15 @@ def read_under_ablations(
     """
     n_layers = int(model.cfg.n_layers)
     entering = streams_entering(kept, share)
-    # (1) At these layers sets part that were alike in all layers below.
+    # (2) At these layers sets part that were alike in all layers below: each is where some forwards begin and end.
     parting = [layer for layer in range(n_layers) if layer == 0 or entering[layer + 1].max() > entering[layer].max()]
     at_once = max(1, batch_tokens // tokens.numel())
     streams = tokens[None]  # [stream example pos], and after the first blocks [stream example pos d_model]
     for start, stop in pairwise([*parting, n_layers]):
-        # (2) From here to `stop`, sets of one stream ablate alike: one representative's forward stands for all.
+        # (1) From here to `stop`, sets of one stream ablate alike: one representative's forward stands for all.
         representatives = np.unique(entering[start + 1], return_index=True)[1]
         results = []
-        for i in range(0, len(representatives), at_once):  # (3)
+        for i in range(0, len(representatives), at_once):  # (3) some streams at a time
             sets = representatives[i : i + at_once]
             resumed = streams[entering[start][sets] if start else np.zeros_like(sets)]  # all begin with the tokens
             hooks = ablation_hooks(kept[sets], replacement, range(start, stop))
@@ -95,8 +95,9 @@ def streams_entering(kept: Bool[Tensor, "set example pos layer head"], share: bo
     for layer in range(kept.shape[3]):
         masks = kept[:, :, :, layer].flatten(1).cpu().numpy()  # [set example*pos*head]
         # A stream goes on as one, or parts into as many as there are different masks among its sets.
-        stream_and_mask = np.column_stack([entering[-1], masks])
-        entering.append(np.unique(stream_and_mask, axis=0, return_inverse=True)[1].ravel())
+        numbers: dict[tuple[int, bytes], int] = {}
+        branches = zip(entering[-1].tolist(), (mask.tobytes() for mask in masks), strict=True)
+        entering.append(np.array([numbers.setdefault(branch, len(numbers)) for branch in branches]))
     return entering
 
 

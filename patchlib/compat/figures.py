@@ -1,23 +1,23 @@
-"""The seed's four figures and its report, from the result objects of ``patchlib.results``."""
+"""The seed's four figures and its report, from the result objects of ``patchlib.compat.printing``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from patchlib.compat.printing import HeadPatchingResult, PatchingResult, pooled, ranked
+from patchlib._util import check_count
+from patchlib.compat.printing import HeadPatchingResult, PatchingResult, grid_of, mean_of, pooled, ranked
 from patchlib.errors import RunError, SweepError
-from patchlib.plots.style import GREY, LEGEND, LINES, PALE, draw_bars, draw_maps, layer_step, style
+from patchlib.plots import style
 from patchlib.plots.wording import MEANING
 
-SIGN = ", ".join(MEANING["denoise"][1:])
 
-
-def _needed(results: Sequence | Mapping) -> None:
+def _check_not_empty(results: Collection[object]) -> None:
     if not results:
         raise SweepError("There are no results to draw; run_all_heads_experiment or run_patching_experiment give some.")
 
@@ -35,10 +35,8 @@ def _saved(figure: go.Figure, save_path: str | Path | None) -> go.Figure:
     return figure
 
 
-def _runs(results: Sequence[HeadPatchingResult]) -> str:
-    clean, corrupted = (
-        float(np.mean([getattr(r, f"{run}_metric") for r in results])) for run in ("clean", "corrupted")
-    )
+def _unpatched(results: Sequence[HeadPatchingResult]) -> str:
+    clean, corrupted = (mean_of(results, f"{kind}_metric") for kind in ("clean", "corrupted"))
     return f"metric: clean {clean:.2f}, corrupted {corrupted:.2f}"
 
 
@@ -49,25 +47,34 @@ def create_head_heatmap(
     title: str = "Effect of patching each head",
     save_path: str | Path | None = None,
 ) -> go.Figure:
-    """Map of layer by head; grey where there is no result. HTML is written where ``save_path`` is given.
+    """Map of layer by head; grey where there is no result.
+
+    Args:
+        results: From ``HeadPatcher.run_all_heads_experiment``.
+        n_layers: The model's.
+        n_heads: The model's.
+        title: Of the figure.
+        save_path: Where HTML is written; nowhere when None.
+
+    Returns:
+        A heat map, dims [layer, head].
 
     Raises:
         SweepError: No results, or one of a head that is not among ``n_layers`` layers of ``n_heads``.
         RunError: The file cannot be written.
+
+    Example:
+        >>> results = [patchlib.HeadPatchingResult(1, head, head / 2, 3.0, -1.0, 1.0) for head in range(2)]
+        >>> patchlib.create_head_heatmap(results, n_layers=2, n_heads=2).data[0].z
+        array([[nan, nan],
+               [0. , 0.5]])
     """
-    _needed(results)
-    grid = np.full((n_layers, n_heads), np.nan)
-    for result in results:
-        if not (0 <= result.layer < n_layers and 0 <= result.head < n_heads):
-            raise SweepError(
-                f"{result.hook_name} is outside {n_layers} layers of {n_heads} heads; pass the model's own."
-            )
-        grid[result.layer, result.head] = result.patching_effect
+    _check_not_empty(results)
     coords = {"layer": np.arange(n_layers), "head": np.arange(n_heads)}
-    effect = xr.DataArray(grid, coords, ("layer", "head"), attrs={"hover": f"<br>{_runs(results)}"})
-    return _saved(
-        draw_maps({"": effect}, title, f"{len(results)} heads; {_runs(results)}", MEANING["denoise"]), save_path
-    )
+    grid = grid_of(results, n_layers, n_heads).double().numpy()
+    effect = xr.DataArray(grid, coords, ("layer", "head"), attrs={"hover": f"<br>{_unpatched(results)}"})
+    subtitle = f"{len(results)} heads; {_unpatched(results)}"
+    return _saved(style.draw_maps({"": effect}, title, subtitle, MEANING["denoise"]), save_path)
 
 
 def create_layer_comparison(
@@ -77,32 +84,42 @@ def create_layer_comparison(
 ) -> go.Figure:
     """Effect (ratio of means over pairs) by layer, one line for each kind of hook point.
 
+    Args:
+        results: From ``ActivationPatcher.run_patching_experiment``.
+        title: Of the figure.
+        save_path: Where HTML is written; nowhere when None.
+
+    Returns:
+        Lines, layers across.
+
     Raises:
         SweepError: No results, or one of a hook point outside the layers.
         RunError: The file cannot be written.
+
+    Example:
+        >>> names = [f"blocks.{layer}.hook_mlp_out" for layer in range(3)]
+        >>> results = {name: [patchlib.PatchingResult(name, 3.0, -1.0, 1.0, 0.5)] for name in names}
+        >>> line = patchlib.create_layer_comparison(results).data[0]
+        >>> line.name, line.x, line.y.tolist()
+        ('hook_mlp_out', (0, 1, 2), [0.5, 0.5, 0.5])
     """
-    _needed(results)
-    lines: dict[str, dict[int, float]] = {}
+    _check_not_empty(results)
+    lines: defaultdict[str, dict[int, float]] = defaultdict(dict)
     for name, per_pair in results.items():
         layer, _, kind = name.removeprefix("blocks.").partition(".")
         if not layer.isdigit():
             raise SweepError(
                 f"{name!r} belongs to no layer; the comparison takes hook points such as blocks.0.hook_mlp_out."
             )
-        lines.setdefault(kind, {})[int(layer)] = round(pooled(per_pair)[0], 4)
+        lines[kind][int(layer)] = pooled(per_pair)[0]
     figure = go.Figure()
     for i, (kind, effects) in enumerate(lines.items()):
-        x, y = zip(*sorted(effects.items()), strict=True)
-        hover = f"{kind} layer %{{x}}<br>effect %{{y:.3f}}<extra></extra>"
-        line = {"color": LINES[i % len(LINES)]}
-        figure.add_scatter(x=x, y=y, name=kind, mode="lines+markers", line=line, hovertemplate=hover)
-    figure.add_hline(y=0, line={"color": GREY, "width": 1})
-    layers = {layer for effects in lines.values() for layer in effects}
-    figure.update_xaxes(title="layer", showgrid=False, zeroline=False, dtick=layer_step(len(layers)))
-    figure.update_yaxes(title="effect", gridcolor=PALE, zeroline=False)
-    figure.update_layout(showlegend=True, legend=LEGEND)
+        layers = sorted(effects)
+        style.add_line(figure, layers, [effects[layer] for layer in layers], kind, i)
     n = max(map(len, results.values()))
-    return _saved(style(figure, title, f"{n} prompt pair{'s'[: n > 1]}; {SIGN}", 440, above=30), save_path)
+    subtitle = f"{n} prompt pair{'s' if n > 1 else ''}; {', '.join(MEANING['denoise'][1:])}"
+    n_layers = len({layer for effects in lines.values() for layer in effects})
+    return _saved(style.effect_by_layer(figure, title, subtitle, n_layers), save_path)
 
 
 def create_top_heads_bar(
@@ -111,12 +128,31 @@ def create_top_heads_bar(
     title: str = "Heads with the largest effect",
     save_path: str | Path | None = None,
 ) -> go.Figure:
-    """The heads with the largest absolute effect, as bars; raises as ``create_head_heatmap``."""
-    _needed(results)
-    top = ranked(results)[:top_k]
+    """The heads with the largest absolute effect, as bars.
+
+    Args:
+        results: From ``HeadPatcher.run_all_heads_experiment``.
+        top_k: How many heads.
+        title: Of the figure.
+        save_path: Where HTML is written; nowhere when None.
+
+    Returns:
+        Bars, the largest on top.
+
+    Raises:
+        SweepError: No results, or top_k below 1.
+        RunError: The file cannot be written.
+
+    Example:
+        >>> results = [patchlib.HeadPatchingResult(9, head, head / 10, 3.0, -1.0, 1.0) for head in range(8)]
+        >>> patchlib.create_top_heads_bar(results, top_k=2).data[0].y
+        ('L9H7', 'L9H6')
+    """
+    _check_not_empty(results)
+    top = ranked(results)[: check_count("top_k", top_k)]
     names, effects = [result.hook_name for result in top], [result.patching_effect for result in top]
-    subtitle = f"{len(top)} of {len(results)} heads; {_runs(results)}"
-    return _saved(draw_bars(names, effects, title, subtitle, MEANING["denoise"]), save_path)
+    subtitle = f"{len(top)} of {len(results)} heads; {_unpatched(results)}"
+    return _saved(style.draw_bars(names, effects, title, subtitle, MEANING["denoise"]), save_path)
 
 
 def create_metric_scatter(
@@ -124,25 +160,38 @@ def create_metric_scatter(
     title: str = "The metric after patching each head",
     save_path: str | Path | None = None,
 ) -> go.Figure:
-    """Patched metric of each head by layer, between the corrupted and the clean run's; raises as the heat map."""
-    _needed(results)
-    figure = go.Figure(
-        go.Scatter(
-            x=[result.layer for result in results],
-            y=[round(result.patched_metric, 4) for result in results],
-            text=[result.hook_name for result in results],
-            mode="markers",
-            marker={"color": LINES[0], "opacity": 0.7},
-            hovertemplate="%{text}<br>patched %{y:.3f}<extra></extra>",
-        )
-    )
-    for name in ("clean", "corrupted"):
-        mean = float(np.mean([getattr(result, f"{name}_metric") for result in results]))
-        figure.add_hline(y=mean, line={"color": GREY, "dash": "dot"}, annotation_text=name, annotation_position="right")
-    n_layers = len({result.layer for result in results})
-    figure.update_xaxes(title="layer", showgrid=False, zeroline=False, dtick=layer_step(n_layers))
-    figure.update_yaxes(title="metric (mean over prompts)", gridcolor=PALE, zeroline=False)
-    style(figure, title, f"{len(results)} heads, one at a time; {_runs(results)}", 420)
+    """Patched metric of each head by layer, between that of the corrupted and of the clean prompts.
+
+    Args:
+        results: From ``HeadPatcher.run_all_heads_experiment``.
+        title: Of the figure.
+        save_path: Where HTML is written; nowhere when None.
+
+    Returns:
+        A point for each head, layers across.
+
+    Raises:
+        SweepError: No results.
+        RunError: The file cannot be written.
+
+    Example:
+        >>> results = [patchlib.HeadPatchingResult(9, head, 0.5, 3.0, -1.0, 1.0) for head in range(2)]
+        >>> patchlib.create_metric_scatter(results).data[0].text
+        ('L9H0', 'L9H1')
+    """
+    _check_not_empty(results)
+    x, y = [result.layer for result in results], [round(result.patched_metric, 4) for result in results]
+    text, hover = [result.hook_name for result in results], "%{text}<br>patched %{y:.3f}<extra></extra>"
+    look = {"mode": "markers", "marker": {"color": style.LINES[0], "opacity": 0.7}}
+    figure = go.Figure(go.Scatter(x=x, y=y, text=text, hovertemplate=hover, **look))
+    for kind in ("clean", "corrupted"):
+        line = {"color": style.GREY, "dash": "dot"}
+        mean = mean_of(results, f"{kind}_metric")
+        figure.add_hline(y=mean, line=line, annotation_text=kind, annotation_position="right")
+    dtick = style.layer_step(len({result.layer for result in results}))
+    figure.update_xaxes(title="layer", showgrid=False, zeroline=False, dtick=dtick)
+    figure.update_yaxes(title="metric (mean over prompts)", gridcolor=style.PALE, zeroline=False)
+    style.style(figure, title, f"{len(results)} heads, one at a time; {_unpatched(results)}", 420)
     return _saved(figure.update_layout(margin={"r": 80}), save_path)
 
 
@@ -155,7 +204,12 @@ def create_full_report(
 ) -> dict[str, go.Figure]:
     """Write head_heatmap.html, layer_comparison.html, top_heads.html and metric_scatter.html to a folder.
 
-    The folder is made if missing.
+    Args:
+        head_results: From ``HeadPatcher.run_all_heads_experiment``.
+        layer_results: From ``ActivationPatcher.run_patching_experiment``.
+        n_layers: The model's.
+        n_heads: The model's.
+        save_dir: The folder, made if missing.
 
     Returns:
         File name -> figure.
@@ -163,6 +217,13 @@ def create_full_report(
     Raises:
         SweepError: There are no results, or they do not fit ``n_layers`` and ``n_heads``.
         RunError: The folder cannot be written.
+
+    Example:
+        >>> heads = [patchlib.HeadPatchingResult(0, head, 0.5, 3.0, -1.0, 1.0) for head in range(2)]
+        >>> layers = {"blocks.0.hook_mlp_out": [patchlib.PatchingResult("blocks.0.hook_mlp_out", 3.0, -1.0, 1.0, 0.5)]}
+        >>> figures = patchlib.create_full_report(heads, layers, n_layers=1, n_heads=2, save_dir=tmp_path)
+        >>> sorted(path.name for path in tmp_path.iterdir()) == sorted(figures)
+        True
     """
     figures = {
         "head_heatmap.html": create_head_heatmap(head_results, n_layers, n_heads),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from patchlib._util import check_count, check_heads, head_name
+from patchlib.errors import SweepError
 from patchlib.patching.sites import site_of
 from patchlib.tasks.ioi import classify_ioi_head
 
@@ -20,6 +22,10 @@ class PatchingResult:
     """One hook point, one pair. ``patching_effect`` is that pair's own ratio.
 
     It is NaN where the pair, or the whole of the pairs that it was run with, has no contrast.
+
+    Example:
+        >>> patchlib.PatchingResult("blocks.5.hook_mlp_out", 3.0, -1.0, 1.0, 0.5).patching_effect
+        0.5
     """
 
     hook_point: str
@@ -31,7 +37,12 @@ class PatchingResult:
 
 @dataclass
 class HeadPatchingResult:
-    """One head, averaged over pairs. ``patching_effect`` is the ratio of means (``patchlib.stats.effect``)."""
+    """One head, averaged over pairs. ``patching_effect`` is the ratio of means (``patchlib.stats.effect``).
+
+    Example:
+        >>> patchlib.HeadPatchingResult(9, 6, 0.5, 3.0, -1.0, 1.0).hook_name
+        'L9H6'
+    """
 
     layer: int
     head: int
@@ -43,20 +54,25 @@ class HeadPatchingResult:
     @property
     def hook_name(self) -> str:
         """Short name of the head, "L9H6"."""
-        return f"L{self.layer}H{self.head}"
+        return head_name(self.layer, self.head)
 
 
 def ratio(clean: float, corrupted: float, patched: float) -> float:
     """One pair's effect; NaN within float noise of no contrast, as in ``stats.contrast``."""
-    gap = float(clean) - float(corrupted)
-    noise = 1e-4 * max(abs(float(clean)), abs(float(corrupted)))
-    return (float(patched) - float(corrupted)) / gap if abs(gap) > noise else float("nan")
+    gap = clean - corrupted
+    noise = 1e-4 * max(abs(clean), abs(corrupted))
+    return (patched - corrupted) / gap if abs(gap) > noise else float("nan")
 
 
 def ranked(results: Sequence[HeadPatchingResult]) -> list[HeadPatchingResult]:
     """Largest absolute effect first, without those that are NaN."""
-    known = [result for result in results if not np.isnan(result.patching_effect)]
-    return sorted(known, key=lambda result: -abs(result.patching_effect))
+    measured = [result for result in results if not np.isnan(result.patching_effect)]
+    return sorted(measured, key=lambda result: -abs(result.patching_effect))
+
+
+def mean_of(results: Sequence[object], field: str) -> float:
+    """The mean of one number of each result."""
+    return float(np.mean([getattr(result, field) for result in results]))
 
 
 def pooled(per_pair: Sequence[PatchingResult]) -> tuple[float, float, float, float]:
@@ -64,49 +80,116 @@ def pooled(per_pair: Sequence[PatchingResult]) -> tuple[float, float, float, flo
 
     The effect is NaN where no pair has one: there was no contrast.
     """
-    clean, corrupted, patched = (
-        float(np.mean([getattr(result, f"{run}_logit_diff") for result in per_pair]))
-        for run in ("clean", "corrupted", "patched")
-    )
-    known = any(not np.isnan(result.patching_effect) for result in per_pair)
-    return ratio(clean, corrupted, patched) if known else float("nan"), clean, corrupted, patched
+    clean, corrupted, patched = (mean_of(per_pair, f"{kind}_logit_diff") for kind in ("clean", "corrupted", "patched"))
+    has_contrast = any(not np.isnan(result.patching_effect) for result in per_pair)
+    return ratio(clean, corrupted, patched) if has_contrast else float("nan"), clean, corrupted, patched
 
 
-def summarize_results(results: dict[str, list[PatchingResult]], top_k: int = 10) -> None:
-    """Print hook points by absolute effect: the ratio of means over pairs, as in ``patchlib.stats.effect``."""
+def grid_of(results: Sequence[HeadPatchingResult], n_layers: int, n_heads: int) -> Float[Tensor, "layer head"]:
+    """Effects as a grid, NaN for heads without a result; SweepError for one of a head that is not in it."""
+    grid = torch.full((n_layers, n_heads), torch.nan)
+    heads = [(result.layer, result.head) for result in results]
+    for (layer, head), result in zip(check_heads(heads, n_layers, n_heads) if heads else [], results, strict=True):
+        grid[layer, head] = result.patching_effect
+    return grid
+
+
+def summarize_results(results: Mapping[str, Sequence[PatchingResult]], top_k: int = 10) -> None:
+    """Print hook points by absolute effect: the ratio of means over pairs, as in ``patchlib.stats.effect``.
+
+    Args:
+        results: From ``ActivationPatcher.run_patching_experiment``.
+        top_k: How many hook points.
+
+    Raises:
+        SweepError: top_k below 1.
+
+    Example:
+        >>> pairs = [patchlib.PatchingResult("blocks.5.hook_mlp_out", 3.0, -1.0, 1.0, 0.5)]
+        >>> patchlib.summarize_results({"blocks.5.hook_mlp_out": pairs})
+        TOP 10 of 1 hook points by absolute effect, means over 1 pairs
+        hook point                    effect    clean  corrupted  patched
+        blocks.5.hook_mlp_out          0.500    3.000     -1.000    1.000
+    """
     rows = [(name, *pooled(per_pair)) for name, per_pair in results.items()]
     rows.sort(key=lambda row: -abs(np.nan_to_num(row[1])))
     n = max(map(len, results.values()), default=0)
-    print(f"{'hook point':<28}{'effect':>8}{'clean':>9}{'corrupted':>11}{'patched':>9}   (n = {n} pairs)")
+    print(f"TOP {check_count('top_k', top_k)} of {len(rows)} hook points by absolute effect, means over {n} pairs")
+    print(f"{'hook point':<28}{'effect':>8}{'clean':>9}{'corrupted':>11}{'patched':>9}")
     for name, effect, clean, corrupted, patched in rows[:top_k]:
         print(f"{name:<28}{effect:>8.3f}{clean:>9.3f}{corrupted:>11.3f}{patched:>9.3f}")
 
 
 def create_patching_heatmap(
-    results: dict[str, list[PatchingResult]], model: TransformerBridge
+    results: Mapping[str, Sequence[PatchingResult]], model: TransformerBridge
 ) -> Float[Tensor, "layer 2"]:
-    """Effect (ratio of means) of each layer's attention output (column 0) and MLP output (column 1), else NaN."""
+    """Effect of each layer's attention output (column 0) and MLP output (column 1).
+
+    Args:
+        results: From ``ActivationPatcher.run_patching_experiment``.
+        model: That of the results.
+
+    Returns:
+        [layer 2], ratios of means over pairs; NaN where there is no result.
+
+    Example:
+        >>> pairs = [patchlib.PatchingResult("blocks.5.hook_mlp_out", 3.0, -1.0, 1.0, 0.5)]
+        >>> patchlib.create_patching_heatmap({"blocks.5.hook_mlp_out": pairs}, model)[5]
+        tensor([   nan, 0.5000])
+    """
     heatmap = torch.full((int(model.cfg.n_layers), 2), torch.nan)
+    columns = {"attn_out": 0, "mlp_out": 1}
     for name, per_pair in results.items():
-        found = site_of(name)
-        if found and found[0].name in ("attn_out", "mlp_out"):
-            heatmap[found[1], 0 if found[0].name == "attn_out" else 1] = pooled(per_pair)[0]
+        match site_of(name):
+            case site, layer if site.name in columns:
+                heatmap[layer, columns[site.name]] = pooled(per_pair)[0]
     return heatmap
 
 
 def print_head_results(results: Sequence[HeadPatchingResult], top_k: int = 20) -> None:
-    """Print heads by absolute effect, with the role that GPT-2 small's head of that number has in Wang et al. 2022."""
-    print(f"{'head':<8}{'effect':>8}{'clean':>9}{'corrupted':>11}{'patched':>9}   role in GPT-2 small")
-    known = ranked(results)
-    if not known:
-        print("No head has an effect: clean and corrupted runs hardly differ.")
-    for r in known[:top_k]:
+    """Print heads by absolute effect, with the type that GPT-2 small's head of that number has in Wang et al. 2022.
+
+    Args:
+        results: From ``HeadPatcher.run_all_heads_experiment``.
+        top_k: How many heads.
+
+    Raises:
+        SweepError: top_k below 1.
+
+    Example:
+        >>> patchlib.print_head_results([patchlib.HeadPatchingResult(9, 6, 0.5, 3.0, -1.0, 1.0)])
+        head      effect    clean  corrupted  patched   type in GPT-2 small
+        L9H6       0.500    3.000     -1.000    1.000   Name Mover
+    """
+    print(f"{'head':<8}{'effect':>8}{'clean':>9}{'corrupted':>11}{'patched':>9}   type in GPT-2 small")
+    measured = ranked(results)
+    if not measured:
+        print("No head has an effect: clean and corrupted prompts hardly differ.")
+    for r in measured[: check_count("top_k", top_k)]:
         numbers = f"{r.patching_effect:>8.3f}{r.clean_metric:>9.3f}{r.corrupted_metric:>11.3f}{r.patched_metric:>9.3f}"
         print(f"{r.hook_name:<8}{numbers}   {classify_ioi_head(r.layer, r.head)}")
 
 
 def print_heatmap_ascii(heatmap: Float[Tensor, "layer head"], n_layers: int, n_heads: int) -> None:
-    """Print a grid of effects, one row a layer, two decimals."""
+    """Print a grid of effects, one row a layer, two decimals.
+
+    Args:
+        heatmap: From ``HeadPatcher.results_to_heatmap``.
+        n_layers: How many of its rows.
+        n_heads: How many of its columns.
+
+    Raises:
+        SweepError: The heatmap has fewer layers or heads.
+
+    Example:
+        >>> import torch
+        >>> patchlib.print_heatmap_ascii(torch.tensor([[0.2, -0.6], [0.0, 0.1]]), n_layers=2, n_heads=2)
+                   H0     H1
+        L0       0.20  -0.60
+        L1       0.00   0.10
+    """
+    if heatmap.shape[0] < n_layers or heatmap.shape[1] < n_heads:
+        raise SweepError(f"A heatmap of {list(heatmap.shape)} lacks some of {n_layers} layers of {n_heads} heads.")
     print("      " + "".join(f"{f'H{head}':>7}" for head in range(n_heads)))
     for layer in range(n_layers):
         print(f"L{layer:<5}" + "".join(f"{float(heatmap[layer, head]):>7.2f}" for head in range(n_heads)))

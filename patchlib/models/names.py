@@ -7,13 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
+from huggingface_hub import errors as hub_errors
 from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
 from transformer_lens.model_bridge.sources.transformers.helpers import get_hf_model_class_for_architecture
 from transformer_lens.tools.model_registry import api as registry
@@ -42,15 +36,10 @@ def list_models(contains: str = "") -> list[str]:
         >>> "EleutherAI/pythia-70m" in patchlib.list_models(contains="PYTHIA")
         True
     """
-    verified = sorted(
-        {
-            model.model_id
-            for model in registry.get_supported_models(verified_only=True)
-            if get_hf_model_class_for_architecture(model.architecture_id) is AutoModelForCausalLM
-        },
-        key=str.casefold,
-    )
-    return [name for name in (DEFAULT_MODEL, *verified) if contains.casefold() in name.casefold()]
+    supported = registry.get_supported_models(verified_only=True)
+    verified = {model.model_id for model in supported if _is_decoder(model.architecture_id)}
+    names = (DEFAULT_MODEL, *sorted(verified, key=str.casefold))
+    return [name for name in names if contains.casefold() in name.casefold()]
 
 
 def source_of(name: str) -> str:
@@ -76,9 +65,13 @@ def source_of(name: str) -> str:
         architecture = determine_architecture_from_hf_config(config)
     except ValueError as error:
         raise _unsupported(name, ", ".join(config.architectures or [config.model_type])) from error
-    if get_hf_model_class_for_architecture(architecture) is not AutoModelForCausalLM:
+    if not _is_decoder(architecture):
         raise _unsupported(name, architecture)
     return source
+
+
+def _is_decoder(architecture: str) -> bool:
+    return get_hf_model_class_for_architecture(architecture) is AutoModelForCausalLM
 
 
 def _refusal(source: str, error: Exception) -> ModelError:
@@ -88,14 +81,14 @@ def _refusal(source: str, error: Exception) -> ModelError:
     def has(*kinds: type[BaseException]) -> bool:
         return any(isinstance(cause, kinds) for cause in causes)
 
-    if has(GatedRepoError):
+    if has(hub_errors.GatedRepoError):
         return ModelError(f"{source!r} needs permission: accept its terms on the model hub, then set HF_TOKEN")
-    if has(RepositoryNotFoundError, HFValidationError):
+    if has(hub_errors.RepositoryNotFoundError, hub_errors.HFValidationError):
         return ModelError(
             f"there is no model {source!r}{_similar(source)}; list_models(contains='...') gives names, and "
             "the path of a Hugging Face folder will do as well"
         )
-    if has(LocalEntryNotFoundError, OfflineModeIsEnabled):
+    if has(hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled):
         return ModelError(
             f"{source!r} is not on this machine and the model hub cannot be reached{_similar(source)}; "
             f"connect to the network, give the path of a Hugging Face folder, or take {DEFAULT_MODEL!r}, "

@@ -68,13 +68,9 @@ def patch_cells(
         SweepError: Memory runs out in a single cell.
     """
     most = len(cells)
-    for whole_batch in _cell_batches(forwards, [cell for cell in cells if forwards.changes(cell)], batch_tokens):
-        todo = [whole_batch]
+    for todo in _cell_batches(forwards, [cell for cell in cells if forwards.changes(cell)], batch_tokens):
         while todo:
-            batch = todo.pop(0)
-            if len(batch) > most:
-                todo = [batch[:most], batch[most:], *todo]
-                continue
+            batch = todo[:most]
             try:
                 logits = forwards.patched_logits(batch)
             except RuntimeError as error:
@@ -86,10 +82,10 @@ def patch_cells(
                         f"{forwards.n_pos} tokens. Give fewer tokens at a time (batch_tokens), or a smaller model or "
                         "dtype."
                     ) from error
-                most = len(batch) // 2
-                todo = [batch, *todo]
+                most = len(batch) // 2  # and not more in the batches that follow
                 continue
             yield batch, logits
+            todo = todo[len(batch) :]
 
 
 def _cell_batches(forwards: PatchedForwards, cells: Sequence[Cell], batch_tokens: int) -> Iterator[list[Cell]]:

@@ -30,13 +30,15 @@ class Cell:
 
 
 def patch_mask(
-    cells: Sequence[Cell], layer: int, site: Site, n_heads: int, positions: slice
+    cells: Sequence[Cell], layer: int, site: Site, n_heads: int, positions: slice, device: torch.device | str
 ) -> Bool[Tensor, "cell example *site 1"]:
     """True where each cell's patch goes in a layer, in the layout of the site's activations at these positions."""
-    mask = torch.stack([cell.mask[:, positions] & (layer in cell.layers) for cell in cells])  # [cell example pos]
+    mask = torch.stack([cell.mask[:, positions] & (layer in cell.layers) for cell in cells])
+    mask = mask.to(device)  # [cell example pos], before it is spread over heads: there is less of it to move
     if not site.has_heads:
         return mask[..., None]  # [cell example pos 1]
-    chosen = torch.tensor([[cell.head is None or cell.head == head for head in range(n_heads)] for cell in cells])
+    heads = range(n_heads)
+    chosen = torch.tensor([[cell.head in (None, head) for head in heads] for cell in cells], device=device)
     if site.layout.startswith("example head"):
         return (chosen[:, None, :, None] & mask[:, :, None, :])[..., None]  # [cell example head dest 1]
     return (chosen[:, None, None, :] & mask[..., None])[..., None]  # [cell example pos head 1]

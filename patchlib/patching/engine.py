@@ -21,20 +21,11 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import Cache, DynamicCache
 
+from patchlib.patching import shortcuts
 from patchlib.patching.budget import BATCH_TOKENS
 from patchlib.patching.cells import Cell, patch_mask
 from patchlib.patching.donors import PromptBatch
 from patchlib.patching.readout import Reads
-from patchlib.patching.shortcuts import (
-    Forward,
-    at_the_end,
-    branches,
-    forwards,
-    fused_activations,
-    hand_on,
-    n_block_outputs,
-    unembedding_of,
-)
 from patchlib.patching.sites import Site
 
 Hooks = list[tuple[str, Callable[..., Tensor | None]]]
@@ -86,19 +77,19 @@ class PatchedForwards:
         n_alike = int((~self._can_differ.any(0)).sum())
         self.start = min(n_alike, self.n_pos - 1) if self.fast else 0
         vocab = self.reads.vocab
-        self._unembedding = unembedding_of(model, vocab) if self.fast and vocab is not None else {}
-        self._fused = fused_activations(model) if self.fast else {}
+        self._unembedding = shortcuts.unembedding_of(model, vocab) if self.fast and vocab is not None else {}
+        self._fused = shortcuts.fused_activations(model) if self.fast else {}
         with torch.no_grad():
             prefix, prefix_logits = self._shared_prefix()
             # In one forward, on the same keys and values, so that what is alike in the two is so to the bit.
-            cache = None if prefix is None else branches(prefix, self.start, keep=True)
+            cache = None if prefix is None else shortcuts.branches(prefix, self.start, keep=True)
             both = torch.cat([self.base_tokens, other_tokens])  # [2*example pos]
             logits, kept = self._record_both(both, cache)
             self.base_logits, self.other_logits = (
                 self._read(torch.cat([*prefix_logits, half], dim=1))[0] for half in logits.chunk(2)
             )
             # Patched forwards are of the base prompts, and go on from their keys and values alone.
-            self._cache = None if cache is None else branches(cache, self.n_pos, self.n_examples)
+            self._cache = None if cache is None else shortcuts.branches(cache, self.n_pos, self.n_examples)
             self._base = {name: activation[: self.n_examples] for name, activation in kept.items()}
             self._source = {name: kept[name][self.n_examples :] for name in map(site.hook_name, self.layers)}
             if prompts.source == "zero":
@@ -112,7 +103,7 @@ class PatchedForwards:
         if not self.start:
             return (DynamicCache() if self.fast else None), []
         keep = {"logits_to_keep": 1} if self.reads.last_only else {}
-        with forwards(self._unembedding):
+        with shortcuts.forwards(self._unembedding):
             logits, prefix = self.model(
                 self.base_tokens[:, : self.start], return_type="logits_and_cache", use_cache=True, **keep
             )
@@ -145,7 +136,9 @@ class PatchedForwards:
         kept: dict[str, list[Tensor]] = {self.site.hook_name(layer): [] for layer in self.layers}
         for rows in torch.split(donors, max(1, batch_tokens // self.n_pos)):
             for name, activation in self._record(rows, None, with_stream=False)[1].items():
-                if mean:  # of which only the sum is kept: a reference may have many prompts
+                # Of a mean only the sum is kept, since a reference may have many prompts; in float64, so that
+                # neither their number nor their order shows in the last digits.
+                if mean:
                     kept[name] = [sum(kept[name], activation.sum(0, dtype=torch.float64))]
                 else:
                     kept[name].append(activation)
@@ -166,7 +159,7 @@ class PatchedForwards:
         layer: int,
         start: int,
         end: int | None = None,
-        instead: Mapping[torch.nn.Module, Forward] | None = None,
+        instead: Mapping[torch.nn.Module, shortcuts.Forward] | None = None,
         **kwargs: Any,
     ) -> Float[Tensor, "cell*example pos vocab"]:
         """Copies of the base forward, from a layer and a position on, with hooks: only what those can change is run.
@@ -185,20 +178,20 @@ class PatchedForwards:
             return self._forward(self.base_tokens.repeat(n_cells, 1), hooks, None, **kwargs)
         stream = self._window(self._base[f"blocks.{layer}.hook_resid_pre"], start, end)
         stream = stream.repeat(n_cells, 1, 1)  # [cell*example pos d_model]
-        # TransformerLens puts the stream in at the layer, but runs the blocks below all the same: they pass it on.
+        # TransformerLens puts the stream in at the layer and runs the blocks below all the same: here they pass it on.
         replaced = {
             **self._fused,
-            **dict.fromkeys(self.model.blocks[:layer], hand_on(n_block_outputs(self.model))),
+            **dict.fromkeys(self.model.blocks[:layer], shortcuts.hand_on(shortcuts.n_block_outputs(self.model))),
             **(instead or {}),
         }
         # (3) Nothing reads the last MLP but at the last position; a patch in the MLP itself would see that one only.
         mlp = getattr(self.model.blocks[-1], "mlp", None)
         at_last = {self.model.hook_dict[site.hook_name(len(self.model.blocks) - 1)] for site in patched}
         if self.reads.last_only and mlp is not None and not at_last & set(mlp.modules()):
-            replaced[mlp] = at_the_end(mlp.forward)
-        with forwards(replaced):
+            replaced[mlp] = shortcuts.at_the_end(mlp.forward)
+        with shortcuts.forwards(replaced):
             # (2) Attention sees the positions before start as the base prompts' keys and values.
-            return self._forward(stream, hooks, branches(self._cache, start), start_at_layer=layer, **kwargs)
+            return self._forward(stream, hooks, shortcuts.branches(self._cache, start), start_at_layer=layer, **kwargs)
 
     # ---- (2) Positions from the patched one on
 
@@ -226,7 +219,7 @@ class PatchedForwards:
             kwargs["logits_to_keep"] = 1
             # Cut out by position, the rows lie apart in memory, and a product with them is ten times slower.
             hooks = [*hooks, ("unembed.hook_in", lambda stream, hook: stream.contiguous())]
-        with forwards(self._unembedding):
+        with shortcuts.forwards(self._unembedding):
             logits: Tensor = self.model.run_with_hooks(given, fwd_hooks=hooks, **kwargs)
         return logits
 
@@ -235,7 +228,7 @@ class PatchedForwards:
     ) -> Float[Tensor, "cell example read read_vocab"]:
         """The logits that are read, of whole prompts."""
         if self.reads.vocab is not None and not self._unembedding:
-            logits = logits[..., self.reads.vocab.to(logits.device)]
+            logits = logits[..., self.reads.vocab.to(logits.device)]  # the plain way has unembedded all
         read = logits[:, -1 if self.reads.last_only else 0 :].float()
         return torch.unflatten(read, 0, (n_cells, self.n_examples))  # [cell example read read_vocab]
 
@@ -253,6 +246,7 @@ class PatchedForwards:
     @torch.no_grad()
     def patched_logits(self, cells: Sequence[Cell]) -> Float[Tensor, "cell example read read_vocab"]:
         """The logits of several cells' patches in one forward, even of those in which nothing changes."""
+        # As far back and as low as any of the cells needs: the others wait in copies of the base forward until theirs.
         n_cells, start = len(cells), min(map(self.first_position, cells))
         layers = sorted({layer for cell in cells for layer in cell.layers})
 
@@ -269,13 +263,14 @@ class PatchedForwards:
 
     def _mask(self, cells: Sequence[Cell], layer: int, positions: slice) -> Bool[Tensor, "cell example *site 1"]:
         """True where the cells' patches go in this layer."""
-        mask = patch_mask(cells, layer, self.site, self.site.n_heads(self.model), positions)
-        return mask.to(self.model.cfg.device)
+        n_heads, device = self.site.n_heads(self.model), self.model.cfg.device
+        return patch_mask(cells, layer, self.site, n_heads, positions, device)
 
     # ---- (5) Nothing for a patch that changes nothing
 
     def changes(self, cell: Cell) -> bool:
         """False where the patch is what the base prompts have there already."""
+        # Where the prompts are still alike, a difference in the last bits would be one of rounding only.
         cell = replace(cell, mask=cell.mask & self._can_differ.to(cell.mask.device))
         for layer in cell.layers:
             name = self.site.hook_name(layer)

@@ -28,10 +28,11 @@ from torch.nn.functional import cross_entropy
 from patchlib.errors import SweepError
 from patchlib.tasks.base import PromptPairs
 
-Metric = Callable[
-    [Float[Tensor, "*cell example d_vocab"], Int[Tensor, "example 2"], Float[Tensor, "example d_vocab"]],
-    Float[Tensor, "*cell example"],
-]
+Logits = Float[Tensor, "*cell example d_vocab"]
+CleanLogits = Float[Tensor, "example d_vocab"]
+Answers = Int[Tensor, "example 2"]
+Values = Float[Tensor, "*cell example"]
+Metric = Callable[[Logits, Answers, CleanLogits], Values]
 """(logits at the last position, (right, wrong) token ids, the clean logits there) -> one number a prompt."""
 MetricFunction = Callable[[Float[Tensor, "example pos d_vocab"], PromptPairs], Any]
 """(logits, prompts) -> one number a prompt, in anything that torch makes a tensor of."""
@@ -39,43 +40,27 @@ Metrics = dict[str, Metric | MetricFunction]
 FLOAT32 = "If the model runs in float16, load it in float32 (load_model(..., dtype='float32'));"
 
 
-def _pick(values: Float[Tensor, "*cell example d_vocab"], ids: Int[Tensor, " example"]) -> Tensor:
+def _pick(values: Logits, ids: Int[Tensor, " example"]) -> Values:
     return values.gather(-1, ids.expand(values.shape[:-1]).unsqueeze(-1)).squeeze(-1)  # [*cell example]
 
 
-def logit_diff(
-    logits: Float[Tensor, "*cell example d_vocab"],
-    answers: Int[Tensor, "example 2"],
-    clean_logits: Float[Tensor, "example d_vocab"],
-) -> Float[Tensor, "*cell example"]:
+def logit_diff(logits: Logits, answers: Answers, clean_logits: CleanLogits) -> Values:
     """Logit of the right answer minus logit of the wrong one (Wang et al. 2022, section 2.3), in nats."""
     return _pick(logits, answers[:, 0]) - _pick(logits, answers[:, 1])
 
 
-def prob(
-    logits: Float[Tensor, "*cell example d_vocab"],
-    answers: Int[Tensor, "example 2"],
-    clean_logits: Float[Tensor, "example d_vocab"],
-) -> Float[Tensor, "*cell example"]:
+def prob(logits: Logits, answers: Answers, clean_logits: CleanLogits) -> Values:
     """Probability of the right answer, in [0, 1]. Saturates: read it beside the logit difference."""
     return _pick(logits.softmax(-1), answers[:, 0])
 
 
-def kl(
-    logits: Float[Tensor, "*cell example d_vocab"],
-    answers: Int[Tensor, "example 2"],
-    clean_logits: Float[Tensor, "example d_vocab"],
-) -> Float[Tensor, "*cell example"]:
+def kl(logits: Logits, answers: Answers, clean_logits: CleanLogits) -> Values:
     """KL(clean || these logits) over the whole vocabulary, in nats: 0 for the clean logits themselves."""
     clean = clean_logits.log_softmax(-1)
     return (clean.exp() * (clean - logits.log_softmax(-1))).sum(-1)
 
 
-def accuracy(
-    logits: Float[Tensor, "*cell example d_vocab"],
-    answers: Int[Tensor, "example 2"],
-    clean_logits: Float[Tensor, "example d_vocab"],
-) -> Float[Tensor, "*cell example"]:
+def accuracy(logits: Logits, answers: Answers, clean_logits: CleanLogits) -> Values:
     """1 where the right answer has a higher logit than the wrong one, else 0."""
     return (logit_diff(logits, answers, clean_logits) > 0).float()
 

@@ -89,18 +89,13 @@ def path_patch(
         ContrastWarning: As ``sweep``.
 
     Example:
-        What two heads of layer 20 pass on to the logits directly:
+        Two heads with a large effect in a sweep. L23H3 writes to the logits directly; L20H0 does not, and so has to
+        work through later heads:
 
-        >>> result = patchlib.path_patch(model, task, "logits", layers=[20], heads=[0, 3], progress=False)
-        >>> result.effect.sel(metric="logit_diff", layer=20).values.round(2)
-        array([...], dtype=float32)
-
-        And to the queries of a later head, at the last position:
-
-        >>> receivers = patchlib.inputs_of(model, [(25, 5)], "q", "END")
-        >>> to_queries = patchlib.path_patch(model, task, receivers, layers=[20], heads=[3], progress=False)
-        >>> to_queries.attrs["receivers"]
-        'q of L25H5 at END'
+        >>> direct = patchlib.path_patch(model, task, "logits", layers=[20, 23], heads=[0, 3], progress=False)
+        >>> effect = direct.effect.sel(metric="logit_diff")
+        >>> round(effect.sel(layer=20, head=0).item(), 2), round(effect.sel(layer=23, head=3).item(), 2)
+        (0.01, 0.59)
     """
     check_model(model)
     pairs = as_pairs(model, task)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping
 
+import pandas as pd
 import xarray as xr
 
-NO_CONTRAST = "Clean and corrupted runs hardly differ, so there is no effect to speak of."
-METRIC_NAMES = {"logit_diff": "logit difference", "prob": "probability of the answer", "kl": "KL to the clean run"}
-AXIS_NAMES = {"head": "head", "kv_head": "k/v head", "pos": "position", "role": "position in the sentence"}
-HOW = {"denoise": "denoising (clean into corrupted)", "noise": "noising (corrupted into clean)"}
+from patchlib._util import cell_name
+
+NO_CONTRAST = "Clean and corrupted prompts hardly differ, so there is no effect to speak of."
+METRIC_NAMES = {"logit_diff": "logit difference", "prob": "probability of the answer", "kl": "KL to the clean prompt"}
+AXIS_NAMES = {"head": "head", "kv_head": "k/v head", "pos": "position", "role": "role in the sentence"}
+DIRECTIONS = {"denoise": "denoising (clean into corrupted)", "noise": "noising (corrupted into clean)"}
 MEANING = {
-    "denoise": ["effect", "1 = clean restored", "0 = nothing", "below 0 = worse"],
-    "noise": ["effect", "1 = clean destroyed", "0 = nothing", "below 0 = better"],
-    "both": ["effect", "1 = all of it", "0 = nothing", "below 0 = opposite"],
+    "denoise": ("effect", "1 = clean restored", "0 = nothing", "below 0 = worse"),
+    "noise": ("effect", "1 = clean destroyed", "0 = nothing", "below 0 = better"),
+    "both": ("effect", "1 = all of it", "0 = nothing", "below 0 = opposite"),
 }
 
 
@@ -27,31 +30,33 @@ def metric_name(result: xr.Dataset) -> str:
 def about(results: Mapping[str, xr.Dataset]) -> str:
     """What was patched, how it was measured and on how much; every value where results differ."""
     facts = []
-    for one in results.values():
-        fixed = [axis for axis in ("layer", *AXIS_NAMES) if axis in one.coords and not one[axis].ndim]
-        where = ", ".join([one.attrs.get("site", ""), *(f"{axis} {one[axis].item()}" for axis in fixed)])
-        if one.attrs.get("positions", "all") != "all" and not {"pos", "role"} & set(one.coords):
-            where += f" at {one.attrs['positions']}"
-        n = one.sizes["example"]
+    for result in results.values():
+        # Axes of which one value was picked say where the patch is, as those do that a sweep was told to patch.
+        picked = [axis for axis in ("layer", *AXIS_NAMES) if axis in result.coords and not result[axis].ndim]
+        patched = ", ".join([result.attrs.get("site", ""), *(f"{axis} {result[axis].item()}" for axis in picked)])
+        if result.attrs.get("positions", "all") != "all" and not {"pos", "role"} & set(result.coords):
+            patched += f" at {result.attrs['positions']}"
+        direction = DIRECTIONS[result.attrs["direction"]] if "patched" in result else ""
+        if "receivers" in result.attrs:
+            direction, patched = f"path patching, {direction}", f"{patched} to {result.attrs['receivers']}"
+        n = result.sizes["example"]
         pairs = "1 prompt pair" if n == 1 else f"{n} prompt pairs"
-        patched = [HOW[one.attrs["direction"]], where] if "patched" in one else ["", ""]
-        if "receivers" in one.attrs:
-            patched = [f"path patching, {patched[0]}", f"{where} to {one.attrs['receivers']}"]
-        facts.append([*patched, metric_name(one), pairs, one.attrs.get("model", "")])
+        patched = patched if "patched" in result else ""
+        facts.append([direction, patched, metric_name(result), pairs, result.attrs.get("model", "")])
     together = [" / ".join(dict.fromkeys(filter(None, values))) for values in zip(*facts, strict=True)]
     return ", ".join(filter(None, together))
 
 
-def meaning_of(results: Mapping[str, xr.Dataset]) -> list[str]:
+def meaning_of(results: Mapping[str, xr.Dataset]) -> tuple[str, ...]:
     """What an effect of 1, 0 and below 0 says, in the direction of these results or in both."""
-    directions = {one.attrs["direction"] for one in results.values()}
+    directions = {result.attrs["direction"] for result in results.values()}
     return MEANING[directions.pop() if len(directions) == 1 else "both"]
 
 
-def unpatched(one: xr.Dataset) -> str:
-    """A line on the two unpatched runs, for what hovering shows."""
-    clean, corrupted = (float(one[run].mean()) for run in ("clean", "corrupted"))
-    return f"<br>{metric_name(one)}: clean {clean:.2f}, corrupted {corrupted:.2f}"
+def unpatched(result: xr.Dataset) -> str:
+    """A line on the two unpatched forward passes, for what hovering shows."""
+    clean, corrupted = (float(result[kind].mean()) for kind in ("clean", "corrupted"))
+    return f"<br>{metric_name(result)}: clean {clean:.2f}, corrupted {corrupted:.2f}"
 
 
 def column_names(effect: xr.DataArray, axis: str) -> list[str]:
@@ -60,3 +65,14 @@ def column_names(effect: xr.DataArray, axis: str) -> list[str]:
     if axis == "pos":
         names = [f"{label} {pos}".strip() for label, pos in zip(effect.pos_label.values, names, strict=True)]
     return [html.escape(name, quote=False) for name in names]  # plotly takes the token <s> for strike-through
+
+
+def cell_names(table: pd.DataFrame) -> list[str]:
+    """The name of each row's cell, of a table such as ``summary_table`` gives."""
+    return [cell_name({str(axis): value for axis, value in row.items()}) for row in table.to_dict("records")]
+
+
+def with_interval(row: pd.Series) -> str:
+    """A row's effect, and its interval where it has one: "0.41 [0.32, 0.50]"."""
+    interval = "" if pd.isna(row.ci_low) else f" [{row.ci_low:.2f}, {row.ci_high:.2f}]"  # one prompt has none
+    return f"{row.effect:.2f}{interval}"

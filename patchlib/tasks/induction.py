@@ -173,26 +173,18 @@ class InductionDataset(PatchingDataset):
                     "with the model that it is used on, or give your own tokens as PromptPairs."
                 )
         source = torch.tensor([len(bos) + prompt.source for prompt in self._prompts])
+        current = torch.tensor([len(bos) + len(prompt.clean) - 1 for prompt in self._prompts])
         seq_len = {} if self.kind == "names" else {"seq_len": self.seq_len}
+        settings: dict[str, str | int | float] = {"corruption": self.corruption, "kind": self.kind, "gap": self.gap}
         pairs = PromptPairs(
             clean_tokens=tuple(torch.tensor(bos + prompt.clean) for prompt in self._prompts),
             corrupted_tokens=tuple(torch.tensor(bos + prompt.corrupted) for prompt in self._prompts),
             answers=torch.tensor([prompt.answers for prompt in self._prompts]),
-            roles={
-                "source": source,
-                "source+1": source + 1,
-                "current": torch.tensor([len(bos) + len(prompt.clean) - 1 for prompt in self._prompts]),
-            },
+            roles={"source": source, "source+1": source + 1, "current": current},
             name=self.name,
             seed=self.seed,
             groups=tuple(prompt.group for prompt in self._prompts) if self.kind == "names" else (),
-            metadata={
-                "corruption": self.corruption,
-                "kind": self.kind,
-                "gap": self.gap,
-                **seq_len,
-                "n_prompts": len(self._prompts),
-            },
+            metadata={**settings, **seq_len, "n_prompts": len(self._prompts)},
         )
         return check_fits(model, pairs)
 

@@ -131,10 +131,8 @@ class IOIDataset(PatchingDataset):
         rng = random.Random(f"{self.seed} corruption")
         orders = [ORDERS[i % 2] if order == "mixed" else order for i in range(len(wordings))]
         self._groups = tuple(f"{order}: {wording}" for order, wording in zip(orders, wordings, strict=True))
-        self._pairs = [
-            self._fill(rng, list(names), wording, fill, order)
-            for wording, fill, order in zip(wordings, self.templates, orders, strict=True)
-        ]
+        slots = zip(wordings, self.templates, orders, strict=True)
+        self._pairs = [self._fill(rng, list(names), wording, fill, order) for wording, fill, order in slots]
 
     @property
     def name(self) -> str:

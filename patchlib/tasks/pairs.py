@@ -80,10 +80,8 @@ class PromptPairs:
             )
         if self.groups and len(self.groups) != len(clean):
             raise TaskError(f"{self.name!r} has {len(clean)} pairs and {len(self.groups)} groups: give one for each.")
-        for i, (clean_row, corrupted_row, (right, wrong)) in enumerate(
-            zip(clean, corrupted, answers.tolist(), strict=True)
-        ):
-            check_pair(i, clean_row, corrupted_row, str)
+        for i, (right, wrong) in enumerate(answers.tolist()):
+            check_pair(i, clean[i], corrupted[i], str)
             if right == wrong or min(right, wrong) < 0:
                 raise TaskError(
                     f"Pair {i} has the answers {right} (right) and {wrong} (wrong): they must be two "
@@ -125,9 +123,7 @@ class PromptPairs:
             [tensor([1, 2]), tensor([0])]
         """
         lengths = [len(row) for row in self.clean_tokens]
-        return [
-            torch.tensor([i for i, length in enumerate(lengths) if length == bucket]) for bucket in sorted(set(lengths))
-        ]
+        return [torch.tensor([i for i, n in enumerate(lengths) if n == length]) for length in sorted(set(lengths))]
 
     def select(self, indices: Int[Tensor, " chosen"] | Sequence[int]) -> PromptPairs:
         """The pairs at `indices`, in that order; ``compute_metric`` still sees each pair's own number.

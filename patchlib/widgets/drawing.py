@@ -18,20 +18,26 @@ Shown: TypeAlias = "go.Figure | pd.DataFrame | str"
 """What a control can draw: figures, tables, and sentences as plain text."""
 
 
-class Live(ipywidgets.VBox):
-    """Controls, and below them what they drew."""
+class Live(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
+    """Controls, and below them what they drew.
 
-    def __init__(self, children: Sequence[ipywidgets.Widget], first: Sequence[Shown]) -> None:
+    Example:
+        >>> slider = patchlib.widgets.drawing.wide(ipywidgets.IntSlider, "Layer", value=3)
+        >>> patchlib.widgets.live(lambda layer: [f"Layer {layer} is shown."], {"layer": slider}).still()
+        Layer 3 is shown.
+    """
+
+    def __init__(self, children: Sequence[ipywidgets.Widget], drawing: Sequence[Shown]) -> None:
         super().__init__(children)
-        self._first = first
+        self._first_drawing = drawing
 
     def still(self) -> None:
         """Show the first drawing as a plain cell does, for readers of a page, of print or of GitHub."""
-        for one in self._first:
-            if isinstance(one, str):
-                print(fill(one, 100))
+        for shown in self._first_drawing:
+            if isinstance(shown, str):
+                print(fill(shown, 100))
             else:
-                display(one)
+                display(shown)
 
 
 def live(
@@ -52,25 +58,31 @@ def live(
 
     Returns:
         A box, to be the last line of a cell; its ``still()`` shows the same without the controls.
+
+    Example:
+        >>> slider = ipywidgets.IntSlider(value=20, max=29, description="Layer")
+        >>> box = patchlib.widgets.live(lambda layer: [f"Layer {layer} is shown."], {"layer": slider})
+        >>> [type(child).__name__ for child in box.children]
+        ['HBox', 'Output']
     """
     output = ipywidgets.Output()
 
     def values() -> dict[str, Any]:
         return {name: control.value for name, control in controls.items()}
 
-    first = list(draw(**values()))
-    output.outputs = outputs(first)
+    first_drawing = list(draw(**values()))
+    output.outputs = outputs(first_drawing)
 
-    def redraw(change: Any) -> None:
+    def redraw(change: object) -> None:
         with output:
-            shown = draw(**values())
-            clear_output(wait=True)
-            for one in shown:
-                display(bundle(one), raw=True)
+            drawing = draw(**values())
+            clear_output(wait=True)  # only now, so that the old drawing stays until the new one is there
+            for shown in drawing:
+                display(bundle(shown), raw=True)
 
     for control in controls.values():
         control.observe(redraw, "value")
-    return Live([*([in_a_row(*controls.values())] if above is None else above), output], first)
+    return Live([*([in_a_row(*controls.values())] if above is None else above), output], first_drawing)
 
 
 def in_a_row(*widgets: ipywidgets.Widget) -> ipywidgets.HBox:
@@ -78,18 +90,18 @@ def in_a_row(*widgets: ipywidgets.Widget) -> ipywidgets.HBox:
     return ipywidgets.HBox(list(widgets), layout=ipywidgets.Layout(flex_flow="row wrap", align_items="center"))
 
 
-def outputs(shown: Iterable[Shown]) -> tuple[dict[str, Any], ...]:
+def outputs(drawing: Iterable[Shown]) -> tuple[dict[str, Any], ...]:
     """What an ``Output`` holds to show these."""
-    return tuple({"output_type": "display_data", "data": bundle(one), "metadata": {}} for one in shown)
+    return tuple({"output_type": "display_data", "data": bundle(shown), "metadata": {}} for shown in drawing)
 
 
-def bundle(one: Shown) -> dict[str, Any]:
+def bundle(shown: Shown) -> dict[str, Any]:
     """What a notebook shows of it: figures as data alone, since a picture of each move would take a second."""
-    if isinstance(one, go.Figure):
-        return {"text/html": _page(one)} if is_colab() else {PLOTLY_MIME: one.to_plotly_json()}
-    if isinstance(one, pd.DataFrame):
-        return {"text/html": one.to_html(), "text/plain": one.to_string()}
-    return {"text/html": f"<p>{html.escape(one)}</p>", "text/plain": one}
+    if isinstance(shown, go.Figure):
+        return {"text/html": _page(shown)} if is_colab() else {PLOTLY_MIME: shown.to_plotly_json()}
+    if isinstance(shown, pd.DataFrame):
+        return {"text/html": shown.to_html(), "text/plain": shown.to_string()}
+    return {"text/html": f"<p>{html.escape(shown)}</p>", "text/plain": shown}
 
 
 def _page(figure: go.Figure) -> str:

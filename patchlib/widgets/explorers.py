@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -13,17 +14,19 @@ import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib import stats
-from patchlib._util import cell_dims, cell_name, head_names
+from patchlib._util import Head, cell_dims, cell_name, check_heads, head_name
 from patchlib.circuits.attention import attention_patterns, detector_scores
 from patchlib.circuits.heads import direct_logit_attribution
 from patchlib.errors import SweepError
-from patchlib.plots import takeaways, wording
+from patchlib.plots import style, takeaways, wording
 from patchlib.plots.heads import attention
-from patchlib.plots.style import GREY, LEGEND, LINES, PALE, draw_bars, draw_maps, style
 from patchlib.plots.sweeps import layer_lines
 from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
 from patchlib.widgets.drawing import Live, Shown, in_a_row, live, wide
 from patchlib.widgets.pickers import CellPicker
+
+Cell = tuple[Any, ...]
+"""A value on each swept axis, in their order."""
 
 
 def result_explorer(results: Mapping[str, xr.Dataset] | xr.Dataset) -> Live:
@@ -31,33 +34,43 @@ def result_explorer(results: Mapping[str, xr.Dataset] | xr.Dataset) -> Live:
 
     Args:
         results: From ``sweep`` or ``path_patch``; or several over the same axes by name, such as
-            ``{"denoising": one, "noising": other}``.
+            ``{"denoising": denoised, "noising": noised}``.
+
+    Returns:
+        Controls for result, metric, prompt, smallest effect, rows and cell, and below them what they pick.
 
     Raises:
         SweepError: A result that was not swept over anything, or results over different axes.
+
+    Example:
+        >>> result = patchlib.sweep(model, task, "z", ("layer", "head"), layers=[20], progress=False)
+        >>> explorer = patchlib.widgets.result_explorer(result)
+        >>> [widget.description for widget in explorer.children[0].children]
+        ['Result', 'Metric', 'Prompt', 'Hide below', 'Rows']
     """
     named = {"result": results} if isinstance(results, xr.Dataset) else dict(results)
+    if not named:
+        raise SweepError("There is nothing to explore: the mapping of names to results is empty.")
     first = next(iter(named.values()))
     dims = cell_dims(first)
     if not dims:
         raise SweepError("There is nothing to explore: this result was not swept over anything.")
+    values = {axis: list(first[axis].values) for axis in dims}
     for name, result in named.items():
-        if cell_dims(result) != dims or any(list(result[axis].values) != list(first[axis].values) for axis in dims):
+        if cell_dims(result) != dims or any(list(result[axis].values) != values[axis] for axis in dims):
             raise SweepError(f"{name} has other cells than the first result: give it an explorer of its own.")
-    metrics = [str(one) for one in first.metric.values if all(one in result.metric for result in named.values())]
+    metrics = [str(name) for name in first.metric.values if all(name in result.metric for result in named.values())]
     prompts = [("mean of all", -1), *((f"prompt {i}", i) for i in range(first.sizes["example"]))]
 
     @functools.cache  # intervals take longer than a redraw may
     def view(name: str, metric: str, prompt: int) -> tuple[xr.Dataset, pd.DataFrame, str]:
-        one = stats.one_metric(named[name], metric)
-        picked = one if prompt < 0 else one.isel(example=[prompt])
+        result = stats.one_metric(named[name], metric)
+        picked = result if prompt < 0 else result.isel(example=[prompt])
         picked = picked.assign(effect=stats.effect(picked))
         return picked, stats.summary_table(picked, None), takeaways.of_cells(picked)
 
-    columns = ["head_index" if axis == "head" else axis for axis in dims]
-    tables = [view(name, metrics[0], -1)[1] for name in named]
-    top = tables[0].to_dict("records")[0]
-    picker = CellPicker({axis: list(first[axis].values) for axis in dims}, [top[column] for column in columns])
+    tables = [view(name, metrics[0], -1)[1] for name in named]  # all of them now, so that no move waits
+    picker = CellPicker(values, _cells(tables[0], dims)[0])
     controls = {
         "name": wide(ipywidgets.Dropdown, "Result", options=list(named)),
         "metric": wide(ipywidgets.Dropdown, "Metric", options=metrics),
@@ -66,69 +79,69 @@ def result_explorer(results: Mapping[str, xr.Dataset] | xr.Dataset) -> Live:
         "top_k": wide(ipywidgets.IntSlider, "Rows", value=5, min=1, max=20),
     }
 
-    def draw(name: str, metric: str, prompt: int, least: float, top_k: int, cell: tuple) -> list[Shown]:
+    def draw(name: str, metric: str, prompt: int, least: float, top_k: int, cell: Cell) -> list[Shown]:
         picked, table, sentence = view(name, metric, prompt)
         whose = "mean of all prompts" if prompt < 0 else f"prompt {prompt}"
         hidden = f", effects below {least:.2f} hidden" if least else ""
         figure = _map(picked, cell, least, f"{name}: {whose}{hidden}")
         top = table[table.effect.abs() >= least].head(top_k)
-        picker.list_cells((f"{cell_name(row)} ({row['effect']:+.2f})", tuple(row[column] for column in columns))
-                          for row in top.to_dict("records"))  # fmt: skip
-        row = table[(table[columns] == list(cell)).all(axis=1)].iloc[0]
-        one = stats.one_metric(named[name], metric).sel(dict(zip(dims, cell, strict=True)))
-        shown = [top.round(3)] if len(top) else [f"No effect of at least {least:.2f}."]
-        return [figure, sentence, *shown, _runs(one, row, f"{name}, {metric}: {cell_name(row)}"), _of_runs(one)]
+        labels = (f"{label} ({effect:+.2f})" for label, effect in zip(wording.cell_names(top), top.effect, strict=True))
+        picker.list_cells(zip(labels, _cells(top, dims), strict=True))
+        row = table.iloc[_cells(table, dims).index(cell)]
+        at_cell = dict(zip(dims, cell, strict=True))
+        result = stats.one_metric(named[name], metric).sel(at_cell)
+        rows = top.round(3) if len(top) else f"No effect of at least {least:.2f}."
+        each_prompt = _prompts(result, row, f"{name}, {metric}: {cell_name(at_cell)}")
+        return [figure, sentence, rows, each_prompt, _means(result)]
 
     above = [in_a_row(*controls.values()), in_a_row(*picker.sliders), in_a_row(picker.listed, *picker.buttons)]
     return live(draw, {**controls, "cell": picker}, above)
 
 
-def _map(picked: xr.Dataset, cell: tuple, least: float, title: str) -> go.Figure:
-    """A sweep's effects, with the picked cell framed; of three axes those two that go with its place on the third."""
-    at = dict(zip(cell_dims(picked), cell, strict=True))
+def _cells(table: pd.DataFrame, dims: list[str]) -> list[Cell]:
+    """Each row's cell, from the columns that ``summary_table`` puts first: the swept axes."""
+    return list(table.iloc[:, : len(dims)].itertuples(index=False, name=None))
+
+
+def _map(picked: xr.Dataset, cell: Cell, least: float, title: str) -> go.Figure:
+    """A sweep's effects, with the picked cell framed; of three axes those two that go with its value on the third."""
+    at_cell = dict(zip(cell_dims(picked), cell, strict=True))
     about, meaning = wording.about({"": picked}), wording.meaning_of({"": picked})
-    across = next((axis for axis in ("head", "kv_head", "role", "pos") if axis in at), None)
-    if "layer" not in at:
+    across = next((axis for axis in wording.AXIS_NAMES if axis in at_cell), None)
+    if "layer" not in at_cell:
         table = stats.summary_table(picked, None)
         table = table[table.effect.abs() >= least]
-        names = [cell_name(row) for row in table.to_dict("records")]
-        return draw_bars(names, table.effect.to_list(), title, about, meaning)
+        return style.draw_bars(wording.cell_names(table), table.effect.to_list(), title, about, meaning)
     if across is None:
         lines = layer_lines(picked, title=title)
-        return lines.add_vline(x=at["layer"], line={"color": GREY, "dash": "dot"})
+        return lines.add_vline(x=at_cell["layer"], line={"color": style.GREY, "dash": "dot"})
     effect = picked.effect.isel(metric=0)
-    effect = effect.sel({axis: place for axis, place in at.items() if axis not in ("layer", across)})
+    effect = effect.sel({axis: value for axis, value in at_cell.items() if axis not in ("layer", across)})
     shown = effect.where(abs(effect) >= least).assign_attrs(hover=wording.unpatched(picked))
-    figure = draw_maps({"": shown}, title, about, meaning)
-    column = wording.column_names(effect, across)[list(effect[across].values).index(at[across])]
+    figure = style.draw_maps({"": shown}, title, about, meaning)
+    column = wording.column_names(effect, across)[list(effect[across].values).index(at_cell[across])]
     for color, size, width in (("#fff", 17, 5), ("#111", 15, 2)):  # to be seen on light and on dark cells
-        figure.add_scatter(
-            x=[column], y=[str(at["layer"])], mode="markers", hoverinfo="skip", showlegend=False,
-            marker={"symbol": "square-open", "size": size, "color": color, "line": {"width": width}},
-        )  # fmt: skip
+        marker = {"symbol": "square-open", "size": size, "color": color, "line": {"width": width}}
+        figure.add_scatter(x=[column], y=[str(at_cell["layer"])], mode="markers", marker=marker, **style.SILENT)
     return figure
 
 
-def _runs(one: xr.Dataset, row: pd.Series, title: str) -> go.Figure:
-    """One cell's metric for each prompt, between those of the clean and the corrupted run."""
-    runs = {"clean": one.clean, "patched": one.patched, "corrupted": one.corrupted}
+def _prompts(result: xr.Dataset, row: pd.Series, title: str) -> go.Figure:
+    """One cell's metric for each prompt, between those of the clean and the corrupted prompt."""
     figure = go.Figure()
-    for (name, values), color in zip(runs.items(), (LINES[0], LINES[2], LINES[1]), strict=True):
-        figure.add_scatter(
-            x=list(range(one.sizes["example"])), y=np.round(values.values.ravel(), 3).tolist(), mode="markers",
-            name=name, marker={"color": color, "size": 9},
-        )  # fmt: skip
-    figure.update_xaxes(title="prompt", dtick=1, gridcolor=PALE, zeroline=False)
-    figure.update_yaxes(title=wording.metric_name(one), gridcolor=PALE, zerolinecolor=GREY)
-    interval = "" if pd.isna(row.ci_low) else f" [{row.ci_low:.2f}, {row.ci_high:.2f}]"
-    figure = style(figure, title, f"effect {row.effect:.2f}{interval}, n = {int(row.n)}", 320, above=20)
-    return figure.update_layout(legend=LEGEND, showlegend=True)
+    for kind, color in style.FORWARD_COLORS.items():
+        y = np.round(result[kind].values.ravel(), 3).tolist()
+        figure.add_scatter(x=list(range(len(y))), y=y, mode="markers", name=kind, marker={"color": color, "size": 9})
+    figure.update_xaxes(title="prompt", dtick=1, gridcolor=style.PALE, zeroline=False)
+    figure.update_yaxes(title=wording.metric_name(result), gridcolor=style.PALE, zerolinecolor=style.GREY)
+    style.style(figure, title, f"effect {wording.with_interval(row)}, n = {int(row.n)}", 320, above=20)
+    return figure.update_layout(legend=style.LEGEND, showlegend=True)
 
 
-def _of_runs(one: xr.Dataset) -> str:
-    """The three runs' means, and between which values the patched one lies."""
-    means = ", ".join(f"{run} {float(one[run].mean()):.2f}" for run in ("clean", "patched", "corrupted"))
-    low, high = float(one.patched.min()), float(one.patched.max())
+def _means(result: xr.Dataset) -> str:
+    """One cell's three means, and between which values the patched prompts lie."""
+    means = ", ".join(f"{kind} {float(result[kind].mean()):.2f}" for kind in style.FORWARD_COLORS)
+    low, high = float(result.patched.min()), float(result.patched.max())
     return f"Mean over all prompts: {means}; patched prompts from {low:.2f} to {high:.2f}."
 
 
@@ -138,7 +151,7 @@ def head_explorer(
     result: xr.Dataset,
     head_types: pd.DataFrame | None = None,
 ) -> Live:
-    """One head at a time: where it looks in a prompt, and all that is known of it.
+    """One head at a time: where it looks in a prompt, and all that was measured of it.
 
     Args:
         model: In eval mode.
@@ -146,68 +159,93 @@ def head_explorer(
         result: From ``sweep(over=("layer", "head"))``.
         head_types: ``Discovery.head_types``, for the heads' names.
 
+    Returns:
+        Controls for the head (also in the order of the effects) and the prompt, and below them what they pick.
+
     Raises:
         SweepError: A result over other axes, or as ``direct_logit_attribution``.
+
+    Example:
+        >>> result = patchlib.sweep(model, task, "z", ("layer", "head"), layers=[20], progress=False)
+        >>> explorer = patchlib.widgets.head_explorer(model, task, result)
+        >>> explorer.children[1].children[0].options[0][0]  # the list by effect
+        '1. L20H0 (+0.36)'
     """
-    if set(cell_dims(result)) != {"layer", "head"}:
-        raise SweepError(f"The head explorer takes a sweep over layer and head, not over {cell_dims(result)}.")
+    dims = cell_dims(result)
+    if set(dims) != {"layer", "head"}:
+        raise SweepError(f"The head explorer takes a sweep over layer and head, not over {dims}.")
     pairs = as_pairs(model, task)
-    table = stats.summary_table(result, None).set_index(["layer", "head_index"])
+    table = stats.summary_table(result.transpose("metric", "layer", "head", ...), None)
+    by_effect: list[Head] = _cells(table, ["layer", "head"])
     attribution = direct_logit_attribution(model, pairs).mean("example")
     detectors = detector_scores(model, n_rows=2)
     axes = {axis: list(result[axis].values) for axis in ("layer", "head")}
-    picker = CellPicker(axes, table.index[0])
-    picker.list_cells((f"{i}. L{layer}H{head} ({effect:+.2f})", (layer, head))
-                      for i, ((layer, head), effect) in enumerate(table.effect.dropna().items(), start=1))  # fmt: skip
-    prompt = wide(ipywidgets.IntSlider, "Prompt", value=0, min=0, max=len(pairs) - 1)
-    every = [(layer, head) for layer in axes["layer"] for head in axes["head"]]
+    picker = CellPicker(axes, by_effect[0])
+    picker.list_cells(
+        (f"{i}. {head_name(*head)} ({effect:+.2f})", head)
+        for i, (head, effect) in enumerate(zip(by_effect, table.effect.dropna(), strict=False), start=1)
+    )
+    prompt_slider = wide(ipywidgets.IntSlider, "Prompt", value=0, min=0, max=len(pairs) - 1)
+    all_heads = [(layer, head) for layer in axes["layer"] for head in axes["head"]]
 
     @functools.cache
-    def looks(prompt: int) -> xr.DataArray:
-        return attention_patterns(model, pairs.clean_tokens[prompt], every)
+    def patterns_of(prompt: int) -> xr.DataArray:
+        return attention_patterns(model, pairs.clean_tokens[prompt], all_heads)
 
-    def draw(cell: tuple[int, int], prompt: int) -> list[Shown]:
-        row, at, name = table.loc[cell], {"layer": cell[0], "head": cell[1]}, head_names([cell])
+    def draw(cell: Head, prompt: int) -> list[Shown]:
+        row, name = table.iloc[by_effect.index(cell)], head_name(*cell)
+        at_head = {"layer": cell[0], "head": cell[1]}
         facts = {
             "effect": f"{row.effect:.2f} [{row.ci_low:.2f}, {row.ci_high:.2f}], n = {int(row.n)}",
-            "direct logit attribution": f"{float(attribution.sel(at)):+.2f}",
-            **{f"{str(one).replace('_', ' ')} score": f"{float(detectors[one].sel(at)):.2f}" for one in detectors},
+            "direct logit attribution": f"{float(attribution.sel(at_head)):+.2f}",
         }
+        for detector, scores in detectors.items():
+            facts[f"{str(detector).replace('_', ' ')} score"] = f"{float(scores.sel(at_head)):.2f}"
         if head_types is not None:
-            of_head = head_types[(head_types.layer == cell[0]) & (head_types.head_index == cell[1])]
-            named = [f"{row['head_type']} at {row['position']}" for row in of_head.to_dict("records")]
+            rows = head_types[(head_types.layer == cell[0]) & (head_types.head_index == cell[1])]
+            named = [f"{row.head_type} at {row.position}" for row in rows.itertuples()]
             facts["head type"] = ", ".join(named) or "not in the circuit"
-        pattern = looks(prompt).sel(cell=[name])
+        pattern = patterns_of(prompt).sel(cell=[name])
         figure = attention(pattern, title=f"{name} on prompt {prompt}")
         return [figure, takeaways.of_attention(pattern), pd.DataFrame({name: facts})]
 
-    above = [in_a_row(*picker.sliders, prompt), in_a_row(picker.listed, *picker.buttons)]
-    return live(draw, {"cell": picker, "prompt": prompt}, above)
+    above = [in_a_row(*picker.sliders, prompt_slider), in_a_row(picker.listed, *picker.buttons)]
+    return live(draw, {"cell": picker, "prompt": prompt_slider}, above)
 
 
-def attention_view(model: TransformerBridge, prompts: Iterable[str], heads: Iterable[tuple[int, int]]) -> Live:
+def attention_view(model: TransformerBridge, prompts: Iterable[str], layer_heads: Iterable[Head]) -> Live:
     """Where some heads look in some prompts, one of each at a time.
 
     Args:
         model: In eval mode.
         prompts: Texts to choose from.
-        heads: (layer, head), to choose from.
+        layer_heads: (layer, head), to choose from.
+
+    Returns:
+        Controls for the head and the prompt, and below them the pattern that they pick.
 
     Raises:
-        SweepError, TaskError: As ``attention_patterns``.
+        SweepError: A head that the model does not have, or no head or no prompt.
+        TaskError: As ``attention_patterns``.
+
+    Example:
+        >>> view = patchlib.widgets.attention_view(model, [" blue cat, red dog, blue"], [(17, 4), (17, 5)])
+        >>> view.children[0].children[0].options
+        ('L17H4', 'L17H5')
     """
-    texts, cells = list(prompts), [(int(layer), int(head)) for layer, head in heads]
+    texts = list(prompts)
+    heads = check_heads(layer_heads, model.cfg.n_layers, model.cfg.n_heads)
     if not texts:
         raise SweepError("There is no prompt to look at: give at least one text.")
-    known = [attention_patterns(model, text, cells) for text in texts]
+    patterns = [attention_patterns(model, text, heads) for text in texts]
     short = [(text if len(text) <= 60 else text[:59] + "\u2026", i) for i, text in enumerate(texts)]
     controls = {
-        "head": wide(ipywidgets.SelectionSlider, "Head", options=list(known[0].cell.values)),
+        "head": wide(ipywidgets.SelectionSlider, "Head", options=[head_name(*head) for head in heads]),
         "prompt": wide(ipywidgets.Dropdown, "Prompt", options=short),
     }
 
     def draw(head: str, prompt: int) -> list[Shown]:
-        pattern = known[prompt].sel(cell=[head])
+        pattern = patterns[prompt].sel(cell=[head])
         return [attention(pattern, title=f"{head} on prompt {prompt}"), takeaways.of_attention(pattern)]
 
     return live(draw, controls)

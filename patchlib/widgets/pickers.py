@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import ipywidgets
 import traitlets
 
-from patchlib._util import Head, head_names
+from patchlib._util import Head, head_name
 from patchlib.widgets.drawing import wide
 
 LISTED = 8
@@ -25,10 +26,10 @@ class Picker(traitlets.HasTraits):
         self._moving = False
         self.observe(lambda change: self._show(), "value")
 
-    def _from(self, widget: ipywidgets.Widget, value: Any) -> None:
+    def _follow(self, widget: ipywidgets.Widget, value: Callable[[], Any]) -> None:
         """Let a widget's change set the value, unless it was we who changed the widget."""
 
-        def changed(change: Any) -> None:
+        def changed(change: object) -> None:
             if not self._moving:
                 self.value = value()
 
@@ -50,27 +51,27 @@ class CellPicker(Picker):
     """One cell of a sweep: a slider for each axis, and a list of cells to click or to step through.
 
     Attributes:
-        value: The cell's place on each axis.
+        value: The cell's value on each axis.
         sliders: A widget for each axis.
         listed: The list.
         buttons: Previous and Next, along the list.
     """
 
-    def __init__(self, axes: Mapping[str, Sequence[Any]], start: Sequence[Any], what: str = "By effect") -> None:
+    def __init__(self, axes: Mapping[str, Sequence[Any]], start: Sequence[Any]) -> None:
         super().__init__(tuple(start))
         self.sliders = [
-            wide(ipywidgets.SelectionSlider, name, options=[(str(one), one) for one in places])
-            for name, places in axes.items()
+            wide(ipywidgets.SelectionSlider, axis, options=[(str(value), value) for value in values])
+            for axis, values in axes.items()
         ]
-        self.listed = wide(ipywidgets.Select, what, options=[], rows=LISTED)
+        self.listed = wide(ipywidgets.Select, "By effect", options=[], rows=LISTED)
         self.buttons = []
         for name, step in (("Previous", -1), ("Next", 1)):
             button = ipywidgets.Button(description=name, tooltip=f"{name} in the list")
-            button.on_click(lambda _, step=step: self._step(step))
+            button.on_click(partial(self._step, step))
             self.buttons.append(button)
         for slider in self.sliders:
-            self._from(slider, lambda: tuple(one.value for one in self.sliders))
-        self._from(self.listed, lambda: self.listed.value)
+            self._follow(slider, lambda: tuple(slider.value for slider in self.sliders))
+        self._follow(self.listed, lambda: self.listed.value)
         self._show()
 
     def list_cells(self, cells: Iterable[tuple[str, tuple[Any, ...]]]) -> None:
@@ -80,54 +81,65 @@ class CellPicker(Picker):
         self._show()
 
     def _set_widgets(self) -> None:
-        for slider, place in zip(self.sliders, self.value, strict=True):
-            slider.value = place
+        for slider, value in zip(self.sliders, self.value, strict=True):
+            slider.value = value
         self.listed.value = self.value if self.value in self._cells() else None
 
     def _cells(self) -> list[tuple[Any, ...]]:
         return [cell for _, cell in self.listed.options]
 
-    def _step(self, step: int) -> None:
+    def _step(self, step: int, button: ipywidgets.Button) -> None:
         cells = self._cells()
         if cells:
-            at = cells.index(self.value) + step if self.value in cells else 0
-            self.value = cells[min(max(at, 0), len(cells) - 1)]
+            row = cells.index(self.value) + step if self.value in cells else 0
+            self.value = cells[min(max(row, 0), len(cells) - 1)]
 
 
 class HeadTicks(Picker):
-    """Heads that are in or out: a box for each, and one for each role.
+    """Heads that are in or out: a box for each, and one for each head type.
 
     Attributes:
-        value: The heads that are in, by role.
-        rows: The widgets, a row for each role.
+        value: The heads that are in, by type.
+        rows: The widgets, a row for each type.
     """
 
-    def __init__(self, roles: Mapping[str, Sequence[Head]]) -> None:
-        super().__init__({role: tuple(heads) for role, heads in roles.items()})
-        self._heads = dict(self.value)
-        self._whole = {role: self._box(role, "180px") for role in roles}
-        self._boxes = {(role, head): self._box(head_names([head]), "90px") for role in roles for head in roles[role]}
+    def __init__(self, head_types: Mapping[str, Sequence[Head]]) -> None:
+        super().__init__({head_type: tuple(heads) for head_type, heads in head_types.items()})
+        self._heads: dict[str, tuple[Head, ...]] = dict(self.value)
+        self._type_boxes = {head_type: _box(head_type, "180px") for head_type in self._heads}
+        self._boxes = {
+            (head_type, head): _box(head_name(*head), "90px")
+            for head_type, heads in self._heads.items()
+            for head in heads
+        }
         for box in self._boxes.values():
-            self._from(box, self._ticked)
-        for role, box in self._whole.items():
-            self._from(box, lambda role=role, box=box: {**self.value, role: self._heads[role] if box.value else ()})
+            self._follow(box, self._ticked)
+        for head_type, box in self._type_boxes.items():
+            self._follow(box, partial(self._with_type, head_type))
         wrap = ipywidgets.Layout(flex_flow="row wrap")
         self.rows = [
-            ipywidgets.HBox([self._whole[role], *(self._boxes[role, head] for head in heads)], layout=wrap)
-            for role, heads in self._heads.items()
+            ipywidgets.HBox(
+                [self._type_boxes[head_type], *(self._boxes[head_type, head] for head in heads)], layout=wrap
+            )
+            for head_type, heads in self._heads.items()
         ]
-
-    @staticmethod
-    def _box(name: str, width: str) -> ipywidgets.Checkbox:
-        return ipywidgets.Checkbox(value=True, description=name, indent=False, layout=ipywidgets.Layout(width=width))
 
     def _ticked(self) -> dict[str, tuple[Head, ...]]:
         return {
-            role: tuple(one for one in heads if self._boxes[role, one].value) for role, heads in self._heads.items()
+            head_type: tuple(head for head in heads if self._boxes[head_type, head].value)
+            for head_type, heads in self._heads.items()
         }
 
+    def _with_type(self, head_type: str) -> dict[str, tuple[Head, ...]]:
+        """The value with all heads of one type or none of them, as its box says."""
+        return {**self.value, head_type: self._heads[head_type] if self._type_boxes[head_type].value else ()}
+
     def _set_widgets(self) -> None:
-        for role, heads in self._heads.items():
-            self._whole[role].value = len(self.value[role]) == len(heads)
+        for head_type, heads in self._heads.items():
+            self._type_boxes[head_type].value = len(self.value[head_type]) == len(heads)
             for head in heads:
-                self._boxes[role, head].value = head in self.value[role]
+                self._boxes[head_type, head].value = head in self.value[head_type]
+
+
+def _box(name: str, width: str) -> ipywidgets.Checkbox:
+    return ipywidgets.Checkbox(value=True, description=name, indent=False, layout=ipywidgets.Layout(width=width))

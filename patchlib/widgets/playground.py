@@ -14,11 +14,12 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib import plots
+from patchlib._util import check_choice, first_line
 from patchlib.errors import ContrastWarning, PatchlibError, TaskError
 from patchlib.patching.sites import SITES
 from patchlib.patching.sweeps import sweep
 from patchlib.plots import takeaways
+from patchlib.plots.sweeps import heatmap_panels
 from patchlib.tasks.base import PromptPairs
 from patchlib.tasks.tokens import check_pair, tokenize
 from patchlib.widgets.drawing import in_a_row, outputs, wide
@@ -48,31 +49,45 @@ class Cancelled(Exception):
 def prompt_playground(model: TransformerBridge, example: dict[str, str] | None = None) -> ipywidgets.VBox:
     """Two prompts, two answers and a site: the tokens side by side as you type, and on Run the map of effects.
 
-    Runs go on in the background, one at a time; Cancel stops the one that is under way after the batch that it is in.
+    Sweeps go on in the background, one at a time; Cancel stops the one that is under way after the batch that it is in.
 
     Args:
         model: In eval mode.
         example: What the fields ``clean``, ``corrupted``, ``right`` and ``wrong`` start with; an IOI pair when None.
+
+    Returns:
+        A box of fields and buttons. What is wrong with an entry stands beside its field.
+
+    Raises:
+        SweepError: ``example`` has another field.
+
+    Example:
+        >>> playground = patchlib.widgets.prompt_playground(model, {"right": "Mary", "wrong": "John"})
+        >>> playground.children[0].description, playground.children[0].value
+        ('Clean prompt', 'When Mary and John went to the store, John gave a drink to')
     """
-    start = {**EXAMPLE, **(example or {})}
+    for name in example or {}:
+        check_choice("field of the example", name, LABELS)
+    texts = {**EXAMPLE, **(example or {})}
     long = ipywidgets.Layout(width="720px", max_width="98%")
     fields = {
-        name: wide(ipywidgets.Text, label, value=start[name], **({"layout": long} if "prompt" in label else {}))
+        name: wide(ipywidgets.Text, label, value=texts[name], **({"layout": long} if "prompt" in label else {}))
         for name, label in LABELS.items()
     }
     site = wide(ipywidgets.Dropdown, "Site", options=SHOWN_SITES)
-    run, cancel = ipywidgets.Button(description="Run", button_style="primary"), ipywidgets.Button(description="Cancel")
+    run_button = ipywidgets.Button(description="Run", button_style="primary")
+    cancel_button = ipywidgets.Button(description="Cancel")
     progress = ipywidgets.FloatProgress(min=0, max=1, layout=ipywidgets.Layout(width="240px"))
     tokens, output = ipywidgets.HTML(), ipywidgets.Output()
-    said = {name: ipywidgets.HTML() for name in ("prompts", "right", "wrong", "run")}
+    notes = {name: ipywidgets.HTML() for name in ("prompts", "right", "wrong", "sweep")}
     stop = threading.Event()
 
     def attempt(name: str, make: Callable[[], T]) -> T | None:
-        said[name].value = ""
+        notes[name].value = ""
         try:
             return make()
         except PatchlibError as error:
-            said[name].value = _sentence(str(error).splitlines()[0])
+            notes[name].value = _sentence(first_line(error))
             return None
 
     def check(change: object = None) -> PromptPairs | None:
@@ -84,49 +99,49 @@ def prompt_playground(model: TransformerBridge, example: dict[str, str] | None =
         bad = attempt("wrong", lambda: answer_token(model, "wrong", wrong))
         if rows is None or good is None or bad is None:
             return None
-        return attempt("run", lambda: PromptPairs(*rows, torch.tensor([[good, bad]]), name="your prompts"))
+        return attempt("sweep", lambda: PromptPairs(*rows, torch.tensor([[good, bad]]), name="your prompts"))
 
     def tell(done: int, total: int) -> None:
         progress.value = done / max(total, 1)
         if stop.is_set():
             raise Cancelled
 
-    def work(pairs: PromptPairs, name: str) -> None:
+    def sweep_and_draw(pairs: PromptPairs, name: str) -> None:
         over = ("layer", "head") if SITES[name].has_heads else ("layer", "pos")
         try:
             with warnings.catch_warnings(record=True) as caught:  # shown here, and not somewhere in the notebook
                 warnings.simplefilter("always", ContrastWarning)
                 result = sweep(model, pairs, name, over, progress=tell)
-            figure = plots.heatmap_panels(result, title=f"Denoising {name}, your prompts")
+            figure = heatmap_panels(result, title=f"Denoising {name}, your prompts")
             output.outputs = outputs([figure, takeaways.of_cells(result)])
-            said["run"].value = "".join(_sentence(str(one.message).splitlines()[0]) for one in caught)
+            notes["sweep"].value = "".join(_sentence(str(warning.message).splitlines()[0]) for warning in caught)
         except Cancelled:
-            said["run"].value = _sentence("Cancelled.")
+            notes["sweep"].value = _sentence("Cancelled.")
         except Exception as error:  # in a thread nobody else would show it
-            said["run"].value = _sentence(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+            notes["sweep"].value = _sentence(f"{type(error).__name__}: {first_line(error)}")
         finally:
-            run.disabled, cancel.disabled = False, True
+            run_button.disabled, cancel_button.disabled = False, True
 
     def clicked(button: ipywidgets.Button) -> None:
         pairs = check()
         if pairs is None:
-            said["run"].value = _sentence("Not run: mend what is said above first.")
+            notes["sweep"].value = _sentence("Not run: mend what is said above first.")
             return
-        run.disabled, cancel.disabled = True, False
+        run_button.disabled, cancel_button.disabled = True, False
         stop.clear()
         progress.value = 0
-        said["run"].value = _sentence("Running ...")
-        threading.Thread(target=work, args=(pairs, site.value), daemon=True).start()
+        notes["sweep"].value = _sentence("Running ...")
+        threading.Thread(target=sweep_and_draw, args=(pairs, site.value), daemon=True).start()
 
-    cancel.disabled = True
-    run.on_click(clicked)
-    cancel.on_click(lambda button: stop.set())
+    cancel_button.disabled = True
+    run_button.on_click(clicked)
+    cancel_button.on_click(lambda button: stop.set())
     for field in fields.values():
         field.observe(check, "value")
     check()
-    answers = [in_a_row(fields[name], said[name]) for name in ("right", "wrong")]
-    rows = [*answers, in_a_row(site, run, cancel), in_a_row(progress, said["run"])]
-    return ipywidgets.VBox([fields["clean"], fields["corrupted"], tokens, said["prompts"], *rows, output])
+    answers = [in_a_row(fields[name], notes[name]) for name in ("right", "wrong")]
+    rows = [*answers, in_a_row(site, run_button, cancel_button), in_a_row(progress, notes["sweep"])]
+    return ipywidgets.VBox([fields["clean"], fields["corrupted"], tokens, notes["prompts"], *rows, output])
 
 
 def answer_token(model: TransformerBridge, which: str, answer: str) -> int:
@@ -138,7 +153,7 @@ def answer_token(model: TransformerBridge, which: str, answer: str) -> int:
     if len(ids) != 1:
         shown = " + ".join(repr(model.to_string([token])) for token in ids)
         raise TaskError(f"The {which} answer {word!r} is {len(ids)} tokens ({shown}): give a word of one.")
-    return ids[0]
+    return int(ids[0])
 
 
 def rows_of(model: TransformerBridge, clean: str, corrupted: str) -> tuple[Rows, Rows]:

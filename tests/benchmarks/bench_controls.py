@@ -48,7 +48,7 @@ def values_of(widget: Any) -> list[Any]:
 
 def moved(name: str, box: Any, only: Callable[[Any], bool] = lambda widget: True) -> list[dict[str, Any]]:
     """Milliseconds of each move of each widget, first and again."""
-    found = []
+    timings = []
     for widget in walk(box):
         if not getattr(widget, "description", "") or widget.disabled or not only(widget):
             continue
@@ -60,8 +60,8 @@ def moved(name: str, box: Any, only: Callable[[Any], bool] = lambda widget: True
                     begin = time.perf_counter()
                     widget.value = int(value) if isinstance(widget, ipywidgets.IntSlider) else value
                     ms = 1000 * (time.perf_counter() - begin)
-                found.append({"control": name, "widget": widget.description, "turn": turn, "ms": ms})
-    return found
+                timings.append({"control": name, "widget": widget.description, "turn": turn, "ms": ms})
+    return timings
 
 
 def main() -> None:
@@ -78,12 +78,14 @@ def main() -> None:
     texts = [pair[0] for pair in task.get_clean_corrupt_pairs()]
     unseen = patchlib.IOIDataset(model, n_prompts=8, seed=1, corruption="abc")
     circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)], "inhibitors": [(20, 0)]}, {"writers": "END"})
-    heads = [(row.layer, row.head_index) for row in patchlib.summary_table(swept["denoising"], LISTED).itertuples()]
+    layer_heads = [
+        (row.layer, row.head_index) for row in patchlib.summary_table(swept["denoising"], LISTED).itertuples()
+    ]
     rows = []
     for _ in range(repeats):
         rows += moved("result_explorer", widgets.result_explorer(swept))
         rows += moved("head_explorer", widgets.head_explorer(model, task, swept["denoising"]))
-        rows += moved("attention_view", widgets.attention_view(model, texts, heads))
+        rows += moved("attention_view", widgets.attention_view(model, texts, layer_heads))
         rows += moved("circuit_builder", widgets.circuit_builder(patchlib.Ablation(model, unseen), circuit))
         playground = widgets.prompt_playground(model)
         rows += moved("prompt_playground", playground, lambda widget: isinstance(widget, ipywidgets.Text))

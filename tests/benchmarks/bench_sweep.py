@@ -83,12 +83,12 @@ def transformer_lens(row: Row, index: pd.DataFrame) -> torch.Tensor:
     def metric(logits):
         return logits[examples, -1, answers[:, 0]] - logits[examples, -1, answers[:, 1]]
 
-    def at_role(activation, index, clean):
-        at = row.pairs.roles[index[1]]
-        activation[examples, at] = clean[examples, at]
+    def role_patch_setter(activation, index, clean):
+        positions = row.pairs.roles[index[1]]
+        activation[examples, positions] = clean[examples, positions]
         return activation
 
-    setters = {**SETTERS, "role": at_role}
+    setters = {**SETTERS, "role": role_patch_setter}
     _, cache = row.model.run_with_cache(source)
     return patching.generic_activation_patch(
         row.model, base, cache, metric, setters.get(row.site) or setters[index.columns[1]], row.site,
@@ -104,11 +104,11 @@ def naive_loop(row: Row, index: pd.DataFrame) -> None:
             _, cache = row.model.run_with_cache(clean[None])
             row.model(corrupted[None])
 
-            def put(z, hook, cache=cache, head=head):
+            def patch(z, hook, cache=cache, head=head):
                 z[:, :, head] = cache[hook.name][:, :, head]
                 return z
 
-            row.model.run_with_hooks(corrupted[None], fwd_hooks=[(name, put)])
+            row.model.run_with_hooks(corrupted[None], fwd_hooks=[(name, patch)])
 
 
 def least_flops(row: Row, result) -> float:
@@ -123,23 +123,23 @@ def least_flops(row: Row, result) -> float:
     for clean, corrupted, i in zip(pairs.clean_tokens, pairs.corrupted_tokens, range(len(pairs)), strict=True):
         n_pos, first = len(clean), int((clean != corrupted).nonzero()[0])
         attention = 4 * cfg.d_head * cfg.n_heads * n_pos
-        total += (n_pos + (n_pos - first)) * cfg.n_layers * (block + attention) + 2 * unembedding  # the two runs
-        for layer, at in cells(row, result).itertuples(index=False):
+        total += (n_pos + (n_pos - first)) * cfg.n_layers * (block + attention) + 2 * unembedding  # the unpatched two
+        for layer, cell in cells(row, result).itertuples(index=False):
             start = first
             if row.over[1] in ("pos", "role"):
-                start = int(pairs.roles[at][i]) if isinstance(at, str) else at
+                start = int(pairs.roles[cell][i]) if isinstance(cell, str) else cell
             if start < first:
                 continue  # nothing there to change
             live, above = n_pos - start, cfg.n_layers - 1 - layer
             total += live * above * (block + attention) - (live - 1) * min(above, 1) * (block - keys_values)
-            own = 0.0  # of the patched layer itself
+            in_layer = 0.0  # of the patched layer itself
             if row.site in ("q", "k", "v", "pattern", "z"):
-                own = output + attention * (row.site != "z")
+                in_layer = output + attention * (row.site != "z")
             if row.site == "resid_pre":
-                own = block + attention
+                in_layer = block + attention
             elif row.site != "mlp_out":
-                own += mlp
-            total += own * (live if above else 1) + unembedding
+                in_layer += mlp
+            total += in_layer * (live if above else 1) + unembedding
     return total
 
 
@@ -150,11 +150,11 @@ def measure(row: Row, repeats: int, peak: float) -> dict[str, str]:
     mine = result.patched.isel(metric=0).values.reshape(len(index), -1)
     for repeat in range(repeats):
         ours.append(timed(sweep)[0])
-        some = index.iloc[repeat % row.part :: row.part]
+        sample = index.iloc[repeat % row.part :: row.part]
         with torch.no_grad():
-            seconds, values = timed(transformer_lens, row, some.reset_index(drop=True))
-            theirs.append(seconds * len(index) / len(some))
-            worst = max(worst, float(abs(values - mine[some.index]).max()))
+            seconds, values = timed(transformer_lens, row, sample.reset_index(drop=True))
+            theirs.append(seconds * len(index) / len(sample))
+            worst = max(worst, float(abs(values - mine[sample.index]).max()))
             if row.naive:
                 few = index.iloc[repeat :: 6 * row.part]
                 naive.append(timed(naive_loop, row, few)[0] * len(index) / len(few))
@@ -199,13 +199,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny models: does it run at all?")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rows", default="", help="only rows whose name contains this")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     peak = gemm_peak()
     print(f"{torch.get_num_threads()} threads, GEMM peak {peak / 1e9:.0f} GFLOP/s, torch {torch.__version__}")
     table = []
-    for row in rows(asked.quick):
-        if asked.rows in row.name:
-            table.append(measure(row, asked.repeats, peak))
+    for row in rows(arguments.quick):
+        if arguments.rows in row.name:
+            table.append(measure(row, arguments.repeats, peak))
             print("; ".join(f"{name} {value}" for name, value in table[-1].items() if value), flush=True)
     print(pd.DataFrame(table).to_string(index=False))
     print(f"GEMM peak afterwards {gemm_peak() / 1e9:.0f} GFLOP/s; "

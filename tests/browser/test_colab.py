@@ -7,7 +7,7 @@ from importlib.resources import files
 import plotly.graph_objects as go
 import pytest
 
-from patchlib.plots.style import style
+from patchlib.plots.style import PLOTLY_MIME, style
 from patchlib.widgets import drawing
 
 pytestmark = pytest.mark.browser
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 
 def test_a_figure_is_a_page_of_its_own_which_draws_itself(browser, pictures, monkeypatch):
     figure = style(go.Figure(go.Bar(y=[1, 3, 2])), "Heads & <b>layers</b>", "n = 8", 400)
-    assert list(drawing.bundle(figure)) == ["application/vnd.plotly.v1+json"]
+    assert list(drawing.bundle(figure)) == [PLOTLY_MIME]
     monkeypatch.setenv("COLAB_NOTEBOOK_ID", "1")
     shown = drawing.bundle(figure)
     assert list(shown) == ["text/html"]

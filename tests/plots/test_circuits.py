@@ -109,7 +109,8 @@ def test_knock_outs_stand_beside_chance():
 def test_backup_heads_stand_above_the_line():
     table = pd.DataFrame(
         {"layer": [10, 9, 11], "head_index": [2, 1, 0], "before": [0.1, 0.2, 0.5], "after": [0.9, 0.2, 0.4],
-         "change": [0.8, 0.0, -0.1], "ci_low": [0.5, -0.1, -0.2], "ci_high": [1.0, 0.1, 0.0], "n": 8, "knocked_out": "L9H6"},
+         "change": [0.8, 0.0, -0.1], "ci_low": [0.5, -0.1, -0.2], "ci_high": [1.0, 0.1, 0.0], "n": 8,
+         "knocked_out": "L9H6"},
     )  # fmt: skip
     points, diagonal = ablation_plots.backup_scatter(table, top_k=1).data
     assert tuple(points.text) == ("L10H2", "", "") and tuple(points.y) == (0.9, 0.2, 0.4)

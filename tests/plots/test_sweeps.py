@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,11 +10,9 @@ import plotly.io as pio
 import pytest
 import xarray as xr
 
-import patchlib
 from patchlib import plots, stats
 from patchlib._util import cell_name
-from patchlib.compat import figures as report
-from patchlib.errors import RunError, SweepError
+from patchlib.errors import SweepError
 from patchlib.plots import takeaways
 from patchlib.plots.style import RED
 from patchlib.plots.wording import NO_CONTRAST
@@ -219,7 +216,7 @@ def test_long_titles_wrap_instead_of_being_cut():
     assert figure.layout.margin.t > plots.head_heatmap(made()).layout.margin.t
 
 
-def test_hovering_tells_effect_and_the_two_runs():
+def test_hovering_tells_effect_and_both_unpatched_means():
     result = made()
     template = plots.head_heatmap(result).data[0].hovertemplate
     assert "%{y}" in template and "%{x}" in template and "%{z:.3f}" in template
@@ -317,7 +314,7 @@ def test_bars_name_cells_of_any_sweep():
     assert all(" at " in name and "KV" in name for name in names)
 
 
-def test_contrast_plot_joins_each_prompts_two_runs():
+def test_contrast_plot_joins_each_prompts_two_values():
     results = {"swap_subject": made(n=3), "swap_order": made(n=3, contrast=False).drop_vars(["patched", "effect"])}
     figure = plots.contrast_plot(results)
     for trace, result in zip(figure.data, results.values(), strict=True):
@@ -327,7 +324,7 @@ def test_contrast_plot_joins_each_prompts_two_runs():
     assert subtitle(figure) == "logit difference, 3 prompt pairs, smollm2-135m"  # nothing of a patch that it hides
 
 
-def test_contrast_plot_of_one_cell_has_the_patched_runs_between():
+def test_contrast_plot_of_one_cell_has_the_patched_values_between():
     result = made(n=2)
     figure = plots.contrast_plot(result.sel(layer=29, head=8))
     assert list(figure.data[0].x) == ["clean", "patched", "corrupted", None] * 2
@@ -385,86 +382,6 @@ def test_takeaways_of_layers_and_contrast():
     assert "a contrast that we can divide by" in said and "no usable contrast" in said
 
 
-# ---- The seed's figures
-
-
-@dataclass
-class Head:
-    layer: int
-    head: int
-    patching_effect: float
-    clean_metric: float = 3.0
-    corrupted_metric: float = -2.0
-    patched_metric: float = 0.5
-
-    @property
-    def hook_name(self) -> str:
-        return f"L{self.layer}H{self.head}"
-
-
-HEADS = [Head(layer, head, (layer - 1) * 0.1 + head * 0.01) for layer in range(3) for head in range(4)]
-
-
-def layer_results() -> dict[str, list[patchlib.PatchingResult]]:
-    names = [f"blocks.{layer}.{kind}" for kind in ("hook_attn_out", "hook_mlp_out") for layer in (1, 0, 2)]
-    return {
-        name: [patchlib.PatchingResult(name, 3, -1, -1 + i, i / 4), patchlib.PatchingResult(name, 5, 1, 1 + i, i / 4)]
-        for i, name in enumerate(names)
-    }
-
-
-def test_seed_head_map():
-    figure = report.create_head_heatmap(HEADS[:-1], 3, 4, title="Seed")
-    assert cells(figure)[2, 0] == pytest.approx(0.1) and np.isnan(cells(figure)[2, 3])
-    assert list(figure.data[0].x) == ["H0", "H1", "H2", "H3"] and figure.layout.title.text == "Seed"
-    with pytest.raises(SweepError, match="L2H0 is outside 2 layers of 4 heads"):
-        report.create_head_heatmap(HEADS, 2, 4)
-
-
-def test_seed_layer_comparison_is_sorted_and_a_ratio_of_means():
-    figure = report.create_layer_comparison(layer_results())
-    attention, mlp = figure.data
-    assert (attention.name, mlp.name) == ("hook_attn_out", "hook_mlp_out")
-    assert attention.x == (0, 1, 2) and attention.y == (0.25, 0, 0.5) and mlp.y == (1, 0.75, 1.25)
-    with pytest.raises(SweepError, match="'hook_embed' belongs to no layer"):
-        report.create_layer_comparison({"hook_embed": layer_results()["blocks.0.hook_mlp_out"]})
-
-
-def test_seed_bars_leave_out_what_has_no_number():
-    figure = report.create_top_heads_bar([*HEADS, Head(2, 4, float("nan"))], top_k=3)
-    assert list(figure.data[0].y) == ["L2H3", "L2H2", "L2H1"]
-    assert "L2H4" not in report.create_top_heads_bar([*HEADS, Head(2, 4, float("nan"))], top_k=50).data[0].y
-
-
-def test_seed_scatter_has_every_head_and_both_runs():
-    figure = report.create_metric_scatter(HEADS)
-    assert list(figure.data[0].text) == [head.hook_name for head in HEADS]
-    assert [note.text for note in figure.layout.annotations] == ["clean", "corrupted"]
-    assert [shape.y0 for shape in figure.layout.shapes] == [3, -2]
-
-
-@pytest.mark.parametrize("name", ["create_top_heads_bar", "create_metric_scatter", "create_layer_comparison"])
-def test_seed_figures_of_nothing_are_an_error(name):
-    with pytest.raises(SweepError, match="no results"):
-        getattr(report, name)([])
-
-
-def test_full_report_makes_its_folder_and_pages_open_offline(tmp_path):
-    folder = tmp_path / "new" / "figures"
-    figures = report.create_full_report(HEADS, layer_results(), 3, 4, folder)
-    assert sorted(path.name for path in folder.iterdir()) == sorted(figures)
-    assert set(figures) == {"head_heatmap.html", "layer_comparison.html", "top_heads.html", "metric_scatter.html"}
-    for path in folder.iterdir():
-        page = path.read_text(encoding="utf-8")
-        assert "plotly.js v" in page and "<script src=" not in page and "cdn.plot.ly/plotly" not in page[-20_000:]
-
-
-def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(RunError, match="choose another folder"):
-        report.create_full_report(HEADS, layer_results(), 3, 4, tmp_path / "file" / "figures")
-
-
 # ---- Renderer
 
 
@@ -504,3 +421,5 @@ def test_takeaways_of_attention_and_scores_name_places_and_heads():
     assert takeaways.of_scores(score, "scores", top_k=2) == (
         "Highest scores: L0H1 0.90, L1H0 0.30; 2 of 4 heads above 0.2."
     )
+    with pytest.raises(SweepError, match="top_k must be a whole number of 1 or more"):
+        takeaways.of_scores(score, "scores", top_k=0)

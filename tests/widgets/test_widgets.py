@@ -10,11 +10,14 @@ import time
 import ipywidgets
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 
 import patchlib
 from patchlib import Circuit, SweepError
+from patchlib._util import cell_name, head_name
 from patchlib.circuits.ablation import Ablation
+from patchlib.plots.style import PLOTLY_MIME
 from patchlib.widgets import attention_view, circuit_builder, head_explorer, live, prompt_playground, result_explorer
 from patchlib.widgets.pickers import CellPicker
 from patchlib.widgets.playground import answer_token
@@ -39,8 +42,8 @@ class Shown:
 
     def __init__(self, box, monkeypatch):
         self.box = box
-        self.output = next(one for one in walk(box) if isinstance(one, ipywidgets.Output))
-        self.drawn = [one["data"] for one in self.output.outputs]
+        self.output = next(widget for widget in walk(box) if isinstance(widget, ipywidgets.Output))
+        self.drawn = [output["data"] for output in self.output.outputs]
 
         def display(data, raw):
             self.drawn.append(data)
@@ -49,16 +52,16 @@ class Shown:
         monkeypatch.setattr("patchlib.widgets.drawing.clear_output", lambda wait: self.drawn.clear())
 
     def control(self, label):
-        return next(one for one in walk(self.box) if getattr(one, "description", None) == label)
+        return field(self.box, label)
 
     def figures(self):
-        return [one["application/vnd.plotly.v1+json"] for one in self.drawn if "application/vnd.plotly.v1+json" in one]
+        return [bundle[PLOTLY_MIME] for bundle in self.drawn if PLOTLY_MIME in bundle]
 
     def titles(self):
         return [figure["layout"]["title"]["text"].replace("<br>", " ") for figure in self.figures()]
 
     def texts(self):
-        return [one["text/plain"] for one in self.drawn if "text/plain" in one]
+        return [bundle["text/plain"] for bundle in self.drawn if "text/plain" in bundle]
 
 
 def walk(box):
@@ -82,8 +85,9 @@ def test_every_change_draws_again(monkeypatch):
     assert shown.texts() == ["x is 7"] and shown.drawn[0]["text/html"] == "<p>x is 7</p>"
 
 
-def name_of(row):
-    return patchlib._util.cell_name(row)
+def places(table):
+    """Each row's (layer, head)."""
+    return list(table.iloc[:, :2].itertuples(index=False, name=None))
 
 
 def drawn(shown):
@@ -94,20 +98,16 @@ def drawn(shown):
 
 def test_map_table_and_cell_of_the_explorer_stay_in_step(result, monkeypatch):
     shown = Shown(result_explorer({"denoising": result}), monkeypatch)
-    table = patchlib.summary_table(result)
-    top, second = table.to_dict("records")[:2]
-    assert shown.titles() == ["denoising: mean of all prompts", f"denoising, logit_diff: {name_of(top)}"]
-    framed = next(one for one in shown.figures()[0]["data"] if one["type"] == "scatter")
-    assert (list(framed["x"]), list(framed["y"])) == ([f"H{top['head_index']}"], [f"{top['layer']}"])
-    assert (
-        shown.control("By effect").value == (top["layer"], top["head_index"])
-        and len(shown.control("By effect").options) == 5
-    )
+    top, second = places(patchlib.summary_table(result))[:2]
+    assert shown.titles() == ["denoising: mean of all prompts", f"denoising, logit_diff: {head_name(*top)}"]
+    framed = next(trace for trace in shown.figures()[0]["data"] if trace["type"] == "scatter")
+    assert (list(framed["x"]), list(framed["y"])) == ([f"H{top[1]}"], [f"{top[0]}"])
+    assert shown.control("By effect").value == top and len(shown.control("By effect").options) == 5
     shown.control("Next").click()
-    assert shown.titles()[1].endswith(name_of(second))
-    assert (shown.control("layer").value, shown.control("head").value) == (second["layer"], second["head_index"])
-    framed = next(one for one in shown.figures()[0]["data"] if one["type"] == "scatter")
-    assert (list(framed["x"]), list(framed["y"])) == ([f"H{second['head_index']}"], [f"{second['layer']}"])
+    assert shown.titles()[1].endswith(head_name(*second))
+    assert (shown.control("layer").value, shown.control("head").value) == second
+    framed = next(trace for trace in shown.figures()[0]["data"] if trace["type"] == "scatter")
+    assert (list(framed["x"]), list(framed["y"])) == ([f"H{second[1]}"], [f"{second[0]}"])
     shown.control("layer").value, shown.control("head").value = 0, 1  # any cell, listed or not
     assert shown.titles()[1].endswith("L0H1") and shown.control("By effect").value in (None, (0, 1))
     shown.control("Prompt").value = 1
@@ -125,15 +125,22 @@ def test_map_table_and_cell_of_the_explorer_stay_in_step(result, monkeypatch):
 @pytest.mark.parametrize("over", [("layer",), ("layer", "role"), ("layer", "head", "role"), ("role",)])
 def test_the_explorer_takes_sweeps_over_any_axes(model, over, monkeypatch):
     site = "z" if "head" in over else "resid_pre"
-    one = patchlib.sweep(model, contrast_pairs(model), site, over, progress=False)
-    shown = Shown(result_explorer(one), monkeypatch)
-    top = patchlib.summary_table(one).iloc[0]
-    assert shown.titles()[1] == f"result, logit_diff: {name_of(top)}"
+    result = patchlib.sweep(model, contrast_pairs(model), site, over, progress=False)
+    shown = Shown(result_explorer(result), monkeypatch)
+    top = dict(zip(over, patchlib.summary_table(result).iloc[0], strict=False))  # the axes are the first columns
+    assert shown.titles()[1] == f"result, logit_diff: {cell_name(top)}"
     last = over[-1]
-    shown.control(last).value = one[last].values[0]
-    assert shown.titles()[1].endswith(name_of({**top, last: one[last].values[0]}))
+    shown.control(last).value = result[last].values[0]
+    assert shown.titles()[1].endswith(cell_name({**top, last: result[last].values[0]}))
     with pytest.raises(SweepError, match="an explorer of its own"):
-        result_explorer({"one": one, "other": one.isel({last: 0})})
+        result_explorer({"whole": result, "cut": result.isel({last: 0})})
+
+
+def test_there_must_be_something_to_explore(result):
+    with pytest.raises(SweepError, match="the mapping of names to results is empty"):
+        result_explorer({})
+    with pytest.raises(SweepError, match="not swept over anything"):
+        result_explorer(result.isel(layer=0, head=0))
 
 
 def test_every_way_to_pick_a_cell_is_one_change():
@@ -152,7 +159,8 @@ def test_every_way_to_pick_a_cell_is_one_change():
 def test_the_head_explorer_goes_through_heads_by_effect(model, result, monkeypatch):
     shown = Shown(head_explorer(model, contrast_pairs(model), result), monkeypatch)
     table = patchlib.summary_table(result)
-    names = [name_of(row) for row in table.to_dict("records")]
+    heads = places(table)
+    names = [head_name(*head) for head in heads]
     assert shown.titles() == [f"{names[0]} on prompt 0"]
     shown.control("Next").click()
     assert shown.titles() == [f"{names[1]} on prompt 0"] and f"{table.effect[1]:.2f}" in shown.texts()[-1]
@@ -162,7 +170,7 @@ def test_the_head_explorer_goes_through_heads_by_effect(model, result, monkeypat
     shown.control("Previous").click()
     shown.control("Previous").click()
     assert shown.titles() == [f"{names[0]} on prompt 2"]
-    shown.control("By effect").value = (table.layer[2], table.head_index[2])
+    shown.control("By effect").value = heads[2]
     assert shown.titles() == [f"{names[2]} on prompt 2"]
     shown.control("layer").value, shown.control("head").value = 0, 0
     assert shown.titles() == ["L0H0 on prompt 2"]
@@ -175,6 +183,17 @@ def test_the_attention_view_has_every_prompt_and_head(model, monkeypatch):
     assert shown.titles() == ["L2H1 on prompt 1"]
     with pytest.raises(SweepError, match="no prompt to look at"):
         attention_view(model, [], [(0, 0)])
+    with pytest.raises(SweepError, match="There is no head L3H0"):
+        attention_view(model, ["the store"], [(3, 0)])
+
+
+def test_the_head_explorer_says_what_a_search_found(model, result, monkeypatch):
+    head = places(patchlib.summary_table(result))[0]
+    head_types = pd.DataFrame([(*head, "name mover", "END")], columns=["layer", "head_index", "head_type", "position"])
+    shown = Shown(head_explorer(model, contrast_pairs(model), result, head_types), monkeypatch)
+    assert "name mover at END" in shown.texts()[-1]
+    shown.control("Next").click()
+    assert "not in the circuit" in shown.texts()[-1]
 
 
 def test_the_circuit_builder_tests_what_is_ticked(model, monkeypatch):
@@ -203,21 +222,21 @@ TEXTS = {"clean": "the store and the park", "corrupted": "the store and the book
 
 
 def field(box, label):
-    return next(one for one in walk(box) if getattr(one, "description", None) == label)
+    return next(widget for widget in walk(box) if getattr(widget, "description", None) == label)
 
 
 def said(box):
     """What stands beside the prompts, the two answers and the buttons."""
-    return [one.value for one in walk(box) if isinstance(one, ipywidgets.HTML)][1:]
+    return [widget.value for widget in walk(box) if isinstance(widget, ipywidgets.HTML)][1:]
 
 
 def test_the_playground_runs_a_good_pair_and_says_what_is_wrong_with_a_bad_one(model):
     box = prompt_playground(model, TEXTS)
-    output = next(one for one in walk(box) if isinstance(one, ipywidgets.Output))
+    output = next(widget for widget in walk(box) if isinstance(widget, ipywidgets.Output))
     assert said(box) == [""] * 4
     field(box, "Run").click()
     wait_until(lambda: not field(box, "Run").disabled)
-    figure = output.outputs[0]["data"]["application/vnd.plotly.v1+json"]
+    figure = output.outputs[0]["data"][PLOTLY_MIME]
     assert "Denoising resid_pre, your prompts" in figure["layout"]["title"]["text"]
     field(box, "Corrupted prompt").value = "the store"
     assert "tokens and its corrupted prompt" in said(box)[0]
@@ -227,7 +246,12 @@ def test_the_playground_runs_a_good_pair_and_says_what_is_wrong_with_a_bad_one(m
     assert not field(box, "Run").disabled and "right answer is empty" in said(box)[1]
 
 
-def test_cancel_stops_the_run(model, monkeypatch):
+def test_an_example_has_only_the_fields_that_there_are(model):
+    with pytest.raises(SweepError, match="Unknown field of the example 'rigth': choose 'clean'"):
+        prompt_playground(model, {"rigth": "drink"})
+
+
+def test_cancel_stops_the_sweep(model, monkeypatch):
     begun = []
 
     def slow(*args, progress, **kwargs):
@@ -276,7 +300,7 @@ def test_a_pair_without_contrast_says_so(model):
     fine = prompt_playground(model, TEXTS)
     field(fine, "Run").click()
     wait_until(lambda: not field(fine, "Run").disabled)
-    assert sorted(["no usable contrast" in said(one)[3] for one in (box, fine)]) == [False, True]
+    assert sorted("no usable contrast" in said(playground)[3] for playground in (box, fine)) == [False, True]
 
 
 @pytest.mark.slow

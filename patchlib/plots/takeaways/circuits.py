@@ -59,11 +59,11 @@ def of_inputs(discovery: Discovery) -> str:
     """
     said = []
     for heads, rows in discovery.inputs.groupby("heads", sort=False):
-        known = rows.dropna(subset="through_heads").sort_values("effect", ascending=False)
+        measured = rows.dropna(subset="through_heads").sort_values("effect", ascending=False)
         inputs = [
             f"{row['site']} at {row['position']} ({row['effect']:.2f}, of which {row['through_heads']:.2f} through "
             "other heads)"
-            for row in known.to_dict("records")
+            for row in measured.to_dict("records")
         ]
         said.append(f"{heads}: {', '.join(inputs) or 'no input stands out'}.")
     return " ".join(said)

@@ -1,24 +1,29 @@
-"""What sweeps say in words, made from the data so that it stays true for any model and task."""
+"""What sweeps say in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import pandas as pd
+import numpy as np
 import xarray as xr
 
 from patchlib import stats
-from patchlib._util import cell_name
-from patchlib.plots.wording import NO_CONTRAST
-
-
-def _number(row: pd.Series) -> str:
-    interval = "" if pd.isna(row.ci_low) else f" [{row.ci_low:.2f}, {row.ci_high:.2f}]"  # one prompt has none
-    return f"{row.effect:.2f}{interval}"
+from patchlib.plots.wording import NO_CONTRAST, cell_names, with_interval
 
 
 def of_contrast(results: Mapping[str, xr.Dataset]) -> str:
-    """Which contrasts can be used, from ``baseline`` or ``sweep`` results by name (their first metric)."""
+    """Which contrasts can be used.
+
+    Args:
+        results: From ``baseline`` or ``sweep``, by name; of each its first metric.
+
+    Returns:
+        A sentence for each result.
+
+    Example:
+        >>> print(patchlib.plots.takeaways.of_contrast({"IOI": patchlib.baseline(model, task)}))
+        IOI: 4.37 clean, -3.11 corrupted, a contrast that we can divide by.
+    """
     sentences = []
     for name, result in results.items():
         row = stats.contrast(result).iloc[0]
@@ -33,6 +38,17 @@ def of_positions(result: xr.Dataset, metric: str | None = None) -> str:
     Args:
         result: From ``sweep`` of a residual stream over ``layer`` and ``role`` or ``pos``.
         metric: Which metric; the result's first when None.
+
+    Returns:
+        One sentence, or that there is no contrast.
+
+    Raises:
+        SweepError: The result does not have that metric.
+
+    Example:
+        >>> result = patchlib.sweep(model, task, "resid_pre", ("layer", "role"), layers=[0, 15, 29], progress=False)
+        >>> print(patchlib.plots.takeaways.of_positions(result))
+        At layer 0 it all sits at S2 (1.00); END first holds more than half of it at layer 29, and ...
     """
     effect = stats.effect(stats.one_metric(result, metric)).isel(metric=0)
     axis = "role" if "role" in effect.dims else "pos"
@@ -41,23 +57,23 @@ def of_positions(result: xr.Dataset, metric: str | None = None) -> str:
         return NO_CONTRAST
     layers = [int(layer) for layer in effect.layer]
     low, high = layers[0], layers[-1]
-    first, last = (effect[axis].values[effect.isel(layer=i).argmax(axis).item()].item() for i in (0, -1))
-    at_first, at_last = effect.sel({axis: first}), effect.sel({axis: last})
-    elsewhere = effect.isel(layer=0).drop_sel({axis: first})
-    whole = at_first[0] > 0.9 and not (abs(elsewhere) > 0.1).any()
-    start = f"At layer {low} {'it all sits' if whole else 'the largest effect is'} at {_position(result, axis, first)}"
-    start += f" ({float(at_first[0]):.2f})"
-    if first == last:
-        return f"{start}, as it is at layer {high} ({float(at_last[-1]):.2f})."
-    name = _position(result, axis, last)
-    arrived = (at_last > 0.5).values
+    origin, goal = (effect[axis].values[effect.isel(layer=i).argmax(axis).item()].item() for i in (0, -1))
+    at_origin, at_goal = effect.sel({axis: origin}), effect.sel({axis: goal})
+    elsewhere = effect.isel(layer=0).drop_sel({axis: origin})
+    whole = at_origin[0] > 0.9 and not (abs(elsewhere) > 0.1).any()
+    verb = "it all sits" if whole else "the largest effect is"
+    start = f"At layer {low} {verb} at {_position(result, axis, origin)} ({float(at_origin[0]):.2f})"
+    if origin == goal:
+        return f"{start}, as it is at layer {high} ({float(at_goal[-1]):.2f})."
+    name = _position(result, axis, goal)
+    arrived = (at_goal > 0.5).values
     if not arrived.any():
-        return f"{start}; {name}, where it is at layer {high}, never holds more than half ({float(at_last[-1]):.2f})."
+        return f"{start}; {name}, where it is at layer {high}, never holds more than half ({float(at_goal[-1]):.2f})."
     sentence = f"{start}; {name} first holds more than half of it at layer {layers[arrived.argmax()]}"
-    kept = (abs(at_first) >= 0.1).values
-    if kept.any() and not kept[-1]:
-        left = layers[len(kept) - kept[::-1].argmax()]  # the layer after the last one that holds some
-        sentence += f", and from layer {left} on {_position(result, axis, first)} holds less than a tenth"
+    holding = np.flatnonzero(abs(at_origin) >= 0.1)
+    if holding.size and holding[-1] < len(layers) - 1:
+        left = layers[holding[-1] + 1]
+        sentence += f", and from layer {left} on {_position(result, axis, origin)} holds less than a tenth"
     return sentence + "."
 
 
@@ -69,33 +85,67 @@ def _position(result: xr.Dataset, axis: str, value: int | str) -> str:
 
 
 def of_cells(result: xr.Dataset, metric: str | None = None) -> str:
-    """The largest effect with its interval, how concentrated the positive ones are, and the most negative one."""
+    """The largest effect with its interval, how concentrated the positive ones are, and the most negative one.
+
+    Args:
+        result: From ``sweep`` or ``path_patch``, over any axes.
+        metric: Which metric; the result's first when None.
+
+    Returns:
+        One sentence, or that there is no contrast.
+
+    Raises:
+        SweepError: The result does not have that metric.
+
+    Example:
+        >>> result = patchlib.sweep(model, task, "z", ("layer", "head"), layers=[23], progress=False)
+        >>> print(patchlib.plots.takeaways.of_cells(result))
+        Largest effect: L23H3 with 0.3... [...], n = 4; 1 of 9 cells holds half of all positive effect...
+    """
     table = stats.summary_table(result, None, metric).dropna(subset="effect")
     if table.empty:
         return NO_CONTRAST
-    top, low = table.loc[table.effect.idxmax()], table.loc[table.effect.idxmin()]
+    names = cell_names(table)
+    i_top, i_low = int(table.effect.argmax()), int(table.effect.argmin())
+    top, low = table.iloc[i_top], table.iloc[i_low]
     if top.effect <= 0:
-        name = cell_name(low.to_dict())
-        return f"No cell has a positive effect; the lowest is that of {name}, {_number(low)}, n = {int(low.n)}."
+        lowest = f"{names[i_low]}, {with_interval(low)}, n = {int(low.n)}"
+        return f"No cell has a positive effect; the lowest is that of {lowest}."
     positive = table.effect.clip(lower=0).sort_values(ascending=False).cumsum()
     n_half = int((positive < positive.iloc[-1] / 2).sum()) + 1
     sentence = (
-        f"Largest effect: {cell_name(top.to_dict())} with {_number(top)}, n = {int(top.n)}; "
+        f"Largest effect: {names[i_top]} with {with_interval(top)}, n = {int(top.n)}; "
         f"{n_half} of {len(table)} cells {'holds' if n_half == 1 else 'hold'} half of all positive effect"
     )
     if low.ci_high < 0:
-        sentence += f"; {cell_name(low.to_dict())} pushes the other way, {_number(low)}"
+        sentence += f"; {names[i_low]} pushes the other way, {with_interval(low)}"
     return sentence + "."
 
 
 def of_layers(results: Mapping[str, xr.Dataset], metric: str | None = None) -> str:
-    """For each line of a layer comparison, the layer where it peaks."""
+    """For each line of a layer comparison, the layer where it peaks.
+
+    Args:
+        results: From ``sweep(over=("layer",))``, by the names of their lines.
+        metric: Which metric; each result's first when None.
+
+    Returns:
+        One sentence.
+
+    Raises:
+        SweepError: A result does not have that metric.
+
+    Example:
+        >>> result = patchlib.sweep(model, task, "attn_out", ("layer",), layers=[10, 20], progress=False)
+        >>> print(patchlib.plots.takeaways.of_layers({"attention": result}))
+        attention peaks at layer 20 (0.38 [...]).
+    """
     sentences = []
     for name, result in results.items():
         table = stats.summary_table(result, None, metric).dropna(subset="effect")
         if table.empty:
-            sentences.append(f"{name} has no effect to speak of, as clean and corrupted runs hardly differ")
+            sentences.append(f"{name} has no effect to speak of, as clean and corrupted prompts hardly differ")
             continue
-        top = table.loc[table.effect.idxmax()]
-        sentences.append(f"{name} peaks at layer {int(top.layer)} ({_number(top)})")
+        top = table.iloc[int(table.effect.argmax())]
+        sentences.append(f"{name} peaks at layer {int(top.layer)} ({with_interval(top)})")
     return "; ".join(sentences) + "."

@@ -37,7 +37,7 @@ def model(request):
 
 
 @pytest.fixture(scope="module")
-def one():
+def head_results():
     """Four prompts' worth of heads, by hand."""
     effects = {(0, 0): 0.2, (0, 1): -0.6, (1, 0): float("nan"), (1, 1): 0.1}
     return [HeadPatchingResult(layer, head, x, 3.0, -1.0, -1 + 4 * x) for (layer, head), x in effects.items()]
@@ -64,8 +64,8 @@ def test_quick_start(capsys, tmp_path):
     # Analyze
     summarize_results(results, top_k=10)
     layer_results = results
-    header, *ranking = capsys.readouterr().out.splitlines()
-    assert "effect" in header and "(n = 5 pairs)" in header
+    heading, header, *ranking = capsys.readouterr().out.splitlines()
+    assert heading.startswith("TOP 10 of ") and heading.endswith("means over 5 pairs") and "effect" in header
     assert {line.split()[0] for line in ranking} == set(hook_points)
     ranked = [abs(float(line.split()[1])) for line in ranking]
     assert ranked == sorted(ranked, reverse=True) and ranked[0] > 0.1
@@ -295,7 +295,7 @@ def test_no_contrast_gives_a_warning_and_no_ranking(capsys):
         results = ActivationPatcher(model).run_patching_experiment(dataset, ["blocks.0.hook_attn_out"])
     assert all(np.isnan(pair.patching_effect) for pair in results["blocks.0.hook_attn_out"])
     summarize_results(results)
-    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["blocks.0.hook_attn_out", "nan"]
+    assert capsys.readouterr().out.splitlines()[2].split()[:2] == ["blocks.0.hook_attn_out", "nan"]
     assert create_patching_heatmap(results, model).isnan().all()
     patcher = HeadPatcher(model)
     with pytest.warns(patchlib.ContrastWarning):
@@ -330,24 +330,27 @@ def test_prompts_of_several_lengths_are_pairs_as_well(model):
 # ---- Rankings and prints, from results that are written down
 
 
-def test_important_heads_are_sorted_and_above_the_threshold(model, one):
+def test_important_heads_are_sorted_and_above_the_threshold(model, head_results):
     patcher = HeadPatcher(model)
-    assert [r.hook_name for r in patcher.find_important_heads(one, threshold=0.15)] == ["L0H1", "L0H0"]
-    assert [r.hook_name for r in patcher.find_important_heads(one)] == ["L0H1", "L0H0", "L1H1"]
-    assert patcher.find_important_heads(one, threshold=2) == []
+    assert [r.hook_name for r in patcher.find_important_heads(head_results, threshold=0.15)] == ["L0H1", "L0H0"]
+    assert [r.hook_name for r in patcher.find_important_heads(head_results)] == ["L0H1", "L0H0", "L1H1"]
+    assert patcher.find_important_heads(head_results, threshold=2) == []
 
 
-def test_heatmap_has_a_cell_for_each_head(model, one):
+def test_heatmap_has_a_cell_for_each_head(model, head_results):
     patcher = HeadPatcher(model)
     assert (patcher.n_layers, patcher.n_heads) == (3, 4)
-    heatmap = patcher.results_to_heatmap(one)
+    heatmap = patcher.results_to_heatmap(head_results)
     assert heatmap.shape == (3, 4)
     torch.testing.assert_close(heatmap[0, :2], torch.tensor([0.2, -0.6]))
     assert int(heatmap.isnan().sum()) == 9
+    assert patcher.results_to_heatmap([]).isnan().all()
+    with pytest.raises(patchlib.SweepError, match="There is no head L5H0"):
+        patcher.results_to_heatmap([HeadPatchingResult(5, 0, 0.1, 3.0, -1.0, 0.0)])
 
 
-def test_what_is_printed(one, capsys):
-    print_head_results(one, top_k=2)
+def test_what_is_printed(head_results, capsys):
+    print_head_results(head_results, top_k=2)
     _, *lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines] == [
         ["L0H1", "-0.600", "3.000", "-1.000", "-3.400", "Duplicate", "Token"],
@@ -364,11 +367,16 @@ def test_what_is_printed(one, capsys):
         "worse": [PatchingResult("worse", 2.0, 0.0, -2.0, -1.0), PatchingResult("worse", 4.0, 0.0, -4.0, -1.0)],
     }
     summarize_results(pairs, top_k=2)
-    header, *lines = capsys.readouterr().out.splitlines()
-    assert "(n = 2 pairs)" in header
+    heading, _, *lines = capsys.readouterr().out.splitlines()
+    assert heading == "TOP 2 of 3 hook points by absolute effect, means over 2 pairs"
     assert [line.split()[:2] for line in lines] == [["worse", "-1.000"], ["mixed", "0.167"]]
     summarize_results({})
-    assert "(n = 0 pairs)" in capsys.readouterr().out
+    assert "means over 0 pairs" in capsys.readouterr().out
+    for show in (summarize_results, print_head_results):
+        with pytest.raises(patchlib.SweepError, match="top_k must be a whole number of 1 or more, not 0"):
+            show([] if show is print_head_results else {}, top_k=0)
+    with pytest.raises(patchlib.SweepError, match=r"A heatmap of \[2, 2\] lacks some of 3 layers of 2 heads"):
+        print_heatmap_ascii(torch.zeros(2, 2), n_layers=3, n_heads=2)
 
 
 # ---- Bad input
@@ -386,7 +394,7 @@ def test_prompts_that_do_not_line_up(model):
     [
         ("blocks.3.hook_resid_pre", None, "There is no hook point 'blocks.3.hook_resid_pre'; get_all_hook_points"),
         ("blocks.0.attn.hook_result", None, r"'blocks.0.attn.hook_result' is not in the cache.*set_use_attn_result"),
-        ("blocks.0.hook_resid_pre", 15, "Position 15 is outside the prompt, which has positions 0 to 14"),
+        ("blocks.0.hook_resid_pre", 15, "Position 15 is outside the prompts, which have positions 0 to 14"),
         ("blocks.0.hook_resid_pre", -16, "Position -16 is outside"),
     ],
 )
@@ -423,10 +431,11 @@ def test_a_head_that_does_not_exist(model, layer, head):
     patcher = HeadPatcher(model)
     cache = patcher.cache_activations(CLEAN)
     for patch in (patcher.patch_head_output, patcher.patch_attention_pattern):
-        with pytest.raises(patchlib.SweepError, match=f"There is no head L{layer}H{head}: 3 layers of 4 heads, from 0"):
+        with pytest.raises(patchlib.SweepError, match=f"There is no head L{layer}H{head}: the model has 3 layers"):
             patch(CORRUPTED, cache, layer, head)
-    with pytest.raises(patchlib.SweepError, match="Position 15 is outside the prompt"):
-        patcher.patch_head_output(CORRUPTED, cache, 0, 0, position=15)
+    for position, says in ((15, "Position 15 is outside the prompt"), ("S2", "Unknown position 'S2'")):
+        with pytest.raises(patchlib.SweepError, match=says):
+            patcher.patch_head_output(CORRUPTED, cache, 0, 0, position=position)
 
 
 def test_an_unknown_patch_type(model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib.compat.printing import HeadPatchingResult, PatchingResult, ranked, ratio
+from patchlib._util import check_choice, check_heads, check_positions, is_index
+from patchlib.compat.printing import HeadPatchingResult, PatchingResult, grid_of, ranked, ratio
 from patchlib.errors import SweepError
 from patchlib.patching.sites import SITES, site_of
 from patchlib.patching.sweeps import sweep
@@ -24,14 +25,21 @@ from patchlib.tasks.tokens import check_pair, tokenize
 
 @dataclass
 class ActivationCache:
-    """One prompt's run: TransformerLens' cache, the tokens ``[1 pos]`` and the logits ``[1 pos d_vocab]``."""
+    """One prompt's forward pass: TransformerLens' cache, the tokens ``[1 pos]`` and the logits ``[1 pos d_vocab]``.
+
+    Example:
+        >>> cache = patchlib.ActivationPatcher(model).cache_activations("Mary gave a drink to")
+        >>> cache["blocks.5.hook_resid_pre"].shape[1] == cache.input_tokens.shape[1] == cache.logits.shape[1]
+        True
+    """
 
     cache: transformer_lens.ActivationCache
     input_tokens: Int[Tensor, "1 pos"]
     logits: Float[Tensor, "1 pos d_vocab"]
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.cache[name]
+        activation: Tensor = self.cache[name]
+        return activation
 
     def keys(self) -> list[str]:
         """Names of the activations."""
@@ -45,16 +53,16 @@ class _Patcher:
         self.model = model
 
     def cache_activations(self, prompt: str) -> ActivationCache:
-        """Run one prompt and keep every activation."""
+        """Run the model on one prompt and keep every activation."""
         tokens = tokenize(self.model, prompt)[None].to(self.model.cfg.device)
         with torch.no_grad():
             logits, cache = self.model.run_with_cache(tokens)
         return ActivationCache(cache, tokens, logits)
 
     def _patch(
-        self, corrupted_prompt: str, clean_cache: ActivationCache, hook_point: str, index: tuple
+        self, corrupted_prompt: str, clean_cache: ActivationCache, hook_point: str, index: tuple[Any, ...]
     ) -> Float[Tensor, "1 pos d_vocab"]:
-        """Logits of the corrupted prompt with ``index`` of one activation taken from the clean run."""
+        """Logits of the corrupted prompt with ``index`` of one activation taken from the clean forward pass."""
         tokens = tokenize(self.model, corrupted_prompt)
         check_pair(0, clean_cache.input_tokens[0].cpu(), tokens, lambda token: repr(self.model.to_string([token])))
         self._check_hook_point(hook_point)
@@ -64,33 +72,53 @@ class _Patcher:
                 "clean_cache.keys(), or switch it on and cache again (model.set_use_attn_result(True) and the like)."
             )
 
-        def put(activation: Tensor, hook) -> Tensor:
+        def patch(activation: Tensor, hook: object) -> Tensor:
             activation[index] = clean_cache[hook_point][index]  # in place, for resid_mid: see engine.py
             return activation
 
         with torch.no_grad():
-            return self.model.run_with_hooks(tokens[None].to(self.model.cfg.device), fwd_hooks=[(hook_point, put)])
+            logits: Tensor = self.model.run_with_hooks(
+                tokens[None].to(self.model.cfg.device), fwd_hooks=[(hook_point, patch)]
+            )
+        return logits
 
     def _check_hook_point(self, name: str) -> None:
         if name not in self.model.hook_dict:
             raise SweepError(f"There is no hook point {name!r}; get_all_hook_points() lists those of this model.")
 
+    def _pairs(self, dataset: PatchingDataset | PromptPairs, indices: Sequence[int] | None) -> PromptPairs:
+        pairs = as_pairs(self.model, dataset)
+        return pairs if indices is None else pairs.select(indices)
+
 
 class ActivationPatcher(_Patcher):
-    """Denoising of whole hook points, prompt by prompt."""
+    """Denoising of whole hook points, prompt by prompt.
+
+    Example:
+        >>> patcher = patchlib.ActivationPatcher(model)
+        >>> results = patcher.run_patching_experiment(task, ["blocks.20.hook_attn_out"], pair_indices=[0, 1])
+        >>> [round(pair.patching_effect, 2) for pair in results["blocks.20.hook_attn_out"]]
+        [0.57, 0.17]
+    """
 
     def patch_activation(
         self, corrupted_prompt: str, clean_cache: ActivationCache, hook_point: str, position: int | None = None
     ) -> Float[Tensor, "1 pos d_vocab"]:
-        """Logits of the corrupted prompt with one activation from the clean run, at one position or at all.
+        """Logits of the corrupted prompt with one activation from the clean forward pass.
+
+        Args:
+            corrupted_prompt: A text with as many tokens as the clean one.
+            clean_cache: From ``cache_activations`` of the clean prompt.
+            hook_point: Any hook name of the model.
+            position: Token index to patch (the query's, for patterns), from the end where negative; all when None.
 
         Raises:
             AlignmentError: The prompts do not line up.
             SweepError: Unknown hook point or one that the model does not run, or a position out of range.
         """
-        where = _where(clean_cache, position)
+        positions = _positions(clean_cache, position)
         pattern_like = hook_point.endswith(("hook_pattern", "hook_attn_scores"))  # [batch head dest src]
-        index = (slice(None), slice(None), where) if pattern_like else (slice(None), where)
+        index = (slice(None), slice(None), positions) if pattern_like else (slice(None), positions)
         return self._patch(corrupted_prompt, clean_cache, hook_point, index)
 
     def run_patching_experiment(
@@ -109,37 +137,39 @@ class ActivationPatcher(_Patcher):
             pair_indices: Which pairs; all when None.
             position: Token index to patch; all positions when None.
 
+        Returns:
+            Hook point -> a result for each pair.
+
         Raises:
             SweepError: A hook point that the model does not have, or that is not a site.
             TaskError: Pairs that cannot be used.
         """
-        pairs = _chosen(self.model, dataset, pair_indices)
-        by_site: dict[str, list[int]] = defaultdict(list)
+        pairs = self._pairs(dataset, pair_indices)
+        layers_of: defaultdict[str, set[int]] = defaultdict(set)
         for name in hook_points:
             self._check_hook_point(name)
-            place = site_of(name)
-            if place is None:
-                raise SweepError(
-                    f"{name!r} is not one of the sites that can be swept ({', '.join(SITES)}); "
-                    "patch it with patch_activation()."
-                )
-            by_site[place[0].name].append(place[1])
-        found: dict[str, list[PatchingResult]] = {}
-        for name, layers in by_site.items():
-            result = sweep(
-                self.model, pairs, name, ("layer",), layers=sorted(set(layers)), positions=_at(position)
-            ).isel(metric=0)
-            for layer in result.layer.values:
-                one = result.sel(layer=layer)
-                values = zip(one.clean.values, one.corrupted.values, one.patched.values, strict=True)
-                hook_point = SITES[name].hook_name(int(layer))
-                found[hook_point] = [
-                    PatchingResult(hook_point, float(a), float(b), float(c), ratio(a, b, c)) for a, b, c in values
+            match site_of(name):
+                case site, layer:
+                    layers_of[site.name].add(layer)
+                case None:
+                    raise SweepError(
+                        f"{name!r} is not one of the sites that can be swept ({', '.join(SITES)}); "
+                        "patch it with patch_activation()."
+                    )
+        results: dict[str, list[PatchingResult]] = {}
+        for site_name, layers in layers_of.items():
+            swept = sweep(self.model, pairs, site_name, ("layer",), layers=sorted(layers), positions=position)
+            for layer, result in swept.isel(metric=0).groupby("layer"):
+                hook_point = SITES[site_name].hook_name(int(layer))
+                result = result.squeeze("layer")
+                # Where sweep has warned, what these pairs' ratios divide by is noise.
+                has_contrast = not np.isnan(result.effect)
+                metrics = np.stack([result[kind] for kind in ("clean", "corrupted", "patched")], axis=1).tolist()
+                results[hook_point] = [
+                    PatchingResult(hook_point, a, b, c, ratio(a, b, c) if has_contrast else float("nan"))
+                    for a, b, c in metrics
                 ]
-                if np.isnan(one.effect):  # sweep has warned: what these pairs' ratios divide by is noise
-                    for pair in found[hook_point]:
-                        pair.patching_effect = float("nan")
-        return {name: found[name] for name in hook_points}
+        return {name: results[name] for name in hook_points}
 
     def get_all_hook_points(self, pattern: str | None = None) -> list[str]:
         """Hook names of this model, sorted; those that contain ``pattern`` where it is given."""
@@ -147,7 +177,17 @@ class ActivationPatcher(_Patcher):
 
 
 class HeadPatcher(_Patcher):
-    """Denoising of single attention heads."""
+    """Denoising of single attention heads.
+
+    Example:
+        >>> patcher = patchlib.HeadPatcher(model)
+        >>> clean, corrupted = task.get_clean_corrupt_pairs()[0]
+        >>> cache = patcher.cache_activations(clean)
+        >>> patched = patcher.patch_head_output(corrupted, cache, layer=20, head=0)
+        >>> unpatched = patcher.cache_activations(corrupted).logits
+        >>> [round(task.compute_metric(logits, 0), 1) for logits in (unpatched, patched, cache.logits)]
+        [-2.9, 1.0, 4.4]
+    """
 
     def __init__(self, model: TransformerBridge) -> None:
         super().__init__(model)
@@ -156,23 +196,27 @@ class HeadPatcher(_Patcher):
     def patch_head_output(
         self, corrupted_prompt: str, clean_cache: ActivationCache, layer: int, head: int, position: int | None = None
     ) -> Float[Tensor, "1 pos d_vocab"]:
-        """Logits of the corrupted prompt with one head's z from the clean run, at one position or at all."""
-        self._check(layer, head)
-        where = _where(clean_cache, position)
-        return self._patch(corrupted_prompt, clean_cache, SITES["z"].hook_name(layer), (slice(None), where, head))
+        """Logits of the corrupted prompt with one head's z from the clean forward pass.
+
+        Raises:
+            AlignmentError: The prompts do not line up.
+            SweepError: There is no such head or position.
+        """
+        check_heads([(layer, head)], self.n_layers, self.n_heads)
+        index = (slice(None), _positions(clean_cache, position), head)
+        return self._patch(corrupted_prompt, clean_cache, SITES["z"].hook_name(layer), index)
 
     def patch_attention_pattern(
         self, corrupted_prompt: str, clean_cache: ActivationCache, layer: int, head: int
     ) -> Float[Tensor, "1 pos d_vocab"]:
-        """Logits of the corrupted prompt with one head's attention pattern from the clean run."""
-        self._check(layer, head)
-        return self._patch(corrupted_prompt, clean_cache, SITES["pattern"].hook_name(layer), (slice(None), head))
+        """Logits of the corrupted prompt with one head's attention pattern from the clean forward pass.
 
-    def _check(self, layer: int, head: int) -> None:
-        if not (0 <= layer < self.n_layers and 0 <= head < self.n_heads):
-            raise SweepError(
-                f"There is no head L{layer}H{head}: {self.n_layers} layers of {self.n_heads} heads, from 0."
-            )
+        Raises:
+            AlignmentError: The prompts do not line up.
+            SweepError: There is no such head.
+        """
+        check_heads([(layer, head)], self.n_layers, self.n_heads)
+        return self._patch(corrupted_prompt, clean_cache, SITES["pattern"].hook_name(layer), (slice(None), head))
 
     def run_all_heads_experiment(
         self,
@@ -181,7 +225,7 @@ class HeadPatcher(_Patcher):
         position: int | None = None,
         patch_type: Literal["output", "pattern"] = "output",
     ) -> list[HeadPatchingResult]:
-        """Denoise every head over all pairs, one result a head in layer order.
+        """Denoise every head over all pairs.
 
         Args:
             dataset: The task; its own ``compute_metric`` is used where it has one.
@@ -189,14 +233,16 @@ class HeadPatcher(_Patcher):
             position: Token index to patch (the query's, for patterns); all positions when None.
             patch_type: ``"output"`` patches z, ``"pattern"`` the attention pattern.
 
+        Returns:
+            One result a head, in the order of the layers.
+
         Raises:
             SweepError: Unknown patch type or position out of range.
         """
         sites = {"output": "z", "pattern": "pattern"}
-        if patch_type not in sites:
-            raise SweepError(f"Unknown patch_type {patch_type!r}: choose 'output' or 'pattern'.")
-        pairs = _chosen(self.model, dataset, pair_indices)
-        result = sweep(self.model, pairs, sites[patch_type], ("layer", "head"), positions=_at(position)).isel(metric=0)
+        site = sites[check_choice("patch_type", patch_type, sites)]
+        pairs = self._pairs(dataset, pair_indices)
+        result = sweep(self.model, pairs, site, ("layer", "head"), positions=position).isel(metric=0)
         clean, corrupted = float(result.clean.mean()), float(result.corrupted.mean())
         patched, effect = result.patched.mean("example").values, result.effect.values
         return [
@@ -206,10 +252,7 @@ class HeadPatcher(_Patcher):
 
     def results_to_heatmap(self, results: Sequence[HeadPatchingResult]) -> Float[Tensor, "layer head"]:
         """Effects as a grid; NaN for heads that are not among the results."""
-        heatmap = torch.full((self.n_layers, self.n_heads), torch.nan)
-        for result in results:
-            heatmap[result.layer, result.head] = result.patching_effect
-        return heatmap
+        return grid_of(results, self.n_layers, self.n_heads)
 
     def find_important_heads(
         self, results: Sequence[HeadPatchingResult], threshold: float = 0.1
@@ -218,21 +261,10 @@ class HeadPatcher(_Patcher):
         return ranked([result for result in results if abs(result.patching_effect) >= threshold])
 
 
-def _chosen(
-    model: TransformerBridge, dataset: PatchingDataset | PromptPairs, indices: Sequence[int] | None
-) -> PromptPairs:
-    pairs = as_pairs(model, dataset)
-    return pairs if indices is None else pairs.select(indices)
-
-
-def _where(clean_cache: ActivationCache, position: int | None) -> slice | int:
-    n_pos = clean_cache.input_tokens.shape[1]
+def _positions(clean_cache: ActivationCache, position: int | None) -> slice | int:
+    """What of the axis of positions is patched; SweepError for a token that the prompt does not have."""
     if position is None:
         return slice(None)
-    if not -n_pos <= position < n_pos:
-        raise SweepError(f"Position {position} is outside the prompt, which has positions 0 to {n_pos - 1}.")
-    return position
-
-
-def _at(position: int | None) -> list[int] | None:
-    return None if position is None else [position]
+    n_pos = clean_cache.input_tokens.shape[1]
+    from_end = is_index(position) and -n_pos <= position < 0
+    return int(check_positions(position + n_pos if from_end else position, (), n_pos)[0])
