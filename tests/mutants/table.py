@@ -157,7 +157,7 @@ FAULTS = (
     ),
     *faults(
         f"{PATCHING}/sweeps.py",
-        (COSTS, *ENGINE),
+        (COSTS, BY_HAND),
         ("unpatched[base] if saved is None else saved", "np.nan if saved is None else saved"),
         ("SelfCheck(start_plain, examples, forwards, cells) if number == checked else None", "None"),
     ),
@@ -168,10 +168,14 @@ FAULTS = (
     ),
     *faults(
         f"{PATCHING}/grid.py",
+        ("tests/patching/test_exactness.py::test_roles_patch_each_prompt_at_its_own_position",),
+        ("pairs.roles[position][:, None]", "pairs.roles[position][:1, None]"),
+    ),
+    *faults(
+        f"{PATCHING}/grid.py",
         (BY_HAND, SWEEPS, "tests/patching/test_exactness.py"),
         ("for p in self.fixed or everywhere]).any(0)", "for p in self.fixed or everywhere]).all(0)"),
         ('coords.get("head", coords.get("kv_head"))', 'coords.get("head")'),
-        ("pairs.roles[position][:, None]", "pairs.roles[position][:1, None]"),
         ("max(len(row) for row in pairs.clean_tokens)", "min(len(row) for row in pairs.clean_tokens)"),
         ("tuple(sorted(self.layers))", "tuple(self.layers)"),
     ),
@@ -185,8 +189,12 @@ FAULTS = (
     # ---- Donors, self-check, metrics, checkpoint
     *faults(
         f"{PATCHING}/donors.py",
-        (DONORS, SWEEPS),
+        ("tests/patching/test_donors.py::test_what_cannot_be_taken",),
         ("if not torch.equal(task.clean_tokens[j], row)", ""),
+    ),
+    *faults(
+        f"{PATCHING}/donors.py",
+        (DONORS, SWEEPS),
         ("self.rows[self.donor_of[i]] for i in examples", "self.rows[self.donor_of[i]] for i in range(len(examples))"),
         ("if len(row) == base.shape[1]", "if len(row) >= base.shape[1]"),
         (
