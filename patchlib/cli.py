@@ -1,158 +1,321 @@
 """The command `patchlib`: run notebooks headless, check and report on runs, open JupyterLab, list and clear models.
 
-Nothing here imports more than argparse before a command is called: `--help` answers at once.
+Nothing here imports more than typer before a command is called: `--help` answers at once.
 """
 
 from __future__ import annotations
 
-import argparse
+import os
+import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from patchlib import __version__
-from patchlib.errors import ModelError, PatchlibError
+from patchlib.errors import ModelError, PatchlibError, RunError
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from patchlib.models.cache import CachedModel
 
 _PRECEDENCE = (
     "A parameter's value is the first that there is of: {}, the environment's PATCHLIB_PARAM_NAME (such as "
     "PATCHLIB_PARAM_N_PROMPTS=4, for the notebooks that have it), the notebook's own. `patchlib parameters` lists them."
 )
+_WHICH = "A path, a name (02_head_patching) or a number (02); by default all of patchlib's."
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+class _Commands(typer.core.TyperGroup):
+    """Commands whose errors, where they are ours, are one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; 2 where what was asked for cannot be done, 130 where it was interrupted."""
+        try:
+            return super().invoke(ctx)
+        except PatchlibError as error:
+            typer.echo(f"patchlib: {error}", err=True)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as interrupt:
+            typer.echo("patchlib: interrupted; what had finished is kept", err=True)
+            raise typer.Exit(130) from interrupt
+
+
+app = typer.Typer(cls=_Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
     0: all went well; 1: a notebook failed; 2: what was asked for cannot be done; 130: interrupted.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    further: list[str] = []
-    if words[:1] == ["lab"] and "--" in words:  # which argparse would take for the folder
-        words, further = words[: (end := words.index("--"))], words[end + 1 :]
-    arguments = _parser().parse_args(words, argparse.Namespace(further=further))
     try:
-        return arguments.command(arguments)
-    except PatchlibError as error:
-        print(f"patchlib: {error}", file=sys.stderr)
-        return 2
+        app(_as_typer_reads(sys.argv[1:] if arguments is None else arguments), prog_name="patchlib")
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def _as_typer_reads(arguments: Sequence[str]) -> list[str]:
+    """Two options as typer has none: one of two words that may be given again, and one whose word may be left out."""
+    words = list(arguments)
+    if words[:1] == ["run"]:
+        while "-p" in words[:-2]:
+            start = words.index("-p")
+            words[start : start + 3] = [f"-p{words[start + 1]}={words[start + 2]}"]
+    following = zip_longest(words, words[1:], fillvalue="-")
+    return ["--clear=" if word == "--clear" and after.startswith("-") else word for word, after in following]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"patchlib {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _patchlib(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    """Activation patching on language models."""
+
+
+_Notebooks = Annotated[list[str] | None, typer.Argument(metavar="[NOTEBOOK]...", help=_WHICH)]
+_OutDir = Annotated[str, typer.Option("-o", metavar="DIR", help="Output folder.")]
+_Folder = Annotated[str, typer.Argument(metavar="[FOLDER]", help="The runs'.")]
+
+
+@app.command(epilog=_PRECEDENCE.format("-p, the file of -f"))
+def run(
+    notebooks: _Notebooks = None,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("-p", metavar="NAME VALUE", help="Set a parameter of the notebooks; may be given again."),
+    ] = None,
+    file: Annotated[
+        str | None,
+        typer.Option("-f", metavar="FILE", help="YAML with `name: value` lines: parameters of the notebooks."),
+    ] = None,
+    out_dir: _OutDir = "out",
+) -> None:
+    """Execute notebooks headless; write each as .ipynb and .html, its results, a manifest, and an index of all.
+
+    Exit code 1 if a notebook failed.
+    """
+    from patchlib.runs.execute.parameters import from_environment, given_parameters
+    from patchlib.runs.execute.runner import run as run_notebooks
+
+    page = (Path(out_dir) / "index.html").resolve()
+    pairs = [pair.partition("=") for pair in parameters or []]
+    if lacking := [name for name, sign, _ in pairs if not sign]:
+        raise typer.BadParameter(f"{lacking[0]!r} lacks a value", param_hint="-p NAME VALUE")
+    given = given_parameters(((name, value) for name, _, value in pairs), file)
+    try:
+        records = run_notebooks(notebooks, given, out_dir, defaults=from_environment())
     except KeyboardInterrupt:
-        print("patchlib: interrupted; what had finished is kept", file=sys.stderr)
-        return 130
+        if page.is_file():
+            print(f"The page so far: {page.as_uri()}")
+        raise
+    for record in records:
+        memory = f"{record.peak_memory_mb:,.0f} MB" if record.peak_memory_mb else ""
+        head = f"{record.status:<8}{record.notebook:<28}{record.wall_time_s:>8.1f} s"
+        print(f"{head}  {record.error or memory}")
+    print(f"Open the page: {page.as_uri()}")
+    raise typer.Exit(any(record.status != "ok" for record in records))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="patchlib", description="Activation patching on language models.")
-    parser.add_argument("--version", action="version", version=f"patchlib {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+@app.command(epilog=_PRECEDENCE.format("-p, the file of -f"))
+def parameters(notebooks: _Notebooks = None) -> None:
+    """List the parameters of notebooks with type, default and comment."""
+    from patchlib.runs.execute.notebooks import find_notebooks
+    from patchlib.runs.execute.parameters import declared_parameters, from_environment, variable
 
-    about = "execute notebooks headless; write each as .ipynb and .html, its results, a manifest, and an index of all"
-    more = _PRECEDENCE.format("-p, the file of -f")
-    run = commands.add_parser("run", help=about, description=f"{about}. Exit code 1 if a notebook failed.", epilog=more)
-    which = "a path, a name (02_head_patching) or a number (02); by default all of patchlib's"
-    run.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=which)
-    pair, what = ("NAME", "VALUE"), "set a parameter of the notebooks; may be given again"
-    run.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=pair, help=what)
-    run.add_argument(
-        "-f", dest="file", metavar="FILE", help="YAML with `name: value` lines: parameters of the notebooks"
-    )
-    run.add_argument("-o", dest="out_dir", default="out", metavar="DIR", help="output folder (default: out)")
-    run.set_defaults(command=_in_runs("run"))
-
-    about = "list the parameters of notebooks with type, default and comment"
-    parameters = commands.add_parser("parameters", help=about, description=f"{about}.", epilog=more)
-    parameters.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=which)
-    parameters.set_defaults(command=_in_runs("parameters"))
-
-    about = "run notebooks over a grid of parameters, many at a time; what is finished is not run again"
-    more = _PRECEDENCE.format("the grid's or the single run's, the file's `parameters`")
-    grid = commands.add_parser("grid", help=about, description=f"{about}. Exit code 1 if a run failed.", epilog=more)
-    what = "YAML with notebooks, parameters (of all runs), grid (name: [values]), runs (single ones)"
-    grid.add_argument("grid", metavar="GRID", help=what)
-    grid.add_argument("-o", dest="out_dir", default="out", metavar="DIR", help="output folder (default: out)")
-    grid.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
-    grid.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask scheduler, instead of workers here")
-    grid.add_argument("--threads", type=int, metavar="N", help="of each run (default: the cores shared by the workers)")
-    grid.add_argument("--retries", type=int, default=1, metavar="N", help="for a run whose process died (default: 1)")
-    grid.add_argument("--timeout", type=float, metavar="SECONDS", help="that a run may take")
-    grid.add_argument("--force", action="store_true", help="repeat runs that other code or parameters made")
-    grid.add_argument("--dry-run", action="store_true", help="print the runs and what is known of their time")
-    grid.set_defaults(command=_in_runs("grid"))
-
-    about = "run a sample of finished runs again, elsewhere, and compare their numbers"
-    description = f"{about}. Exit code 1 if one differs."
-    verify = commands.add_parser("verify", help=about, description=description)
-    verify.add_argument("folder", nargs="?", default="out", metavar="FOLDER", help="the runs' (default: out)")
-    verify.add_argument("--sample", type=int, default=3, metavar="N", help="how many runs (default: 3)")
-    verify.add_argument("--seed", type=int, default=0, metavar="S", help="draws the sample (default: 0)")
-    what = "difference that two numbers may have (default: what float32 noise can make)"
-    verify.add_argument("--atol", type=float, metavar="X", help=f"absolute {what}")
-    verify.add_argument("--rtol", type=float, metavar="X", help=f"relative {what}")
-    verify.set_defaults(command=_in_runs("verify"))
-
-    about = "list the models that can be loaded by name; fetch one; show and clear what is on this disk"
-    models = commands.add_parser("models", help=about, description=f"{about}.")
-    models.add_argument("filter", nargs="?", default="", metavar="FILTER", help="part of a name")
-    one_of = models.add_mutually_exclusive_group()
-    one_of.add_argument("--fetch", metavar="NAME", help="fetch a model now, so that it loads without a network later")
-    one_of.add_argument("--cached", action="store_true", help="list the models on this disk with their sizes")
-    clear = "delete a model from this disk; without a name, all in patchlib's own cache"
-    one_of.add_argument("--clear", nargs="?", const="", metavar="NAME", help=clear)
-    models.set_defaults(command=_models)
-
-    about = "write report.html over the runs of a folder: a table, comparisons and figures, in one file"
-    report = commands.add_parser("report", help=about, description=f"{about}.")
-    report.add_argument("folder", nargs="?", default="out", metavar="FOLDER", help="the runs' (default: out)")
-    report.set_defaults(command=_report)
-
-    about = "open JupyterLab on a copy of the notebooks"
-    more = "Files that you changed are kept. Further arguments of `jupyter lab` go after `--`."
-    lab = commands.add_parser("lab", help=about, description=f"{about}. {more}")
-    default = "patchlib-notebooks"
-    lab.add_argument(
-        "folder", nargs="?", default=default, metavar="FOLDER", help=f"for the copies (default: {default})"
-    )
-    lab.add_argument("--no-browser", action="store_true", help="print the address and open no browser")
-    lab.add_argument("--copy-only", action="store_true", help="copy the notebooks and start nothing")
-    lab.set_defaults(command=_lab)
-    return parser
+    environment = from_environment()
+    for path in find_notebooks(notebooks):
+        print(path.stem)
+        rows = []
+        for parameter in declared_parameters(path).values():
+            kind = f": {parameter.kind}" if parameter.kind else ""
+            more = parameter.comment
+            if parameter.name in environment:
+                more += f" [now {environment[parameter.name]!r}, from {variable(parameter.name)}]"
+            rows.append((f"{parameter.name}{kind} = {parameter.default!r}", more.strip()))
+        width = max((len(head) for head, _ in rows), default=0)
+        print("\n".join(f"  {head:<{width}}  {more}".rstrip() for head, more in rows) or "  takes no parameters")
 
 
-def _in_runs(name: str) -> Callable[[argparse.Namespace], int]:
-    """A command of `patchlib.runs.commands`, imported when it is called: --help does not wait for it."""
+@app.command(epilog=_PRECEDENCE.format("the grid's or the single run's, the file's `parameters`"))
+def grid(
+    plan: Annotated[
+        str,
+        typer.Argument(
+            metavar="GRID",
+            help="YAML with notebooks, parameters (of all runs), grid (name: [values]), runs (single ones).",
+        ),
+    ],
+    out_dir: _OutDir = "out",
+    workers: Annotated[int, typer.Option(metavar="N", help="Runs at a time.")] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Of a Dask scheduler, instead of workers here.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", help="Of each run (default: the cores shared by the workers).")
+    ] = None,
+    retries: Annotated[int, typer.Option(metavar="N", help="For a run whose process died.")] = 1,
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="That a run may take.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Repeat runs that other code or parameters made.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and what is known of their time.")] = False,
+) -> None:
+    """Run notebooks over a grid of parameters, many at a time; what is finished is not run again.
 
-    def command(arguments: argparse.Namespace) -> int:
-        from patchlib.runs import commands
+    Exit code 1 if a run failed.
+    """
+    from patchlib.runs.execute.parameters import from_environment
+    from patchlib.runs.grid.dry_run import dry_run as what_it_would_do
+    from patchlib.runs.grid.plan import read_grid
+    from patchlib.runs.grid.schedule import check_settings, run_grid
 
-        return getattr(commands, name)(arguments)
+    runs = read_grid(plan, from_environment())
+    settings: dict[str, Any] = {"workers": workers, "threads": threads, "retries": retries, "timeout": timeout}
+    check_settings(**settings)
+    if dry_run:
+        print(what_it_would_do(runs, Path(out_dir).resolve(), workers, force))
+        return
+    with _executor(scheduler) as executor, _ended_by_signals():
+        statuses = run_grid(runs, out_dir, executor, told=say, force=force, **settings)
+    counts = Counter(status["status"] for status in statuses)
+    _print_line(", ".join(f"{count} {status}" for status, count in counts.items()))
+    from patchlib.runs.report.write import write_report  # not before: the driver of a night does without papermill
 
-    return command
+    _print_line(f"Open the page: {write_report(out_dir).as_uri()}")
+    raise typer.Exit(counts["ok"] < len(statuses))
 
 
-def _models(arguments: argparse.Namespace) -> int:
-    from patchlib.models.cache import cached_models, clear_models
+@contextmanager
+def _executor(address: str | None) -> Iterator[Executor | None]:
+    """An executor of the Dask scheduler at an address; None without one."""
+    if address is None:
+        yield None
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise RunError("--scheduler needs Dask: pip install distributed") from error
+    try:
+        client = Client(address, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise RunError(f"there is no Dask scheduler at {address} ({error})") from error
+    with client:
+        # A lost worker's runs are given to another by Dask, which counts how often (its allowed-failures).
+        yield client.get_executor(pure=False)
 
-    wanted = arguments.filter.lower()
-    if arguments.cached:
-        _print_models(model for model in cached_models() if wanted in model.name.lower())
-    elif arguments.clear is not None:
-        deleted = clear_models(arguments.clear or None)
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """What a batch system or a closed terminal sends ends a grid as Ctrl-C does."""
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    # What is not as it was by default, such as what nohup ignores, stays.
+    ours = [
+        number for name in names if (number := getattr(signal, name, 0)) and signal.getsignal(number) is signal.SIG_DFL
+    ]
+    for number in ours:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _print_line(text: str) -> None:
+    """A line; where it cannot be written, as when `| head` has seen enough, the runs go on without."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is in its buffer goes there too
+
+
+def say(status: dict[str, Any]) -> None:
+    """A line about a run that ended."""
+    seconds = f"{status['wall_time_s']:.1f} s" if status.get("wall_time_s") is not None else ""  # lost with its worker
+    memory = f"{status['peak_memory_mb']:,.0f} MB" if status.get("peak_memory_mb") else ""
+    _print_line(f"{status['status']:<12}{seconds:>10}  {status['name']}  {status['error'] or memory}".rstrip())
+
+
+@app.command()
+def verify(
+    folder: _Folder = "out",
+    sample: Annotated[int, typer.Option(metavar="N", help="How many runs.")] = 3,
+    seed: Annotated[int, typer.Option(metavar="S", help="Draws the sample.")] = 0,
+    atol: Annotated[float, typer.Option(metavar="X", help="Absolute difference that two numbers may have.")] = 1e-4,
+    rtol: Annotated[float, typer.Option(metavar="X", help="Relative difference, added to it.")] = 1e-3,
+) -> None:
+    """Run a sample of finished runs again, elsewhere, and compare their numbers.
+
+    Exit code 1 if one differs by more than float32 noise can make, which is what --atol and --rtol are by default.
+    """
+    from patchlib.runs.report.verify import verify as verify_runs
+
+    def say(row: dict[str, Any]) -> None:
+        head = f"{'same' if row['same'] else 'DIFFERS':<9}{row['n_values']:>9,}{row['largest']:>11.2g}"
+        print(f"{head}  {row['run']}  {row['file']}  {row['note']}".rstrip(), flush=True)
+
+    print(f"{'':<9}{'values':>9}{'largest':>11}  run, file")
+    table = verify_runs(folder, sample, seed, atol, rtol, told=say)
+    print(f"{table.run.nunique()} runs again: {table.same.sum()} of {len(table)} files have the same numbers")
+    raise typer.Exit(not table.same.all())
+
+
+@app.command()
+def models(
+    filter: Annotated[str, typer.Argument(metavar="[FILTER]", help="Part of a name.")] = "",
+    fetch: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Fetch a model now, so that it loads without a network later."),
+    ] = None,
+    cached: Annotated[bool, typer.Option("--cached", help="List the models on this disk with their sizes.")] = False,
+    clear: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[NAME]",
+            help="Delete a model from this disk; without a name, all in patchlib's own cache.",
+        ),
+    ] = None,
+) -> None:
+    """List the models that can be loaded by name; fetch one; show and clear what is on this disk."""
+    if sum([fetch is not None, cached, clear is not None]) > 1:
+        raise typer.BadParameter("--fetch, --cached and --clear do not go together")
+    if cached:
+        from patchlib.models.cache import cached_models
+
+        _print_models(model for model in cached_models() if filter.lower() in model.name.lower())
+    elif clear is not None:
+        from patchlib.models.cache import clear_models
+
+        deleted = clear_models(clear or None)
         print("Deleted:" if deleted else "Nothing to delete.")
         _print_models(deleted)
-    elif arguments.fetch:
+    elif fetch:
         from patchlib.models.load import load_model
 
-        load_model(arguments.fetch, device="cpu")
-        print(f"{arguments.fetch} is on this disk.")
+        load_model(fetch, device="cpu")
+        print(f"{fetch} is on this disk.")
     else:
         from patchlib.models.names import list_models
 
-        names = list_models(arguments.filter)
+        names = list_models(filter)
         if not names:
-            raise ModelError(f"no model's name contains {arguments.filter!r}; `patchlib models` lists them all")
+            raise ModelError(f"no model's name contains {filter!r}; `patchlib models` lists them all")
         print("\n".join(names))
-    return 0
 
 
 def _print_models(models: Iterable[CachedModel]) -> None:
@@ -162,23 +325,34 @@ def _print_models(models: Iterable[CachedModel]) -> None:
     print(f"{sum(model.size for model in models) / 1e6:>9,.0f} MB  in all")
 
 
-def _report(arguments: argparse.Namespace) -> int:
-    from patchlib.runs.report import write_report
+@app.command()
+def report(folder: _Folder = "out") -> None:
+    """Write report.html over the runs of a folder: a table, comparisons and figures, in one file."""
+    from patchlib.runs.report.write import write_report
 
-    print(f"Open the page: {write_report(arguments.folder).as_uri()}")
-    return 0
+    print(f"Open the page: {write_report(folder).as_uri()}")
 
 
-def _lab(arguments: argparse.Namespace) -> int:
-    from patchlib.lab import copy_notebooks, open_lab
+@app.command()
+def lab(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[FOLDER] [-- ARGUMENTS]")] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address and open no browser.")] = False,
+    copy_only: Annotated[bool, typer.Option("--copy-only", help="Copy the notebooks and start nothing.")] = False,
+) -> None:
+    """Open JupyterLab on a copy of the notebooks, in FOLDER (default: patchlib-notebooks).
 
-    copies = copy_notebooks(arguments.folder)
+    Files that you changed are kept. Further arguments of `jupyter lab`, such as --port=8899, go after `--`.
+    """
+    from patchlib.runs.lab import copy_notebooks, open_lab
+
+    further = list(words or [])
+    folder = further.pop(0) if further and not further[0].startswith("-") else "patchlib-notebooks"
+    copies = copy_notebooks(folder)
     print(f"Notebooks in {copies.folder}: {len(copies.new)} copied, {len(copies.same)} there already.")
     if copies.kept:
         print(f"Kept, because they differ from patchlib's: {', '.join(copies.kept)}. Rename one to get ours.")
-    if not arguments.copy_only:
-        open_lab(copies.folder, ["--no-browser"] * arguments.no_browser + arguments.further)
-    return 0
+    if not copy_only:
+        open_lab(copies.folder, ["--no-browser"] * no_browser + further)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from patchlib.patching.metrics import METRICS, next_token_losses
 from patchlib.patching.readout import Readout
 from patchlib.patching.selfcheck import fast_obstacle
 from patchlib.patching.sites import get_site
-from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
+from patchlib.tasks.base import PatchingDataset, as_pairs
+from patchlib.tasks.pairs import PromptPairs
 
 HELD = 32
 """Forwards' worth of streams that are held at once."""

@@ -18,8 +18,9 @@ from patchlib.models.check import check_model
 from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_batch_tokens
 from patchlib.patching.sites import get_site
-from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
+from patchlib.tasks.base import PatchingDataset, as_pairs
 from patchlib.tasks.induction import repeated_tokens
+from patchlib.tasks.pairs import PromptPairs
 from patchlib.tasks.tokens import as_row, tokenize
 
 

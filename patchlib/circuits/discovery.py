@@ -19,7 +19,8 @@ from patchlib.patching.paths import path_patch
 from patchlib.patching.receivers import Receiver, inputs_of
 from patchlib.patching.sweeps import sweep
 from patchlib.stats import summary_table
-from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
+from patchlib.tasks.base import PatchingDataset, as_pairs
+from patchlib.tasks.pairs import PromptPairs
 
 STEPS = ["depth", "receivers", "site", "layer", "head_index", "position", "effect", "ci_low", "ci_high", "n"]
 INPUTS = ["heads", "site", "position", "effect", "through_heads"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from patchlib._util import Head, check_heads, check_positions
 from patchlib.patching.grid import position_mask
-from patchlib.tasks.base import PromptPairs
+from patchlib.tasks.pairs import PromptPairs
 
 Position = int | str
 """A token index, or a role of the task."""

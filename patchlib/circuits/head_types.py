@@ -11,7 +11,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib.circuits.attention import attention_between
 from patchlib.circuits.heads import copying_scores
-from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
+from patchlib.tasks.base import PatchingDataset, as_pairs
+from patchlib.tasks.pairs import PromptPairs
 
 BY_ATTENTION = {
     ("END", "S2"): "S-inhibition",

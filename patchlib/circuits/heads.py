@@ -18,7 +18,8 @@ from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_batch_tokens
 from patchlib.patching.engine import Hooks
 from patchlib.patching.sites import get_site
-from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
+from patchlib.tasks.base import PatchingDataset, as_pairs
+from patchlib.tasks.pairs import PromptPairs
 
 
 def direct_logit_attribution(

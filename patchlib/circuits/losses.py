@@ -20,7 +20,8 @@ from patchlib.models.check import check_model
 from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_logit_bytes
 from patchlib.patching.metrics import next_token_losses
-from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
+from patchlib.tasks.base import PatchingDataset, as_pairs
+from patchlib.tasks.pairs import PromptPairs
 
 
 def token_losses(model: TransformerBridge, task: PatchingDataset | PromptPairs) -> xr.DataArray:

@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib.errors import SweepError
 from patchlib.patching.sites import SITES
-from patchlib.tasks.base import PromptPairs
+from patchlib.tasks.pairs import PromptPairs
 
 Replacement = Callable[[int], Float[Tensor, "pos layer head d_head"]]
 """The number of a prompt -> what each of its heads is given at each position."""

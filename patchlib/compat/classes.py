@@ -19,7 +19,8 @@ from patchlib.compat.printing import HeadPatchingResult, PatchingResult, grid_of
 from patchlib.errors import SweepError
 from patchlib.patching.sites import SITES, site_of
 from patchlib.patching.sweeps import sweep
-from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
+from patchlib.tasks.base import PatchingDataset, as_pairs
+from patchlib.tasks.pairs import PromptPairs
 from patchlib.tasks.tokens import check_pair, tokenize
 
 

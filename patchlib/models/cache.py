@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from huggingface_hub import CacheNotFound, HFCacheInfo, scan_cache_dir
+from huggingface_hub import CacheNotFound, scan_cache_dir
 
 from patchlib.errors import ModelError
 from patchlib.models.default import SMOLLM2, Weights, cache_dir
@@ -37,12 +37,11 @@ def cached_models() -> list[CachedModel]:
     """
     size = sum(map(_size, _files_of(SMOLLM2)))
     ours = [CachedModel(SMOLLM2.name, size, OURS, cache_dir())] if size else []
-    hub = _hub()
-    shared = [
-        CachedModel(repo.repo_id, repo.size_on_disk, HUB, repo.repo_path)
-        for repo in (hub.repos if hub else ())
-        if repo.repo_type == "model"
-    ]
+    try:
+        repos = [repo for repo in scan_cache_dir().repos if repo.repo_type == "model"]
+    except CacheNotFound:
+        repos = []
+    shared = [CachedModel(repo.repo_id, repo.size_on_disk, HUB, repo.repo_path) for repo in repos]
     return ours + sorted(shared, key=lambda model: model.name.casefold())
 
 
@@ -75,7 +74,8 @@ def clear_models(name: str | None = None) -> list[CachedModel]:
                 with FileLock(cache_dir() / f"{model.name}.lock", timeout=0):
                     for path in _files_of(SMOLLM2):
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
-            elif hub := _hub():
+            else:
+                hub = scan_cache_dir()
                 (repo,) = (repo for repo in hub.repos if repo.repo_path == model.folder)
                 hub.delete_revisions(*(revision.commit_hash for revision in repo.revisions)).execute()
     except Timeout as error:
@@ -96,10 +96,3 @@ def _files_of(weights: Weights) -> list[Path]:
 
 def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
-
-
-def _hub() -> HFCacheInfo | None:
-    try:
-        return scan_cache_dir()
-    except CacheNotFound:
-        return None

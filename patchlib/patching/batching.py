@@ -13,7 +13,7 @@ from patchlib.errors import SweepError
 from patchlib.patching.budget import default_logit_bytes, is_out_of_memory
 from patchlib.patching.cells import Cell
 from patchlib.patching.engine import PatchedForwards
-from patchlib.tasks.base import PromptPairs
+from patchlib.tasks.pairs import PromptPairs
 
 FULL = 4
 """Examples with which a forward of a few cells is worth its fixed cost, on a CPU."""

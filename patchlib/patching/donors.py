@@ -20,7 +20,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import check_choice, check_count
 from patchlib.errors import SweepError
-from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
+from patchlib.tasks.base import PatchingDataset, as_pairs
+from patchlib.tasks.pairs import PromptPairs
 
 DIRECTIONS = ("denoise", "noise")
 """Clean into corrupted, or corrupted into clean."""

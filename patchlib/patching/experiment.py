@@ -22,7 +22,7 @@ from patchlib.patching.metrics import Metrics
 from patchlib.patching.readout import Readout, Reads
 from patchlib.patching.selfcheck import fast_obstacle
 from patchlib.progress import Progress
-from patchlib.tasks.base import PromptPairs
+from patchlib.tasks.pairs import PromptPairs
 
 Engine = Literal["auto", "fast", "plain"]
 

@@ -16,7 +16,7 @@ from patchlib._util import check_indices, check_positions
 from patchlib.errors import SweepError
 from patchlib.patching.cells import Cell
 from patchlib.patching.sites import Site, check_patchable, get_site
-from patchlib.tasks.base import PromptPairs
+from patchlib.tasks.pairs import PromptPairs
 
 
 @dataclass(frozen=True)

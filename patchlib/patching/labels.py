@@ -10,7 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import versions
 from patchlib.models.load import weights_hash
-from patchlib.tasks.base import PromptPairs
+from patchlib.tasks.pairs import PromptPairs
 
 
 def labels(model: TransformerBridge, pairs: PromptPairs, axes: Mapping[str, list[Any]]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from patchlib.errors import SweepError
-from patchlib.tasks.base import PromptPairs
+from patchlib.tasks.pairs import PromptPairs
 
 Logits = Float[Tensor, "*cell example d_vocab"]
 CleanLogits = Float[Tensor, "example d_vocab"]

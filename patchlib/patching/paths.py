@@ -18,7 +18,8 @@ from patchlib.patching.metrics import MetricFunction, resolve_metrics
 from patchlib.patching.path_engine import PathForwards
 from patchlib.patching.receivers import Receiver, check_receivers, receiver_masks
 from patchlib.patching.sweeps import patch_grid
-from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
+from patchlib.tasks.base import PatchingDataset, as_pairs
+from patchlib.tasks.pairs import PromptPairs
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from patchlib.errors import SweepError
 from patchlib.patching.metrics import ANSWERS_ONLY, FLOAT32, METRICS
-from patchlib.tasks.base import PromptPairs
+from patchlib.tasks.pairs import PromptPairs
 
 
 class Reads(NamedTuple):

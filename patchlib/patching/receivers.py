@@ -15,7 +15,7 @@ from patchlib._util import Head, check_choice, check_heads, check_positions, hea
 from patchlib.errors import SweepError
 from patchlib.patching.grid import position_mask
 from patchlib.patching.sites import Site, get_site
-from patchlib.tasks.base import PromptPairs
+from patchlib.tasks.pairs import PromptPairs
 
 INPUTS = ("q", "k", "v")
 

@@ -25,7 +25,8 @@ from patchlib.patching.grid import resolve_grid
 from patchlib.patching.metrics import MetricFunction, resolve_metrics
 from patchlib.patching.selfcheck import SelfCheck
 from patchlib.progress import progress_bar
-from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
+from patchlib.tasks.base import PatchingDataset, as_pairs
+from patchlib.tasks.pairs import PromptPairs
 
 
 def sweep(

@@ -1,3 +1,4 @@
+from . import runs as runs
 from . import takeaways as takeaways
 from .ablations import backup_scatter as backup_scatter
 from .ablations import completeness_scatter as completeness_scatter

@@ -1,18 +1,9 @@
-"""Headless runs: papermill executes notebooks; each gets a page, saved results and a manifest, all get an index."""
+"""Headless runs: one notebook (`execute`), many on any executor (`grid`), and what came out of them (`report`).
 
-from __future__ import annotations
+A *run* is an executed notebook. Nothing here imports torch, and what is heavy is imported when it is asked for: a
+notebook that only saves its results does not wait for papermill.
+"""
 
-from importlib import import_module
-from typing import Any
+import lazy_loader
 
-from patchlib.runs.manifest import save_run as save_run
-
-# Only when asked for: a notebook that just saves its results should not wait for papermill, nor a report for torch.
-_HOMES = {"RunRecord": "execute", "run": "execute", "SavedRun": "saved", "saved_run": "saved"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        offered = ", ".join(sorted([*_HOMES, "save_run"]))
-        raise AttributeError(f"module 'patchlib.runs' has no attribute {name!r}; it offers {offered}")
-    return getattr(import_module(f"patchlib.runs.{_HOMES[name]}"), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,8 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import is_index
 from patchlib.errors import TaskError
-from patchlib.tasks.pairs import PromptPairs as PromptPairs
-from patchlib.tasks.pairs import check_fits
+from patchlib.tasks.pairs import PromptPairs, check_fits
 from patchlib.tasks.tokens import check_pair, tokenize
 
 
@@ -82,15 +81,14 @@ class PatchingDataset(ABC):
         prompts = [tuple(pair) for pair in self.get_clean_corrupt_pairs()]
         if any(len(pair) != 2 for pair in prompts):
             raise TaskError(f"get_clean_corrupt_pairs() of {self.name!r} must give pairs (clean, corrupted).")
-        clean = tuple(tokenize(model, text) for text, _ in prompts)
-        corrupted = tuple(tokenize(model, text) for _, text in prompts)
+        rows = [[tokenize(model, text) for text in pair] for pair in prompts]
         # PromptPairs checks this too, but has only ids to show; here the message can show the text of each token.
-        for i, (clean_row, corrupted_row) in enumerate(zip(clean, corrupted, strict=True)):
-            check_pair(i, clean_row, corrupted_row, lambda token: repr(model.to_string([token])))
+        for i, (clean, corrupted) in enumerate(rows):
+            check_pair(i, clean, corrupted, lambda token: repr(model.to_string([token])))
         has_own_metric = type(self).compute_metric is not PatchingDataset.compute_metric
         pairs = PromptPairs(
-            clean_tokens=clean,
-            corrupted_tokens=corrupted,
+            clean_tokens=tuple(clean for clean, _ in rows),
+            corrupted_tokens=tuple(corrupted for _, corrupted in rows),
             answers=torch.tensor([self._answers(i) for i in range(len(prompts))], dtype=torch.long),
             name=self.name,
             compute_metric=self.compute_metric if has_own_metric else None,

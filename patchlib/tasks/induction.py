@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from dataclasses import dataclass
@@ -106,46 +107,40 @@ class InductionDataset(PatchingDataset):
         prompts = []
         for _ in range(n_prompts):
             # All different, so that nothing but the token at `source` comes back at the end.
-            *drawn, other = rng.sample(pool, needed)
-            first_copy, between = drawn[: self.seq_len], drawn[self.seq_len :]
-            broken_copy = first_copy.copy()
-            if self.corruption == "next_token":  # another token to copy
-                broken_copy[source + 1] = wrong = other
-            else:  # nothing to come back to; the wrong answer is of the first copy too, so that presence is no clue
-                broken_copy[source], wrong = other, first_copy[source - 1]
-            rest = between + first_copy[: source + 1]
-            answers = (first_copy[source + 1], wrong)
-            prompts.append(_Prompt(first_copy + rest, broken_copy + rest, source, answers, ""))
+            *drawn, other = rng.sample(pool, needed)  # the first copy and what stands between; one more
+            # Where nothing comes back, the wrong answer is of the first copy too, so that presence is no clue.
+            wrong = other if self.corruption == "next_token" else drawn[source - 1]
+            prompts.append(self._prompt(drawn + drawn[: source + 1], source, other, wrong))
         return prompts
 
     def _names_in_text(self, rng: random.Random, n_prompts: int) -> list[_Prompt]:
         if self.gap > len(BETWEEN):
             raise TaskError(f"gap={self.gap} sentences cannot be had: there are {len(BETWEEN)}.")
-        first_names, last_names = single_tokens(self.model, NAMES), single_tokens(self.model, LAST_NAMES)
-        for kind, names in (("first", first_names), ("last", last_names)):
-            if len(names) < 2:
-                raise TaskError(f"Only {len(names)} {kind} names are single tokens for this model: take another kind.")
-        full_names = [(first, last) for first in first_names for last in last_names]
+        first_names = single_tokens(self.model, NAMES, "first names", least=2)
+        last_names = single_tokens(self.model, LAST_NAMES, "last names", least=2)
+        full_names = list(itertools.product(first_names, last_names))
         if n_prompts > len(full_names):
             raise TaskError(f"n_prompts={n_prompts} is more than the {len(full_names)} full names that there are.")
-        deck = rng.sample(INDUCTION_WORDINGS, len(INDUCTION_WORDINGS))
+        wordings = itertools.cycle(rng.sample(INDUCTION_WORDINGS, len(INDUCTION_WORDINGS)))
         prompts = []
-        for i, (first, last) in enumerate(rng.sample(full_names, n_prompts)):
+        for (first, last), wording in zip(rng.sample(full_names, n_prompts), wordings, strict=False):
             between = "".join(rng.sample(BETWEEN, self.gap))
-            wording = deck[i % len(deck)]
             other_first = rng.choice([name for name in first_names if name != first])
             other_last = rng.choice([name for name in last_names if name != last])
             text = wording.format(first=first, last=last, between=between)
-            clean = tokenize(self.model, text).tolist()[_n_bos(self.model) :]
+            clean = tokenize(self.model, text).tolist()[len(_bos(self.model)) :]
             source = clean.index(first_names[first])
-            corrupted = clean.copy()
-            if self.corruption == "next_token":
-                corrupted[source + 1] = last_names[other_last]
-            else:
-                corrupted[source] = first_names[other_first]
-            answers = (last_names[last], last_names[other_last])
-            prompts.append(_Prompt(clean, corrupted, source, answers, wording))
+            prompts.append(self._prompt(clean, source, first_names[other_first], last_names[other_last], wording))
         return prompts
+
+    def _prompt(self, clean: list[int], source: int, other: int, wrong: int, group: str = "") -> _Prompt:
+        """The pair whose corrupted prompt has `wrong` to copy, or `other` in the place of what comes back."""
+        corrupted = clean.copy()
+        if self.corruption == "next_token":
+            corrupted[source + 1] = wrong
+        else:
+            corrupted[source] = other
+        return _Prompt(clean, corrupted, source, (clean[source + 1], wrong), group)
 
     @property
     def name(self) -> str:
@@ -163,7 +158,7 @@ class InductionDataset(PatchingDataset):
 
     def to_pairs(self, model: TransformerBridge) -> PromptPairs:
         """Tokens, answers, and the roles source, source+1 and current of each prompt."""
-        bos = [int(model.tokenizer.bos_token_id)] * _n_bos(model)
+        bos = _bos(model)
         # Random tokens need not come back from text; words and names must, or readers would see another prompt.
         texts = [] if self.kind == "tokens" else self.get_clean_corrupt_pairs()
         for prompt, pair in zip(self._prompts, texts, strict=False):
@@ -189,9 +184,10 @@ class InductionDataset(PatchingDataset):
         return check_fits(model, pairs)
 
 
-def _n_bos(model: TransformerBridge) -> int:
-    """How many BOS tokens the model's own tokenisation puts first: one or none."""
-    return len(tokenize(model, "a")) - len(model.tokenizer(["a"], add_special_tokens=False)["input_ids"][0])
+def _bos(model: TransformerBridge) -> list[int]:
+    """What the model's own tokenisation puts first: BOS, or nothing."""
+    n_bos = len(tokenize(model, "a")) - len(model.tokenizer(["a"], add_special_tokens=False)["input_ids"][0])
+    return [int(model.tokenizer.bos_token_id)] * n_bos
 
 
 def _whole_words(model: TransformerBridge, rng: random.Random) -> list[int]:
@@ -242,15 +238,14 @@ def repeated_tokens(model: TransformerBridge, n_rows: int = 8, seq_len: int = 25
     other = torch.randint(vocab, (n_rows, seq_len), generator=generator)
     # The answers must differ; the generator may draw one token twice.
     other[:, -1] = torch.where(other[:, -1] == once[:, -1], (once[:, -1] + 1) % vocab, other[:, -1])
-    n_bos = _n_bos(model)
-    bos = torch.full((n_rows, n_bos), int(model.tokenizer.bos_token_id) if n_bos else 0)
+    bos = torch.tensor(_bos(model), dtype=torch.long).expand(n_rows, -1)  # [example pos], of one position or none
     return check_fits(
         model,
         PromptPairs(
             clean_tokens=tuple(torch.cat([bos, once, once], dim=1)),  # [example pos]
             corrupted_tokens=tuple(torch.cat([bos, once, other], dim=1)),
             answers=torch.stack([once[:, -1], other[:, -1]], dim=1),
-            roles={"copy": torch.full((n_rows,), n_bos + seq_len)},
+            roles={"copy": torch.full((n_rows,), bos.shape[1] + seq_len)},
             name="repeated random tokens",
             seed=seed,
             metadata={"seq_len": seq_len, "n_prompts": n_rows},

@@ -97,6 +97,9 @@ class IOIDataset(PatchingDataset):
         {'IO': 4, 'S1': 6, 'S1+1': 7, 'S2': 12, 'END': 16}
     """
 
+    name = "IOI (Indirect Object Identification)"
+    """What plots and results call the task."""
+
     def __init__(
         self,
         model: TransformerBridge,
@@ -111,10 +114,7 @@ class IOIDataset(PatchingDataset):
         self.order = check_choice("templates", order, TEMPLATES, error=TaskError)
         self.corruption = check_choice("corruption", corruption, FRESH_NAMES, error=TaskError)
         self.seed = check_count("seed", seed, least=0, error=TaskError)
-        names = single_tokens(model, NAMES)
-        needed = 2 + FRESH_NAMES[corruption]
-        if len(names) < needed:
-            raise _too_few("names", names, NAMES, needed)
+        names = single_tokens(model, NAMES, "names", least=2 + FRESH_NAMES[corruption])
         if n_prompts is None:
             self.templates, wordings = list(SEED_FILLS), [SEED_WORDING] * len(SEED_FILLS)
             missing = {name for fill in SEED_FILLS for name in fill[:2]} - names.keys()
@@ -125,7 +125,7 @@ class IOIDataset(PatchingDataset):
                 )
         else:
             count = check_count("n_prompts", n_prompts, error=TaskError)
-            self.templates, wordings = _draw(model, list(names), count, self.seed, order)
+            self.templates, wordings = self._draw(list(names), count)
         self._name_ids = names
         # Its own generator, so that one seed gives the same clean prompts whatever the corruption.
         rng = random.Random(f"{self.seed} corruption")
@@ -133,11 +133,6 @@ class IOIDataset(PatchingDataset):
         self._groups = tuple(f"{order}: {wording}" for order, wording in zip(orders, wordings, strict=True))
         slots = zip(wordings, self.templates, orders, strict=True)
         self._pairs = [self._fill(rng, list(names), wording, fill, order) for wording, fill, order in slots]
-
-    @property
-    def name(self) -> str:
-        """The task's name in plots and results."""
-        return "IOI (Indirect Object Identification)"
 
     def get_clean_corrupt_pairs(self) -> list[tuple[str, str]]:
         """(clean, corrupted) prompts as text."""
@@ -159,6 +154,27 @@ class IOIDataset(PatchingDataset):
             metadata={"corruption": self.corruption, "templates": self.order, "n_prompts": len(pairs)},
         )
 
+    def _draw(self, names: list[str], n_prompts: int) -> tuple[list[Fill], list[str]]:
+        """(indirect object, subject, place, object) and the wording of each prompt."""
+        name_pairs = list(itertools.combinations(names, 2))
+        if n_prompts > len(name_pairs):
+            raise TaskError(
+                f"n_prompts={n_prompts} is more than the {len(name_pairs)} pairs that this model's {len(names)} "
+                "single-token names allow, and each prompt needs its own: ask for fewer prompts."
+            )
+        places = list(single_tokens(self.model, PLACES, "places", least=1))
+        things = list(single_tokens(self.model, OBJECTS, "objects", least=1))
+        # One draw after the other in a fixed order, and the names first: fewer prompts are then the first of more.
+        rng = random.Random(self.seed)
+        rng.shuffle(name_pairs)
+        deck = rng.sample(IOI_WORDINGS, len(IOI_WORDINGS))
+        in_order = (rng.sample(pair, 2) for pair in name_pairs[:n_prompts])
+        fills = [(io, subject, rng.choice(places), rng.choice(things)) for io, subject in in_order]
+        # With mixed orders BABA starts half a deck later: every wording comes in both orders in the end, and a
+        # few prompts already have different wordings.
+        turns = [divmod(i, 2) if self.order == "mixed" else (i, 0) for i in range(n_prompts)]
+        return fills, [deck[(turn + second * len(deck) // 2) % len(deck)] for turn, second in turns]
+
     def _fill(self, rng: random.Random, names: list[str], wording: str, fill: Fill, order: str) -> tuple[str, str]:
         io, subject, place, thing = fill
         unrelated = [name for name in names if name not in (io, subject)]
@@ -168,60 +184,24 @@ class IOIDataset(PatchingDataset):
             a, b = (first_io, first_subject) if order == "ABBA" else (first_subject, first_io)
             return wording.format(A=a, B=b, S=second_subject, place=place, object=thing)
 
-        match self.corruption:
-            case "swap_subject":
-                corrupted = prompt(io, subject, io)
-            case "swap_order":
-                corrupted = prompt(subject, io, subject)
-            case "abc":
-                corrupted = prompt(*fresh)
-            case _:
-                corrupted = prompt(io, subject, fresh[0])
-        return prompt(io, subject, subject), corrupted
-
-
-def _too_few(kind: str, single: dict[str, int], tried: tuple[str, ...], needed: int) -> TaskError:
-    return TaskError(
-        f"Only {len(single)} of {len(tried)} {kind} are single tokens for this model; {needed} are needed: "
-        "use a model with a larger vocabulary, or give your own prompts as PromptPairs."
-    )
-
-
-def _draw(
-    model: TransformerBridge, names: list[str], n_prompts: int, seed: int, order: str
-) -> tuple[list[Fill], list[str]]:
-    """(indirect object, subject, place, object) and the wording of each prompt."""
-    name_pairs = list(itertools.combinations(names, 2))
-    if n_prompts > len(name_pairs):
-        raise TaskError(
-            f"n_prompts={n_prompts} is more than the {len(name_pairs)} pairs that this model's {len(names)} "
-            "single-token names allow, and each prompt needs its own: ask for fewer prompts."
-        )
-    places, things = single_tokens(model, PLACES), single_tokens(model, OBJECTS)
-    for kind, single, tried in (("places", places, PLACES), ("objects", things, OBJECTS)):
-        if not single:
-            raise _too_few(kind, single, tried, 1)
-    # One draw after the other in a fixed order, and the names first: fewer prompts are then the first of more.
-    rng = random.Random(seed)
-    rng.shuffle(name_pairs)
-    deck = rng.sample(IOI_WORDINGS, len(IOI_WORDINGS))
-    in_order = (rng.sample(pair, 2) for pair in name_pairs[:n_prompts])
-    fills = [(io, subject, rng.choice(list(places)), rng.choice(list(things))) for io, subject in in_order]
-    # With mixed orders BABA starts half a deck later: every wording comes in both orders in the end, and a
-    # few prompts already have different wordings.
-    turns = [divmod(i, 2) if order == "mixed" else (i, 0) for i in range(n_prompts)]
-    return fills, [deck[(turn + second * len(deck) // 2) % len(deck)] for turn, second in turns]
+        corrupted_names = {
+            "swap_subject": (io, subject, io),
+            "swap_order": (subject, io, subject),
+            "abc": fresh,
+            "random_subject": (io, subject, *fresh),
+        }
+        return prompt(io, subject, subject), prompt(*corrupted_names[self.corruption])
 
 
 def _find_roles(pairs: PromptPairs) -> dict[str, Int[Tensor, " example"]]:
     positions = []
-    for i, (row, (io, subject)) in enumerate(zip(pairs.clean_tokens, pairs.answers.tolist(), strict=True)):
-        io_positions, subject_positions = ((row == token).nonzero().flatten().tolist() for token in (io, subject))
-        if len(io_positions) != 1 or len(subject_positions) != 2:
-            raise TaskError(
-                f"Prompt {i} does not hold its names once and twice as tokens: make the dataset with "
-                "the model that it is used on."
-            )
-        s1, s2 = subject_positions
-        positions.append((*io_positions, s1, s1 + 1, s2, len(row) - 1))
+    for i, (row, names) in enumerate(zip(pairs.clean_tokens, pairs.answers, strict=True)):
+        match [(row == name).nonzero().flatten().tolist() for name in names]:
+            case [[io], [s1, s2]]:
+                positions.append((io, s1, s1 + 1, s2, len(row) - 1))
+            case _:
+                raise TaskError(
+                    f"Prompt {i} does not hold its names once and twice as tokens: make the dataset with "
+                    "the model that it is used on."
+                )
     return dict(zip(ROLES, torch.tensor(positions).unbind(1), strict=True))  # [example role] -> one column a role

@@ -98,9 +98,8 @@ class PromptPairs:
             if not isinstance(value, str | int | float):
                 raise TaskError(f"metadata {setting!r} must be a str, int or float to be saved, not {value!r}.")
         # The class is frozen, so that nobody edits prompts under a sweep: only here are values put into their form.
-        tokens = {"clean_tokens": clean, "corrupted_tokens": corrupted, "answers": answers}
-        for attribute, stored in {**tokens, "roles": roles, "metadata": dict(self.metadata)}.items():
-            object.__setattr__(self, attribute, stored)
+        vars(self).update(clean_tokens=clean, corrupted_tokens=corrupted, answers=answers)
+        vars(self).update(roles=roles, metadata=dict(self.metadata))
 
     def __len__(self) -> int:
         """Number of pairs."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -57,25 +58,21 @@ def check_pair(
 
 
 def _side_by_side(clean: list[int], corrupted: list[int], show: Callable[[int], str]) -> str:
-    length = max(len(clean), len(corrupted))
-    parting = next(
-        (i for i, (left, right) in enumerate(zip(clean, corrupted, strict=False)) if left != right),
-        min(len(clean), len(corrupted)),
-    )
-    first = max(0, min(parting - MAX_SHOWN // 4, length - MAX_SHOWN))
-    end = min(length, first + MAX_SHOWN)
-    clean_texts, corrupted_texts = (
-        [show(row[i]) if i < len(row) else "(nothing)" for i in range(first, end)] for row in (clean, corrupted)
-    )
-    width = max(map(len, [*clean_texts, "clean"]))
+    pairs = list(itertools.zip_longest(clean, corrupted))
+    parting = next(i for i, (left, right) in enumerate(pairs) if left != right)
+    first = max(0, min(parting - MAX_SHOWN // 4, len(pairs) - MAX_SHOWN))
+    shown = pairs[first : first + MAX_SHOWN]
+    texts = [["(nothing)" if token is None else show(token) for token in pair] for pair in shown]
+    width = max(len(left) for left, _ in [("clean", "corrupted"), *texts])
     lines = [f"{'':>8}  {'clean':<{width}}  corrupted"]
     if first:
         lines.append(f"{'...':>8}  ({first} equal positions left out)")
-    for i, left, right in zip(range(first, end), clean_texts, corrupted_texts, strict=True):
+    for i, (left, right) in enumerate(texts, start=first):
         mark = "  <- they part here" if i == parting else ""
         lines.append(f"{i:>8}  {left:<{width}}  {right}{mark}")
-    if end < length:
-        lines.append(f"{'...':>8}  ({length - end} more)")
+    left_out = len(pairs) - first - len(shown)
+    if left_out:
+        lines.append(f"{'...':>8}  ({left_out} more)")
     return "\n".join(lines)
 
 
@@ -90,14 +87,27 @@ def tokenize(model: TransformerBridge, text: str) -> Int[Tensor, " pos"]:
     return row[1:] if has_bos and row[:2].tolist() == [bos_id, bos_id] else row
 
 
-def single_tokens(model: TransformerBridge, words: Iterable[str]) -> dict[str, int]:
+def single_tokens(
+    model: TransformerBridge, words: Collection[str], kind: str = "words", least: int = 0
+) -> dict[str, int]:
     """Word -> token id, for those words that are one token inside a sentence; the others are left out.
 
     Unknown words, which some tokenizers turn into one and the same token, are left out too.
+
+    Args:
+        model: Whose tokenizer reads them.
+        words: Without the space before them.
+        kind: What an error calls the words.
+        least: How many must be single tokens; TaskError where fewer are.
     """
     tokenizer = model.tokenizer
-    words = list(words)
     (stem,) = tokenizer([CARRIER], add_special_tokens=False)["input_ids"]
     rows = tokenizer([f"{CARRIER} {word}" for word in words], add_special_tokens=False)["input_ids"]
-    single = {word: row[-1] for word, row in zip(words, rows, strict=True) if row[:-1] == stem}
-    return {word: token for word, token in single.items() if tokenizer.decode([token]).strip() == word}
+    last = {word: row[-1] for word, row in zip(words, rows, strict=True) if row[:-1] == stem}
+    single = {word: token for word, token in last.items() if tokenizer.decode([token]).strip() == word}
+    if len(single) < least:
+        raise TaskError(
+            f"Only {len(single)} of {len(words)} {kind} are single tokens for this model; {least} are needed: "
+            "use a model with a larger vocabulary, another kind of prompt, or your own prompts as PromptPairs."
+        )
+    return single

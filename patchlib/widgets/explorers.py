@@ -21,7 +21,8 @@ from patchlib.errors import SweepError
 from patchlib.plots import style, takeaways, wording
 from patchlib.plots.heads import attention
 from patchlib.plots.sweeps import layer_lines
-from patchlib.tasks.base import PatchingDataset, PromptPairs, as_pairs
+from patchlib.tasks.base import PatchingDataset, as_pairs
+from patchlib.tasks.pairs import PromptPairs
 from patchlib.widgets.drawing import Live, Shown, in_a_row, live, wide
 from patchlib.widgets.pickers import CellPicker
 

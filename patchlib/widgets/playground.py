@@ -20,7 +20,7 @@ from patchlib.patching.sites import SITES
 from patchlib.patching.sweeps import sweep
 from patchlib.plots import takeaways
 from patchlib.plots.sweeps import heatmap_panels
-from patchlib.tasks.base import PromptPairs
+from patchlib.tasks.pairs import PromptPairs
 from patchlib.tasks.tokens import check_pair, tokenize
 from patchlib.widgets.drawing import in_a_row, outputs, wide
 

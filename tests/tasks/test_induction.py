@@ -127,7 +127,7 @@ def test_the_default_model_tells_what_has_to_follow(settings):
 
 def test_too_few_names_and_too_many_prompts_are_refused(model, monkeypatch):
     monkeypatch.setattr("patchlib.tasks.induction.LAST_NAMES", ("Qqqqqqqqq",))
-    with pytest.raises(TaskError, match="Only 0 last names are single tokens"):
+    with pytest.raises(TaskError, match="Only 0 of 1 last names are single tokens"):
         InductionDataset(model, kind="names")
 
 

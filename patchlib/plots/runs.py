@@ -1,0 +1,310 @@
+"""Many runs beside each other: figures of tables with a column for each run, and the sentence under each.
+
+The tables are those of ``patchlib.runs.report.effects.compared``: effect by cell (index) and run (columns), of one
+model, on one metric, at one site. Figures have no colours of text and ground of their own: a page gives them its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.colors import hex_to_rgb
+
+from patchlib._util import cell_name
+from patchlib.plots.style import LEGEND, LINES
+
+POINTS = 30
+"""Runs up to which each has a point of its own."""
+SQUARES = 40
+"""Columns of a matrix of rank agreements, beyond which its squares cannot be read."""
+TOP = 10
+"""Cells of each run that its agreement with another is told of."""
+HALF = 0.5
+"""Effect beyond which more than half of what the prompts differ in has come, or has not gone yet."""
+
+
+def headline(numbers: Mapping[str, pd.Series], name: str) -> go.Figure:
+    """One number of many runs, in the order of what they differ in.
+
+    Args:
+        numbers: Model -> the number by run.
+        name: What it is.
+
+    Returns:
+        A line for each model; a box for each where the models or the runs are many.
+    """
+    return _lines(numbers, name)
+
+
+def top_cells(table: pd.DataFrame, metric: str) -> go.Figure:
+    """The cells with the largest mean effect, from run to run.
+
+    Args:
+        table: Effect by cell and run.
+        metric: That it is on.
+    """
+    top = table.mean(axis=1).abs().nlargest(len(LINES)).index
+    return _lines({named(table, cell): table.loc[cell] for cell in top}, f"effect ({metric})")
+
+
+def effect_by_layer(table: pd.DataFrame, metric: str) -> go.Figure:
+    """Mean over the runs along the layers, and the band that all runs lie in, at each role.
+
+    Args:
+        table: Effect by layer, or layer and role, and run; of many roles those that change most are drawn.
+        metric: That it is on.
+    """
+    parts = by_role(table)
+    change = pd.Series({role: np.ptp(part.mean(axis=1)) for role, part in parts.items()})
+    shown = change.nlargest(len(LINES)).index
+    figure, spread = go.Figure(), "from %{customdata[0]:.3f} to %{customdata[1]:.3f}"
+    for colour, role in zip(LINES, [role for role in parts if role in shown], strict=False):
+        part = parts[role]
+        low, high = _plain(part.min(axis=1)), _plain(part.max(axis=1))
+        band: dict[str, Any] = {"x": list(part.index), "legendgroup": role, "showlegend": False, "hoverinfo": "skip"}
+        figure.add_scatter(y=low, mode="lines", line={"width": 0}, **band)
+        pale = f"rgba{(*hex_to_rgb(colour), 0.2)}"
+        figure.add_scatter(y=high, mode="lines", line={"width": 0}, fill="tonexty", fillcolor=pale, **band)
+        figure.add_scatter(
+            x=list(part.index),
+            y=_plain(part.mean(axis=1)),
+            name=role,
+            legendgroup=role,
+            mode="lines+markers",
+            line={"color": colour, "width": 2},
+            marker={"size": 4},
+            customdata=list(zip(low, high, strict=True)),
+            hovertemplate=f"L%{{x}} {role}<br>mean %{{y:.3f}}, {spread}<extra></extra>",
+        )
+    figure.update_xaxes(title="layer")
+    return _framed(figure, f"effect ({metric})", len(parts) > 1)
+
+
+def along_the_depth(tables: Mapping[str, pd.DataFrame], metric: str) -> go.Figure:
+    """A line for each model over the share of its layers, the mean of its runs; of several cells the largest.
+
+    Args:
+        tables: Model -> effect by cell and run, of all layers; at the role where the first model's changes most.
+        metric: That it is on.
+    """
+    figure = go.Figure()
+    for number, (model, table) in enumerate(at_telling_role(tables).items()):
+        effects = layer_means(table)
+        figure.add_scatter(
+            x=_plain(depth(effects)),
+            y=_plain(effects),
+            text=list(largest_by_layer(table)),
+            name=f"{short_name(model)} ({table.shape[1]} runs)",
+            mode="lines+markers",
+            line={"color": LINES[number % len(LINES)], "width": 2, "dash": ("solid", "dot")[number // len(LINES) % 2]},
+            marker={"size": 4},
+            hovertemplate="%{text}: %{y:.3f}<br>depth %{x:.0%}<extra>%{fullData.name}</extra>",
+        )
+    figure.update_xaxes(title="share of the model's layers", tickformat=".0%")
+    several = any(table.index.get_level_values("layer").has_duplicates for table in tables.values())
+    _framed(figure, "largest |effect| in a layer" if several else f"effect ({metric})")
+    below = {"orientation": "v", "y": -0.25, "yanchor": "top"}  # names are long: each has a line of its own
+    return figure.update_layout(legend=below, height=340 + 22 * len(tables), margin={"t": 20})
+
+
+def rank_agreement(table: pd.DataFrame) -> go.Figure:
+    """Spearman correlations between the columns of a table: runs, or models at the same depths.
+
+    Args:
+        table: Effect by cell; of very many columns the first are drawn.
+    """
+    ranks = table.iloc[:, :SQUARES].corr(method="spearman")
+    figure = go.Figure(
+        go.Heatmap(
+            z=[_plain(row) for _, row in ranks.iterrows()],
+            x=list(ranks),
+            y=list(ranks),
+            zmin=-1,
+            zmax=1,
+            colorscale="RdBu",
+            colorbar={"title": "Spearman"},
+            texttemplate="%{z:.2f}" if len(ranks) <= 8 else None,
+            hovertemplate="%{x} and %{y}<br>Spearman %{z:.2f}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(type="category")
+    figure.update_yaxes(type="category", autorange="reversed")
+    return _framed(figure, "", legend=False)
+
+
+def say_headline(numbers: Mapping[str, pd.Series]) -> str:
+    """What the runs' numbers are: a mean only of one model's."""
+    values = pd.concat(list(numbers.values()))
+    who = f"{len(values)} runs" + (f" of {len(numbers)} models" if len(numbers) > 1 else "")
+    mean = f"mean {values.mean():.2f}, " if len(numbers) == 1 else ""
+    return f"Over {who}: {mean}from {values.min():.2f} to {values.max():.2f}."
+
+
+def say_largest(table: pd.DataFrame) -> str:
+    """The cell with the largest mean effect, and what the runs make of it."""
+    means = table.mean(axis=1)
+    cell: Any = means.abs().idxmax()
+    values = table.loc[cell]
+    return (
+        f"Over {table.shape[1]} runs, {named(table, cell)} has the largest mean effect: {means[cell]:.2f}, "
+        f"from {values.min():.2f} to {values.max():.2f}."
+    )
+
+
+def say_layers(table: pd.DataFrame) -> str:
+    """Where the effect of the residual stream passes one half; elsewhere, or nowhere, what is largest."""
+    passed = []
+    for role, part in by_role(table).items():
+        layers = sorted({layer for run in part if (layer := first_beyond_half(part[run])) is not None})
+        if layers:
+            where = f"L{layers[0]}" + (f" to L{layers[-1]}" if len(layers) > 1 else "")
+            passed.append(f"{role or 'everywhere'} at {where}")
+    return (
+        f"The effect passes {HALF} for {', for '.join(passed)}; {table.shape[1]} runs."
+        if passed
+        else say_largest(table)
+    )
+
+
+def say_depth(tables: Mapping[str, pd.DataFrame], is_stream: bool) -> str:
+    """After what share of its layers each model's effect comes."""
+    places, said = [], []
+    for model, table in at_telling_role(tables).items():
+        effects = layer_means(table)
+        layer: Any = first_beyond_half(effects) if is_stream else effects.abs().idxmax()
+        if layer is not None:
+            places.append(depth(effects)[layer])
+            size = "" if is_stream else f" ({effects[layer]:.2f})"
+            said.append(f"{largest_by_layer(table)[layer]} of {short_name(model)}{size}")
+    what = f"The effect passes {HALF}" if is_stream else "The layer with the largest effect comes"
+    where = f"after {min(places):.0%} to {max(places):.0%} of a model's layers" if places else "nowhere"
+    return f"{what} {where}: {', '.join(said[:4])}{' and others' if len(said) > 4 else ''}."
+
+
+def say_agreement(table: pd.DataFrame, columns: str = "runs", rows: str = "cells", left_out: int = 0) -> str:
+    """How alike the columns of a table, runs or models, order its rows."""
+    shown = table.iloc[:, :SQUARES]
+    pairs = shown.corr(method="spearman").to_numpy()[np.triu_indices(shown.shape[1], 1)]
+    pairs = pairs[np.isfinite(pairs)]
+    of_all = f" of {len(table) + left_out} that all of them have" if left_out else ""
+    said = f"How alike two {columns} order the {len(table)} {rows}{of_all}: a Spearman correlation of "
+    said += f"{pairs.mean():.2f}" if len(pairs) else "unknown size"
+    said += f" on average, from {pairs.min():.2f} to {pairs.max():.2f}" if len(pairs) > 1 else ""
+    if (k := min(TOP, len(table) // 3)) > 1:
+        tops = [set(shown[name].abs().nlargest(k).index) for name in shown]
+        shared = [len(top & other) for i, top in enumerate(tops) for other in tops[:i]]
+        said += f". All cells weigh the same in it, small as they may be; of the {k} largest, {np.mean(shared):.1f}"
+        said += " are the same" + " on average" * (len(shared) > 1)
+    return f"{said}; the first {SQUARES} only." if shown.shape[1] < table.shape[1] else f"{said}."
+
+
+def has_all_layers(table: pd.DataFrame) -> bool:
+    """Whether layers go from 0 without a gap: where only some were patched, the depth is not known."""
+    layers = sorted(table.index.unique("layer")) if "layer" in table.index.names else list[int]()
+    return len(layers) > 1 and layers == list(range(len(layers)))
+
+
+def at_same_depths(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """By layer of the shallowest model, and role: the effects by layer of all, between their layers where need be."""
+    points = min((depth(layer_means(table)) for table in tables.values()), key=len)
+    columns = {}
+    for model, table in tables.items():
+        for role, part in by_role(table).items() if _have_roles(tables) else [("", table)]:
+            effects = layer_means(part)
+            columns[short_name(model), role] = np.interp(points, depth(effects), effects)
+    return pd.DataFrame(pd.DataFrame(columns, index=list(points)).stack(level=1, future_stack=True)).dropna()
+
+
+def named(table: pd.DataFrame | pd.Series, cell: Any) -> str:
+    """The name of a cell, given by its place in the index."""
+    row = dict(zip(map(str, table.index.names), cell if isinstance(cell, tuple) else (cell,), strict=True))
+    return cell_name(row) if "layer" in row else ", ".join(f"{axis} {value}" for axis, value in row.items())
+
+
+def by_role(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The table at each role; the whole under an empty name where it has none."""
+    if "role" not in table.index.names:
+        return {"": table}
+    roles = table.index.get_level_values("role")
+    return {str(role): table[roles == role].droplevel("role") for role in roles.unique()}
+
+
+def at_telling_role(tables: Mapping[str, pd.DataFrame]) -> Mapping[str, pd.DataFrame]:
+    """The tables at the role where the effect of the first model changes most from layer to layer."""
+    if not _have_roles(tables):
+        return tables
+    change = next(iter(tables.values())).mean(axis=1).groupby(level="role").agg(np.ptp)
+    return {model: table[table.index.get_level_values("role") == change.idxmax()] for model, table in tables.items()}
+
+
+def layer_means(table: pd.DataFrame) -> pd.Series:
+    """Effect by layer, mean of the runs; of several cells the largest absolute one of each run.
+
+    The largest of the mean would be smaller, the more runs there are: noise cancels out in it.
+    """
+    layers = table.groupby(level="layer")
+    several = table.index.get_level_values("layer").has_duplicates
+    return (table.abs().groupby(level="layer").max() if several else layers.first()).mean(axis=1)
+
+
+def largest_by_layer(table: pd.DataFrame) -> pd.Series:
+    """The name of the cell that a layer's point stands for."""
+    return table.mean(axis=1).abs().groupby(level="layer").idxmax().map(lambda cell: named(table, cell))
+
+
+def depth(by_layer: pd.Series) -> pd.Series:
+    """The share of the model's layers that lies at or before each."""
+    return pd.Series((by_layer.index + 1) / (by_layer.index.max() + 1), by_layer.index)
+
+
+def first_beyond_half(by_layer: pd.Series) -> int | None:
+    """The first layer that is on the other side of one half than the layer before it."""
+    beyond = by_layer.to_numpy() > HALF
+    (changes,) = np.nonzero(beyond[1:] != beyond[:-1])
+    return int(by_layer.index[changes[0] + 1]) if len(changes) else None
+
+
+def short_name(model: str) -> str:
+    """A model's name without its hub's owner or its folder."""
+    return model.rpartition("/")[2]
+
+
+def _have_roles(tables: Mapping[str, pd.DataFrame]) -> bool:
+    return all("role" in table.index.names for table in tables.values())
+
+
+def _lines(values: Mapping[str, pd.Series], unit: str) -> go.Figure:
+    """A line for each series over the runs that index it; where there are many of either, how the runs spread."""
+    figure = go.Figure()
+    if len(values) > len(LINES) or max(map(len, values.values())) > POINTS:
+        for name, series in values.items():
+            figure.add_box(y=_plain(series), name=short_name(name), marker={"color": LINES[0]}, boxpoints="outliers")
+        return _framed(figure, unit, legend=False)
+    for colour, (name, series) in zip(LINES, values.items(), strict=False):
+        figure.add_scatter(
+            x=list(series.index),
+            y=_plain(series),
+            name=short_name(name),
+            mode="lines+markers",
+            line={"color": colour, "width": 2},
+            hovertemplate="%{fullData.name}<br>%{x}<br>%{y:.3f}<extra></extra>",
+        )
+    figure.update_xaxes(type="category")
+    return _framed(figure, unit, len(values) > 1)
+
+
+def _plain(values: Iterable[float] | Sequence[float]) -> list[float | None]:
+    """Four digits, which take a quarter of the room in a page; None is a gap."""
+    return [round(float(value), 4) if np.isfinite(value) else None for value in values]
+
+
+def _framed(figure: go.Figure, unit: str, legend: bool = True) -> go.Figure:
+    # Not a template: plotly's default one adds 6.5 KB to each figure.
+    margin = {"l": 60, "r": 20, "t": 60 if legend else 20, "b": 50}
+    figure.update_layout(template="none", height=360, margin=margin, legend=LEGEND, showlegend=legend)
+    figure.update_xaxes(automargin=True, showgrid=False, zeroline=False)
+    return figure.update_yaxes(title=unit, automargin=True, rangemode="tozero")  # or a thousandth looks like a trend

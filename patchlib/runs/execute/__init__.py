@@ -1,0 +1,1 @@
+"""One notebook: its parameters, its execution, what it saves, and its page."""

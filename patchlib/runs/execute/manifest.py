@@ -1,0 +1,141 @@
+"""Results, and the manifest that says how they came about."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import re
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+import pandas as pd
+import psutil
+import xarray as xr
+
+from patchlib._util import sha256_of, versions
+from patchlib.errors import RunError
+from patchlib.runs.execute.provenance import provenance
+from patchlib.runs.files import prepare_folder, replacing, write_json
+
+RUNNING = "PATCHLIB_NOTEBOOK"
+"""Tells a kernel that patchlib started which notebook it runs."""
+
+
+def save_run(
+    out_dir: str | Path,
+    notebook: str,
+    results: Mapping[str, xr.Dataset | pd.DataFrame],
+    parameters: Mapping[str, Any],
+    headline: Mapping[str, float] | None = None,
+) -> Path:
+    """Save a notebook's results and the manifest that says how they came about.
+
+    Each dataset goes to `<notebook>.<name>.nc`, each table to `<notebook>.<name>.csv`, the manifest to
+    `<notebook>.manifest.json`. Every file appears whole or not at all.
+
+    Args:
+        out_dir: folder to write to; made if it is missing.
+        notebook: name of the notebook without its ending, such as "02_head_patching"; where patchlib runs it, the
+            name of the file that is run, so that a copy under another name has results of its own.
+        results: datasets from `sweep`, or tables, by a short name.
+        parameters: the notebook's parameters with the values of this run.
+        headline: the few numbers that one run is held against another by, such as {"faithfulness": 0.72}.
+
+    Returns:
+        The path of the manifest.
+
+    Raises:
+        RunError: the folder cannot be written, a result is of another type or cannot be saved, or a headline is no
+            number.
+
+    Example:
+        >>> result = xr.Dataset({"effect": ("layer", [0.1, 0.7])})
+        >>> path = patchlib.save_run(tmp_path, "layers", {"effects": result}, {"seed": 0}, {"largest effect": 0.7})
+        >>> sorted(file.name for file in tmp_path.iterdir())
+        ['layers.effects.nc', 'layers.manifest.json']
+    """
+    notebook = os.environ.get(RUNNING, notebook)
+    numbers = {name: _number(name, value) for name, value in (headline or {}).items()}
+    folder = prepare_folder(out_dir)
+    paths = [_save(result, folder, notebook, name) for name, result in results.items()]
+    attrs = [result.attrs for result in results.values() if "model" in result.attrs]
+    models = dict.fromkeys((attr["model"], attr.get("weights_hash")) for attr in attrs)
+    manifest = new_manifest(notebook, parameters) | {
+        "models": [{"name": name, "weights_hash": weights} for name, weights in models],
+        "headline": numbers,
+        "wall_time_s": round(time.time() - psutil.Process().create_time()),
+        "peak_memory_mb": round(peak_memory() / 2**20, 1),
+        "files": [{"name": path.name, "sha256": sha256_of(path)} for path in paths],
+    }
+    return write_json(folder / f"{notebook}.manifest.json", manifest)
+
+
+def _number(name: str, value: Any) -> float | None:
+    """A plain number, which JSON can hold; None where it is not finite."""
+    if isinstance(value, bool) or not isinstance(value, SupportsFloat):
+        raise RunError(f"headline {name!r} must be a number, not {value!r}")
+    return float(value) if math.isfinite(value) else None
+
+
+def _save(result: object, folder: Path, notebook: str, name: str) -> Path:
+    if not re.fullmatch(r"[\w-]+", name):
+        raise RunError(f"result name {name!r} cannot be part of a file name; use letters, digits, _ and -")
+    if not isinstance(result, xr.Dataset | pd.DataFrame):
+        kind = type(result).__name__
+        raise RunError(f"result {name!r} must be an xarray.Dataset or a pandas.DataFrame, not {kind}")
+    path = folder / f"{notebook}.{name}.{'nc' if isinstance(result, xr.Dataset) else 'csv'}"
+    try:
+        with replacing(path) as temporary:
+            if isinstance(result, xr.Dataset):
+                result.to_netcdf(temporary, engine="h5netcdf")
+            else:
+                named = result.rename_axis(index=lambda name: "index" if name is None else name)
+                named.to_csv(temporary, index=not isinstance(result.index, pd.RangeIndex))
+    except (TypeError, ValueError) as error:
+        raise RunError(f"result {name!r} cannot be saved as netCDF: {error}") from error
+    return path
+
+
+def new_manifest(notebook: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest with all its keys, of which the running notebook and its runner each fill some."""
+    return {
+        "notebook": notebook,
+        "title": notebook,
+        "description": "",
+        "status": "ok",
+        "error": None,
+        "parameters": dict(parameters),
+        "models": [],
+        "headline": {},
+        "versions": versions() | {"platform": platform.platform()},
+        **provenance(parameters),
+        "wall_time_s": None,
+        "peak_memory_mb": None,
+        "files": [],
+        "finished_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "repeat": repeat_command(notebook, parameters),
+    }
+
+
+def repeat_command(name: str, parameters: Mapping[str, Any]) -> str:
+    """Return the command line that repeats a run, whatever folder it writes to."""
+    options = [("-p", key, str(value)) for key, value in parameters.items() if key != "out_dir"]
+    return shlex.join(["patchlib", "run", name, *(word for option in options for word in option)])
+
+
+def peak_memory() -> int:
+    """Return the most memory this process has held at once, in bytes."""
+    status = Path("/proc/self/status")  # not ru_maxrss where it can be helped: a child starts with its parent's
+    if status.is_file() and (high_water := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return 1024 * int(high_water[1])
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

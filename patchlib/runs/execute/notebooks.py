@@ -1,0 +1,44 @@
+"""Notebooks before they run: where they are, and how their errors read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from patchlib.errors import RunError
+
+
+def notebook_folder() -> Path:
+    """Return the notebooks inside the installed package, or the checkout's."""
+    package = Path(__file__).resolve().parents[2]
+    installed = package / "notebooks"
+    return installed if installed.is_dir() else package.parent / "notebooks"
+
+
+def find_notebooks(names: Sequence[str | Path] | None = None, base: Path | None = None) -> list[Path]:
+    """Find notebooks by path, stem (`02_head_patching`) or number (`02`); by default all that teach.
+
+    Paths are relative to the working directory, or to ``base``.
+    """
+    ours = sorted(notebook_folder().glob("*.ipynb"))
+    taught = [path for path in ours if path.stem[0].isdigit()]  # the one over many runs needs runs
+    if not names and not taught:
+        raise RunError(f"there are no notebooks in {notebook_folder()}; give the path of one")
+    notebooks = list(dict.fromkeys(_find(str(name), ours, base or Path()) for name in names)) if names else taught
+    stems = [path.stem for path in notebooks]
+    if len(set(stems)) < len(stems):
+        twin = max(stems, key=stems.count)
+        raise RunError(f"two notebooks are called {twin}.ipynb; run them with different output folders")
+    return notebooks
+
+
+def _find(name: str, ours: list[Path], base: Path) -> Path:
+    if name.endswith(".ipynb") and (base / name).is_file():
+        return (base / name).resolve()
+    key = name.removesuffix(".ipynb")
+    for path in ours:
+        if key == path.stem or key.zfill(2) == path.stem.split("_")[0]:
+            return path
+    known = ", ".join(path.stem for path in ours) or "none"
+    where = f" in {base}" if base != Path() and name.endswith(".ipynb") else ""
+    raise RunError(f"there is no notebook {name!r}{where}; give the path of one, or one of: {known}")

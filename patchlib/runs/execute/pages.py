@@ -1,0 +1,89 @@
+"""HTML that opens from disk with no network: a page for each executed notebook, and an index of a folder's runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import nbformat
+from nbconvert import HTMLExporter
+from nbconvert.preprocessors import TagRemovePreprocessor
+from plotly.offline import get_plotlyjs
+from plotly.utils import PlotlyJSONEncoder
+
+from patchlib.plots.style import PLOTLY_MIME
+from patchlib.runs.files import read_json, replacing
+
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+_LIVE = "<p><em>A live control: open the notebook in Jupyter to use it.</em></p>"
+_HERE = Path(__file__).parent
+
+
+def write_page(executed: Path, page: Path, closed: bool = False) -> tuple[str, str]:
+    """Write an executed notebook as one HTML file with interactive figures; return its title and first paragraph.
+
+    Light or dark as the reader's screen is; of a cell tagged ``remove-input`` only the outputs are shown, of one tagged
+    ``remove-cell`` nothing. A page that is ``closed`` can ask nothing of the network, whatever stands in it.
+    """
+    nb = nbformat.read(executed, as_version=4)
+    title, description = _headline(nb, executed.stem)
+    nb.metadata["title"] = title
+    nb.metadata.pop("widgets", None)
+    figures: list[dict[str, Any]] = []
+    for output in (output for cell in nb.cells for output in cell.get("outputs", [])):
+        data = output.get("data", {})
+        if PLOTLY_MIME in data:
+            figure = {part: data[PLOTLY_MIME].get(part, {}) for part in ("data", "layout", "config")}
+            height = figure["layout"].get("height") or 450
+            run = escape(str((figure["layout"].get("meta") or {}).get("run", "")))  # of a figure over many runs
+            html = (
+                f'<div class="figure" data-figure="{len(figures)}" data-run="{run}" style="height: {height:g}px"></div>'
+            )
+            output["data"] = {"text/html": html}
+            figures.append(figure)
+        elif _WIDGET in data:
+            bar = "%|" in data.get("text/plain", "")  # tqdm's, whose text stays at 0% in an executed notebook
+            output["data"] = {"text/html": "" if bar else _LIVE}
+    hidden = {"remove-input"} | ({"colab", "injected-parameters"} if closed else set())
+    exporter = HTMLExporter(raw_template=(_HERE / "page.html.j2").read_text("utf-8"), template_name="lab")
+    remove = TagRemovePreprocessor(remove_input_tags=hidden, remove_cell_tags={"remove-cell"})
+    exporter.register_preprocessor(remove, enabled=True)
+    stored = json.dumps(figures, cls=PlotlyJSONEncoder).replace("<", "\\u003c")  # no tag may begin or end in it
+    scripts = [get_plotlyjs(), (_HERE / "page.js").read_text("utf-8")] if figures else []
+    html, _ = exporter.from_notebook_node(nb, {"figures": stored, "own_scripts": scripts, "closed": closed})
+    with replacing(page) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return title, description
+
+
+def _headline(nb: nbformat.NotebookNode, default: str) -> tuple[str, str]:
+    text = "\n\n".join(["", *(cell.source for cell in nb.cells if cell.cell_type == "markdown")])
+    title, _, rest = text.partition("\n# ")[2].partition("\n")
+    blocks = [block.strip() for block in re.split(r"\n\s*\n", rest)]
+    prose = [block for block in blocks if block and not block.startswith(("#", "[![", "<", "|"))]
+    return _plain(title) or default, _plain(" ".join("".join(prose[:1]).split()))
+
+
+def _plain(markdown: str) -> str:
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", markdown)
+    return re.sub(r"\*\*|__|`|(?<!\w)\*(?=\S)|(?<=\S)\*(?!\w)", "", text).strip()
+
+
+def write_index(folder: Path) -> None:
+    """Write `index.html` over all the manifests of a folder."""
+    runs = []
+    for path in sorted(folder.glob("*.manifest.json")):
+        run = read_json(path)
+        stems = [f"{run['notebook']}.{ending}" for ending in ("html", "ipynb")]
+        names = [*stems, *(file["name"] for file in run["files"]), path.name]
+        runs.append((run, {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}))
+    counts = ", ".join(f"{count} {status}" for status, count in Counter(run["status"] for run, _ in runs).items())
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True)
+    html = environment.get_template("index.html.j2").render(folder=folder, runs=runs, counts=counts)
+    with replacing(folder / "index.html") as temporary:
+        temporary.write_text(html, encoding="utf-8")

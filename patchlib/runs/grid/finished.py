@@ -1,0 +1,78 @@
+"""Which runs of a grid are there already, whole, and made by the same code and weights as the others will be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from patchlib.errors import RunError
+from patchlib.runs.execute.provenance import code_hash
+from patchlib.runs.folder import RunFolder
+from patchlib.runs.grid.plan import Planned
+
+_MEND = "take another folder, or --force"
+
+
+def run_folders(folder: Path) -> list[RunFolder]:
+    """Those of a grid's folder, as they are now."""
+    return [RunFolder(path) for path in sorted(folder.glob("runs/*"))]
+
+
+def unfinished(runs: Sequence[Planned], folder: Path, force: bool = False) -> list[Planned]:
+    """Those runs that are not there yet or not whole; with ``force``, also those made in another way.
+
+    Raises:
+        RunError: Without ``force``: finished runs in the folder do not go with these.
+    """
+    codes = {notebook: code_hash(notebook) for notebook in {run.notebook for run in runs}}
+    folders = {run.name: RunFolder(folder / "runs" / run.name) for run in runs}
+    done = {run.name for run in runs if _is_done(run, folders[run.name], codes[run.notebook], force)}
+    if force:
+        mixed = _mixed(folders[name] for name in done).keys()
+        done = {name for name in done if not mixed & _weights(folders[name]).keys()}
+    else:
+        others = [other for other in run_folders(folder) if other.path.name not in folders]
+        _check_others(others, {path.stem: code for path, code in codes.items()})
+        check_models([*others, *folders.values()])
+    return [run for run in runs if run.name not in done]
+
+
+def check_models(folders: Iterable[RunFolder]) -> None:
+    """RunError if a model had other weights in some finished runs than in others."""
+    for name, runs in _mixed(folders).items():
+        raise RunError(f"{name} had other weights in {runs[0]} than in {runs[1]}, so that they do not compare; {_MEND}")
+
+
+def _is_done(run: Planned, folder: RunFolder, code: str, force: bool) -> bool:
+    if not folder.is_ok or folder.damage():
+        return False
+    made = {"parameters": dict(run.parameters), "code_hash": code}
+    other = [key for key, value in made.items() if folder.status.get(key) != value]
+    if other and not force:
+        what = "other parameters" if "parameters" in other else "other code (patchlib's or the notebook's)"
+        raise RunError(f"{run.name} in {folder.path.parents[1]} was made by {what}; {_MEND}")
+    return not other
+
+
+def _check_others(others: Iterable[RunFolder], codes: dict[str, str]) -> None:
+    """Runs of an earlier grid in this folder stand in the same report: theirs has to be the same code too."""
+    for other in others:
+        made = other.status.get("code_hash"), other.status.get("package_hash")
+        if other.is_ok and made != (codes.get(other.notebook, made[0]), code_hash()):
+            where = f"{other.path.name} of an earlier grid in {other.path.parents[1]}"
+            raise RunError(f"{where} was made by other code; {_MEND}")
+
+
+def _weights(folder: RunFolder) -> dict[str, str]:
+    """The models of a finished run -> the hash of their weights."""
+    models = folder.manifest.get("models", []) if folder.is_ok else []
+    return {str(model["name"]): str(model["weights_hash"]) for model in models}
+
+
+def _mixed(folders: Iterable[RunFolder]) -> dict[str, list[str]]:
+    """Models that had several weights, each with a run that used the one and one that used the other."""
+    users: dict[str, dict[str, str]] = {}
+    for folder in sorted(folders, key=lambda folder: folder.path):
+        for name, weights in _weights(folder).items():
+            users.setdefault(name, {}).setdefault(weights, folder.path.name)
+    return {name: list(runs.values()) for name, runs in users.items() if len(runs) > 1}

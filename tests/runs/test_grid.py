@@ -1,0 +1,95 @@
+"""Grids as files: which runs they are, what these are called, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import nbformat
+import pytest
+
+from patchlib import RunError, read_grid
+from tests.runs.small_grid import grid_writer, write_notebook
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return grid_writer(tmp_path)
+
+
+def names(runs):
+    return [run.name for run in runs]
+
+
+def test_a_grid_is_every_combination_and_the_single_runs(tiny):
+    grid = tiny(grid={"seed": [0, 1], "mode": ["good", "slow"]}, runs=[{"notebook": "02", "seed": 7}])
+    assert names(read_grid(grid)) == [
+        "tiny,mode=good,seed=0", "tiny,mode=slow,seed=0", "tiny,mode=good,seed=1", "tiny,mode=slow,seed=1",
+        "02_head_patching,seed=7",
+    ]  # fmt: skip
+    assert [dict(run.parameters) for run in read_grid(tiny(parameters={"mode": "slow"}))] == [{"mode": "slow"}]
+    odd = names(read_grid(tiny(grid={"mode": ["a/b", "a b", "x" * 300, "\u6587" * 300]})))
+    assert len(set(odd)) == 4 and all("/" not in name and len(name.encode()) < 200 for name in odd)
+    assert odd[:3] == names(read_grid(tiny(grid={"mode": ["a/b", "a b", "x" * 300]})))
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ({"sweeps": {}}, "unknown key 'sweeps'; it takes notebooks, parameters, grid, runs"),
+        ({"parameter": {}}, "unknown key 'parameter'; did you mean 'parameters'. It takes"),
+        ({"grid": {"sed": [1]}}, "no parameter 'sed'; did you mean 'seed'"),
+        ({"grid": {"seed": [1, "one"]}}, r"seed of notebook tiny takes int, but was given 'one'"),
+        ({"grid": {"seed": []}}, "needs a list of values"),
+        ({"grid": {"seed": 3}}, r"such as \[3\], not 3"),
+        ({"grid": {"seed": [1, 2, 1]}}, "the same run twice: tiny,seed=1"),
+        ({"runs": [{"seed": 3}]}, "each with its 'notebook'"),
+        ({"notebooks": ["nowhere.ipynb"]}, r"no notebook 'nowhere.ipynb'"),
+        ({"parameters": {"out_dir": "here"}}, "leave out_dir away"),
+        ({"parameters": [1]}, "names parameters and their values"),
+        ({"grid": {1: [2]}}, "names parameters and their values"),
+        ({"notebooks": 2}, "'notebooks' is a list, such as"),
+        ({"notebooks": []}, "'notebooks' is a list, such as"),
+        ({"runs": {}}, "each with its 'notebook'"),
+        ({"grid": {"mode": ["Good", "good"]}}, "the same run twice: tiny,mode=good"),
+        ({"grid": {"other": [date(2024, 1, 2)]}}, "other = .* of tiny cannot be kept as JSON"),
+        ({"grid": {"other": [{0: 1}]}}, "cannot be kept as JSON"),
+        ({"grid": {"other": [float("nan")]}}, "cannot be kept as JSON"),
+    ],
+)
+def test_a_grid_that_cannot_be_run_is_refused_before_anything_runs(tiny, tmp_path, plan, said):
+    notebook = nbformat.read(tmp_path / "tiny.ipynb", as_version=4)
+    notebook.cells[0].source += "\nother = None"
+    nbformat.write(notebook, tmp_path / "tiny.ipynb")
+    with pytest.raises(RunError, match=said):
+        read_grid(tiny(**plan))
+
+
+def test_paths_are_relative_to_the_grid_and_of_one_name_each(tmp_path, monkeypatch):
+    for place in ("own", "other"):
+        (tmp_path / place).mkdir()
+        write_notebook(tmp_path / place).rename(tmp_path / place / "02_head_patching.ipynb")
+    grid = tmp_path / "own" / "grid.yaml"
+    for here in (tmp_path, tmp_path / "own", tmp_path / "other"):
+        monkeypatch.chdir(here)
+        grid.write_text("notebooks: [02_head_patching.ipynb]")
+        assert [run.notebook for run in read_grid(grid)] == [tmp_path / "own" / "02_head_patching.ipynb"]
+    grid.write_text("notebooks: [missing.ipynb]")
+    with pytest.raises(RunError, match=r"no notebook 'missing.ipynb' in .*own;"):
+        read_grid(grid)
+    name = "02_head_patching.ipynb"
+    grid.write_text(f"runs: [{{notebook: {name}, seed: 1}}, {{notebook: ../other/{name}, seed: 2}}]")
+    with pytest.raises(RunError, match="two notebooks are called 02_head_patching"):
+        read_grid(grid)
+
+
+def test_a_file_that_is_no_grid_is_refused(tmp_path):
+    for text, said in (
+        ("a: [", "cannot be read"), ("", "holds no keys"), ("- 1", "holds no keys"),
+        ("grid: {seed: [0, 1], seed: [2]}", "cannot be read: 'seed' stands there twice"),
+        ("grid: {seed: 2024-13-45}", "cannot be read: month must be in 1..12"),
+    ):  # fmt: skip
+        (tmp_path / "grid.yaml").write_text(text)
+        with pytest.raises(RunError, match=said):
+            read_grid(tmp_path / "grid.yaml")
+    with pytest.raises(RunError, match="cannot be read"):
+        read_grid(tmp_path / "none.yaml")
