@@ -12,21 +12,20 @@ import argparse
 import multiprocessing
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.mutants.table import FAULTS, Fault
-from tests.mutants.worker import run_pytest
+from tests.mutants.worker import CPU_SECONDS, run_pytest
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("patchlib", "tests", "conftest.py", "pyproject.toml")
-SECONDS = 600
-"""Time for one fault's tests; a fault that makes them hang is found too."""
 MAY_SURVIVE = 3
 PASSED, FAILED = 0, 1  # pytest's exit codes; any other means that the tests could not be run
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -58,16 +57,14 @@ def try_fault(fault: Fault | None, tests: tuple[str, ...]) -> Verdict:
             source.write_text(source.read_text().replace(fault.old, fault.new))
         process = PROCESSES.Process(target=run_pytest, args=(name, tests, f"{name}/output"))
         process.start()
-        process.join(SECONDS)
-        if process.is_alive():
-            process.kill()
-            process.join()
-            return Verdict(True, f"the time limit of {SECONDS} s", time.monotonic() - began)
+        process.join()
         output = Path(name, "output").read_text(errors="replace") if Path(name, "output").exists() else ""
     seconds = time.monotonic() - began
     failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE)
     if process.exitcode == FAILED and failed:
         return Verdict(True, failed[1], seconds)
+    if process.exitcode == -signal.SIGXCPU:
+        return Verdict(True, f"the limit of {CPU_SECONDS} s of computing", seconds)
     if process.exitcode == PASSED:
         return Verdict(False, "", seconds)
     return Verdict(False, f"pytest's exit code is {process.exitcode}: {output[-500:]}", seconds, broken=True)
@@ -101,7 +98,9 @@ def main() -> int:
     PROCESSES.set_forkserver_preload(["tests.mutants.preload"])
     verdicts: dict[Fault, Verdict] = {}
     with ThreadPoolExecutor(asked.at_once) as pool:
-        for fault, verdict in zip(faults, pool.map(lambda fault: try_fault(fault, fault.tests), faults), strict=True):
+        trials = {pool.submit(try_fault, fault, fault.tests): fault for fault in faults}
+        for trial in as_completed(trials):
+            fault, verdict = trials[trial], trial.result()
             verdicts[fault] = verdict
             by = verdict.said.splitlines()[-1].partition("::")[2] or verdict.said if verdict.said else "SURVIVES"
             print(f"{fault.module:13} {fault!s:88} {verdict.seconds:5.0f} s  {by}", flush=True)

@@ -47,6 +47,7 @@ SWEEPS, DONORS = "tests/patching/test_sweeps.py", "tests/patching/test_donors.py
 PATHS, CHECKPOINT = "tests/patching/test_paths.py", "tests/patching/test_checkpoint.py"
 CIRCUIT, CRITERIA = "tests/circuits/test_circuit.py", "tests/circuits/test_criteria_by_hand.py"
 ATTRIBUTION, HEADS = "tests/circuits/test_attribution_by_hand.py", "tests/circuits/test_heads.py"
+STATS_BY_HAND = "tests/test_stats_by_hand.py"
 COMPOSITION, LOSSES, STATS = (
     "tests/circuits/test_composition.py", "tests/circuits/test_losses.py", "tests/test_stats.py",
 )  # fmt: skip
@@ -71,7 +72,6 @@ FAULTS = (
         ("torch.where(mask, source, by_cell)", "torch.where(mask, by_cell, source)"),
         ("branches(self._cache, start), start_at_layer", "branches(self._cache, start - 1), start_at_layer"),
         ("mlp is not None and at_last not in set(mlp.modules())", "mlp is not None"),
-        ("self.base_logits[:, :start].to(logits)", "self.other_logits[:, :start].to(logits)"),
         ("self.base_tokens.repeat(n_cells, 1)", "self.base_tokens.repeat_interleave(n_cells, 0)"),
         ("stream = stream.repeat(n_cells, 1, 1)", "stream = stream.repeat_interleave(n_cells, 0)"),
     ),
@@ -96,8 +96,13 @@ FAULTS = (
         ("torch.zeros_like(activation)", "torch.ones_like(activation)"),
     ),
     *faults(
+        f"{PATCHING}/engine.py",
+        (BY_HAND,),
+        ("self.base_logits[:, :start].to(logits)", "self.other_logits[:, :start].to(logits)"),
+    ),
+    *faults(
         f"{PATCHING}/grid.py",
-        ENGINE,
+        (BY_HAND, *ENGINE),
         ("cell.mask[:, positions] & (layer in cell.layers)", "cell.mask[:, positions]"),
         ("cell.head in (None, head)", "cell.head == head"),
         ("chosen[:, None, None, :] & mask[..., None]", "chosen[:, None, None, :] | mask[..., None]"),
@@ -119,6 +124,10 @@ FAULTS = (
         ("layer.values[:n_examples, :, :n_pos]", "layer.keys[:n_examples, :, :n_pos]"),
         ("torch.unflatten(new, 0, (-1, len(shared)))", "torch.unflatten(new, 0, (len(shared), -1)).transpose(0, 1)"),
         ('del module.__dict__["forward"]', "pass"),
+    ),
+    *faults(
+        f"{PATCHING}/shortcuts.py",
+        ("tests/patching/test_exactness.py::test_sliding_windows_fall_back_to_plain_forwards",),
         ("any(type(layer) is not DynamicLayer for layer in cache.layers)", "False"),
     ),
     # ---- Batching, budget
@@ -148,27 +157,31 @@ FAULTS = (
     ),
     *faults(
         f"{PATCHING}/sweeps.py",
-        (COSTS, *ENGINE),
+        (COSTS, BY_HAND),
         ("unpatched if saved is None else saved", "np.nan if saved is None else saved"),
         ("SelfCheck(start_plain, examples, forwards, cells) if number == checked else None", "None"),
     ),
     *faults(
         f"{PATCHING}/experiment.py",
-        (BY_HAND, "tests/patching/test_exactness.py"),
+        (BY_HAND,),
         ('logits["clean"], forwards.reads.vocab', 'logits["corrupted"], forwards.reads.vocab'),
     ),
     *faults(
         f"{PATCHING}/grid.py",
-        (SWEEPS, "tests/patching/test_exactness.py"),
+        ("tests/patching/test_exactness.py::test_roles_patch_each_prompt_at_its_own_position",),
+        ("pairs.roles[position][:, None]", "pairs.roles[position][:1, None]"),
+    ),
+    *faults(
+        f"{PATCHING}/grid.py",
+        (BY_HAND, SWEEPS, "tests/patching/test_exactness.py"),
         ("for p in self.fixed or (None,)]).any(0)", "for p in self.fixed or [None]]).all(0)"),
         ('coords.get("head", coords.get("kv_head"))', 'coords.get("head")'),
-        ("pairs.roles[position][:, None]", "pairs.roles[position][:1, None]"),
         ("max(len(row) for row in pairs.clean_tokens)", "min(len(row) for row in pairs.clean_tokens)"),
         ("tuple(sorted(self.layers))", "tuple(self.layers)"),
     ),
     *faults(
         "patchlib/_util.py",
-        (SWEEPS, PATHS, CIRCUIT),
+        ("tests/test_util.py",),
         ("not 0 <= i < n", "not 0 <= i <= n"),
         ("0 <= index < (n_heads or math.inf)", "0 <= index <= (n_heads or math.inf)"),
         ("elif not 0 <= position < n_pos:", "elif not -1 <= position < n_pos:"),
@@ -176,8 +189,12 @@ FAULTS = (
     # ---- Donors, self-check, metrics, checkpoint
     *faults(
         f"{PATCHING}/donors.py",
-        (DONORS, SWEEPS),
+        ("tests/patching/test_donors.py::test_what_cannot_be_taken",),
         ("if not torch.equal(task.clean_tokens[j], row)", ""),
+    ),
+    *faults(
+        f"{PATCHING}/donors.py",
+        (DONORS, SWEEPS),
         ("self.rows[self.donor_of[i]] for i in examples", "self.rows[self.donor_of[i]] for i in range(len(examples))"),
         ("if len(row) == base.shape[1]", "if len(row) >= base.shape[1]"),
         (
@@ -196,7 +213,7 @@ FAULTS = (
     ),
     *faults(
         f"{PATCHING}/sites.py",
-        (SWEEPS, "tests/patching/test_exactness.py"),
+        (BY_HAND, "tests/patching/test_exactness.py"),
         ("not torch.equal(moved, model(tokens))", "True"),
         ('2 if self.layout.split()[1] == "head" else 1', "1"),
     ),
@@ -281,7 +298,7 @@ FAULTS = (
         ("if not kept[:, :, :, layer].all()", "if not kept[:, :, :, layer].any()"),
         ("np.unique(entering[start + 1], return_index=True)", "np.unique(entering[start], return_index=True)"),
         ("return streams[entering[-1]]", "return streams[np.sort(entering[-1])]"),
-        ("np.column_stack([entering[-1], masks])", "np.column_stack([masks])"),
+        ("zip(entering[-1].tolist(), (mask", "zip([0] * len(masks), (mask"),
         ("stream[:, -1:].contiguous()", "stream[:, :1].contiguous()"),
     ),
     *faults(
@@ -371,7 +388,7 @@ FAULTS = (
     # ---- Statistics
     *faults(
         "patchlib/stats.py",
-        (STATS,),
+        (STATS_BY_HAND, STATS),
         ('if result.attrs["direction"] == "noise":', 'if result.attrs["direction"] == "denoise":'),
         ("ddof=1", "ddof=0"),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ ARGUMENTS = (
     "-x", "-q", "-rfE", "--tb=no", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:xdist",
     "-p", "tests.mutants.no_shrinking", "-m", "not real_model",
 )  # fmt: skip
+CPU_SECONDS = 300
+"""A fault that makes tests hang is found too. Of computing and not of waiting: a busy machine finds no faults."""
 
 
 def import_libraries() -> None:
@@ -30,6 +33,7 @@ def run_pytest(folder: str, tests: tuple[str, ...], output: str) -> None:
     for stream in (1, 2):
         os.dup2(file, stream)
     os.chdir(folder)
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
     os.environ |= {"PYTHONPATH": folder, "OMP_NUM_THREADS": "1"}  # for the processes that tests start
     for name in [name for name in sys.modules if name.split(".")[0] in ("tests", "patchlib")]:
         del sys.modules[name]

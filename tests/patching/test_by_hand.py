@@ -37,6 +37,75 @@ def test_metrics_are_scipy_s():
             assert {name: float(metric(*given)[i, j]) for name, metric in METRICS.items()} == pytest.approx(expected)
 
 
+def every_position(logits, pairs):
+    """A metric that no position's logits leave as it is."""
+    return (logits[..., 3] * torch.arange(1, logits.shape[1] + 1)).sum(-1)
+
+
+@pytest.mark.parametrize("site", ["z", "v", "pattern", "mlp_out"])
+def test_all_heads_of_a_position_are_patched_and_all_positions_are_read(site):
+    model = load_tiny("llama")
+    pairs = make_pairs(model)
+    result = sweep(model, pairs, site, ("layer", "pos"), layers=[0, 1], engine="fast", metric=every_position)
+    for i, (clean, corrupted) in enumerate(zip(pairs.clean_tokens, pairs.corrupted_tokens, strict=True)):
+        with torch.no_grad():
+            _, cache = model.run_with_cache(clean[None])
+        for layer in (0, 1):
+            name = patchlib.SITES[site].hook_name(layer)
+            for pos in (5, 6, 8):
+
+                def patch(activation, hook, pos=pos, cache=cache):
+                    where = (slice(None), slice(None), pos) if site == "pattern" else (slice(None), pos)
+                    activation[where] = cache[hook.name][where]
+
+                with torch.no_grad():
+                    logits = model.run_with_hooks(corrupted[None], fwd_hooks=[(name, patch)])
+                expected = float(every_position(logits, pairs))
+                ours = float(result.patched.isel(metric=0).sel(layer=layer, pos=pos, example=i))
+                assert ours == pytest.approx(expected, rel=1e-4, abs=1e-3)
+
+
+def test_each_head_of_keys_is_patched_alone_and_kl_is_from_the_clean_logits():
+    """In a model whose four query heads share two heads of keys, in both directions."""
+    model = load_tiny("llama")
+    pairs = make_pairs(model)
+    for direction in ("denoise", "noise"):
+        result = sweep(model, pairs, "k", ("layer", "kv_head"), direction, "kl", layers=[1])
+        np.testing.assert_allclose(result.clean, 0, atol=1e-6)
+        for i, rows in enumerate(zip(pairs.clean_tokens, pairs.corrupted_tokens, strict=True)):
+            clean, corrupted = (row[None] for row in rows)
+            base, other = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
+            with torch.no_grad():
+                _, cache = model.run_with_cache(other)
+                expected = model(clean)[0, -1].softmax(-1)
+            for head in (0, 1):
+
+                def patch(keys, hook, head=head, cache=cache):
+                    keys[:, :, head] = cache[hook.name][:, :, head]
+
+                with torch.no_grad():
+                    logits = model.run_with_hooks(base, fwd_hooks=[("blocks.1.attn.hook_k", patch)])[0, -1]
+                ours = float(result.patched.isel(metric=0, layer=0, kv_head=head, example=i))
+                assert ours == pytest.approx(scipy.stats.entropy(expected, logits.softmax(-1)), abs=ATOL)
+
+
+def test_layers_are_patched_together_in_any_order():
+    model = load_tiny("gpt2")
+    pairs = make_pairs(model)
+    there, back = (
+        patchlib.path_patch(model, pairs, "logits", ("role",), layers=layers, progress=False).patched
+        for layers in ([0, 2], [2, 0])
+    )
+    np.testing.assert_allclose(there, back, atol=ATOL)
+
+
+def test_an_activation_that_is_shown_but_not_used_is_refused():
+    """Of OPT TransformerLens shows an attention pattern that its attention does not go through."""
+    model = load_tiny("opt")
+    with pytest.raises(patchlib.SweepError, match="can be read but not patched"):
+        sweep(model, make_pairs(model), "pattern")
+
+
 def test_two_positions_of_one_head_receive_together():
     model = load_tiny("gpt2")
     pairs = make_pairs(model)

@@ -100,16 +100,19 @@ def test_positions_that_the_prompts_share_and_heads_that_cannot_be_heard_are_not
     assert sum(shape[0] for shape in patched) == 4 * len(pairs) * 2
 
 
+@pytest.mark.parametrize("layers", [[1, 2], [0, 1, 2]])
 @pytest.mark.parametrize("engine", ["fast", "plain"])
-def test_senders_that_cannot_be_heard_are_not_run(engine):
+def test_senders_that_cannot_be_heard_are_not_run(engine, layers):
     """Heads of layers 1 and 2 have no path to the queries of layer 1."""
     model = load_tiny("llama")
     pairs, receivers = make_pairs(model), patchlib.inputs_of(model, [(1, 0)], "q")
     sweep(model, pairs, "z", ("layer",))  # the model's own trials are over
     with shapes_of(model.blocks[-1]) as shapes:
-        result = patchlib.path_patch(model, pairs, receivers, layers=[1, 2], engine=engine, progress=False)
-    assert (result.patched == result.clean).all()
-    assert [tuple(shape[:2]) for shape in shapes if shape[1] < 9] == ([(4, 5), (8, 4)] if engine == "fast" else [])
+        result = patchlib.path_patch(model, pairs, receivers, layers=layers, engine=engine, progress=False)
+    assert (result.patched.sel(layer=[1, 2]) == result.clean).all()
+    # The shared prefix, the rest of both prompts, and the four heads of layer 0.
+    expected = [(4, 5), (8, 4), *([(16, 4)] if 0 in layers else [])]
+    assert [tuple(shape[:2]) for shape in shapes if shape[1] < 9] == (expected if engine == "fast" else [])
 
 
 def test_memory_that_ran_out_once_is_asked_for_in_halves():
