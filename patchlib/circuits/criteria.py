@@ -12,8 +12,7 @@ from jaxtyping import Float
 
 from patchlib._util import Head, check_count, head_name, head_names
 from patchlib.circuits.ablation import Ablation
-from patchlib.circuits.circuit import Circuit
-from patchlib.circuits.head_sets import HeadSet
+from patchlib.circuits.circuit import Circuit, HeadSet
 from patchlib.stats import ratio_interval
 
 
