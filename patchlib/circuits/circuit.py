@@ -118,9 +118,7 @@ class Circuit:
     def __post_init__(self) -> None:
         head_types = {name: tuple(check_heads(heads, least=0)) for name, heads in self.head_types.items()}
         if unknown := set(self.positions) - set(head_types):
-            raise SweepError(
-                f"Positions are given for {', '.join(sorted(unknown))}, which is no head type of this circuit."
-            )
+            raise SweepError(f"Positions are given for {', '.join(sorted(unknown))}, which is no head type here.")
         object.__setattr__(self, "head_types", head_types)
         listed = {name: listed_positions(positions) for name, positions in self.positions.items()}
         object.__setattr__(self, "positions", listed)

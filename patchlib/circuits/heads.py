@@ -27,9 +27,7 @@ from patchlib.tasks.pairs import PromptPairs
 
 
 def direct_logit_attribution(
-    model: TransformerBridge,
-    task: PatchingDataset | PromptPairs,
-    hooks: Callable[[list[int]], Hooks] | None = None,
+    model: TransformerBridge, task: PatchingDataset | PromptPairs, hooks: Callable[[list[int]], Hooks] | None = None
 ) -> xr.DataArray:
     """What each head writes at the last position along the right minus the wrong answer's direction, in logits.
 
@@ -187,18 +185,15 @@ def k_composition(model: TransformerBridge, readers: Iterable[Head], n_random: i
         generator = torch.Generator().manual_seed(seed)
         shapes = [(n_random, *side.shape) for side in qk[0]]
         random_sides = [torch.randn(shape, generator=generator) for shape in [*shapes, *shapes]]
-        chance = composition_scores(
-            FactoredMatrix(*random_sides[:2]), FactoredMatrix(*random_sides[2:]), broadcast_dims=False
-        ).numpy()
+        random_ov, random_qk = FactoredMatrix(*random_sides[:2]), FactoredMatrix(*random_sides[2:])
+        chance = composition_scores(random_ov, random_qk, broadcast_dims=False).numpy()
     cells = pd.DataFrame(product(range(len(ov)), range(n_heads)), columns=["layer", "head_index"])
     tables = []
     for reader, of_reader in zip(reading, scores.T.cpu().numpy(), strict=True):
         table = cells.assign(reader=head_name(*reader), score=of_reader)[cells.layer < reader[0]]
         tables.append(table.assign(score_rank=table.score.rank(ascending=False).astype(int)))
-    columns = ["reader", "layer", "head_index", "score", "score_rank"]
-    return pd.concat(tables, ignore_index=True)[columns].assign(
-        random_mean=float(chance.mean()), random_sd=float(chance.std())
-    )
+    table = pd.concat(tables, ignore_index=True)[["reader", "layer", "head_index", "score", "score_rank"]]
+    return table.assign(random_mean=float(chance.mean()), random_sd=float(chance.std()))
 
 
 def _ov(

@@ -96,8 +96,7 @@ def change_table(values: Float[np.ndarray, "set example"], sets: Mapping[str, It
 
 def _changes(change: Float[np.ndarray, "row example"]) -> pd.DataFrame:
     low, high = mean_interval(change)
-    columns = {"change": change.mean(axis=1), "ci_low": low, "ci_high": high, "n": change.shape[1]}
-    return pd.DataFrame(columns)
+    return pd.DataFrame({"change": change.mean(axis=1), "ci_low": low, "ci_high": high, "n": change.shape[1]})
 
 
 def random_like(
