@@ -272,13 +272,13 @@ FAULTS = (
     ),
     # ---- Ablation
     *faults(
-        f"{CIRCUITS}/head_sets.py",
+        f"{CIRCUITS}/circuit.py",
         (CIRCUIT,),
         ("return named if self.keep else ~named", "return ~named if self.keep else named"),
         ("named[:, :, layer, head] |= position_mask", "named[:, :, layer, head] = position_mask"),
     ),
     *faults(
-        f"{CIRCUITS}/replacements.py",
+        f"{CIRCUITS}/ablation.py",
         (CIRCUIT, LOSSES),
         ("bool(pairs.groups and reference.groups)", "False"),
         ("torch.zeros(lengths[i], *size)", "torch.ones(lengths[i], *size)"),
@@ -298,7 +298,7 @@ FAULTS = (
         ("if not kept[:, :, :, layer].all()", "if not kept[:, :, :, layer].any()"),
         ("np.unique(entering[start + 1], return_index=True)", "np.unique(entering[start], return_index=True)"),
         ("return streams[entering[-1]]", "return streams[np.sort(entering[-1])]"),
-        ("zip(entering[-1].tolist(), (mask", "zip([0] * len(masks), (mask"),
+        ("zip(entering[-1].tolist(), ", "zip([0] * len(kept), "),
         ("stream[:, -1:].contiguous()", "stream[:, :1].contiguous()"),
     ),
     *faults(
@@ -339,12 +339,17 @@ FAULTS = (
         ("(after - before).transpose", "(before - after).transpose"),
         ("(layer, h) not in taken", "(layer, h) not in heads or True"),
     ),
+    *faults(
+        f"{CIRCUITS}/knockouts.py",
+        (LOSSES,),
+        ("first_copy_change=first - first[0]", "first_copy_change=first"),
+        ("np.stack([of_set.second_copy.values", "np.stack([of_set.first_copy.values"),
+    ),
     # ---- Heads, composition
     *faults(
         f"{CIRCUITS}/heads.py",
         (ATTRIBUTION, HEADS),
-        ("model.ln_final.weight + (1 if", "torch.ones(()) + (0 if"),
-        ('(1 if getattr(model.cfg, "rmsnorm_uses_offset", False) else 0)', "0"),
+        ("* _gain(model, model.ln_final)", "* 1"),
         ("model.W_U[:, right] - model.W_U[:, wrong]", "model.W_U[:, right] + model.W_U[:, wrong]"),
         ("cache.stack_head_results(pos_slice=-1)", "cache.stack_head_results(pos_slice=-2)"),
         ("cache.apply_ln_to_stack(written, pos_slice=-1)", "cache.apply_ln_to_stack(written, pos_slice=-2)"),
@@ -361,9 +366,9 @@ FAULTS = (
         ("pattern[examples, :, dests]", "pattern[examples, ..., dests]"),
     ),
     *faults(
-        f"{CIRCUITS}/composition.py",
+        f"{CIRCUITS}/heads.py",
         (COMPOSITION, ATTRIBUTION),
-        ("(block.ln1.weight + offset)[:, None].float() * block.attn.W_V.float()", "block.attn.W_V.float()"),
+        ("_gain(model, block.ln1)[:, None].float() * block.attn.W_V.float()", "block.attn.W_V.float()"),
         ("return scale * keys, ", "return keys, "),
         ("(scale * block.attn.W_Q[head].float()).T", "block.attn.W_Q[head].float().T"),
         ("values.repeat_interleave(n_heads // len(values), dim=0)", "values.repeat(n_heads // len(values), 1, 1)"),
@@ -382,8 +387,6 @@ FAULTS = (
             "losses.sel(pos=early, drop=True) - losses.sel(pos=late, drop=True)",
         ),
         ("default_logit_bytes(model) // (4 * int(model.cfg.d_vocab))", "default_logit_bytes(model)"),
-        ("first_copy_change=first - first[0]", "first_copy_change=first"),
-        ("np.stack([of_set.second_copy.values", "np.stack([of_set.first_copy.values"),
     ),
     # ---- Statistics
     *faults(

@@ -79,8 +79,11 @@ def of_head_types(discovery: Discovery) -> str:
         One sentence.
 
     Example:
-        >>> one_prompt = task.to_pairs(model).select([0])
-        >>> search = patchlib.discover(model, one_prompt, depth=1, max_heads=2, progress=False)
+        >>> import pandas as pd
+        >>> head_types = {"subject suppressor": [(23, 3)], "negative name mover": [(24, 4)]}
+        >>> circuit, nothing = patchlib.Circuit(head_types, dict.fromkeys(head_types, "END")), pd.DataFrame()
+        >>> types = pd.DataFrame({"head_type": list(head_types)})
+        >>> search = patchlib.Discovery(circuit, nothing, nothing, {}, types, ("END",))
         >>> print(patchlib.plots.takeaways.of_head_types(search))
         2 heads: subject suppressor L23H3 at END; negative name mover L24H4 at END.
     """
