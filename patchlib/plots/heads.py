@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 
 from patchlib._util import Head, check_count, head_name
 from patchlib.errors import SweepError
-from patchlib.plots.style import AXIS, GREY, LINES, PALE, layer_step, style
+from patchlib.plots.style import AXIS, GREY, LINES, PALE, SILENT, layer_step, style
 
 SHADED = {"zmin": 0, "zmax": 1, "colorscale": [[0, "#ffffff"], [0.5, "#6baed6"], [1, "#08306b"]]}
 PANEL = 380
@@ -44,12 +44,11 @@ def loss_by_position(losses: xr.DataArray, copy: int | None = None, title: str =
     inside = losses.pos.values[1:]
     low, high = ((mean + sign * spread).values[1:].round(3) for sign in (-1, 1))
     band_x, band_y = np.concatenate([inside, inside[::-1]]), np.concatenate([high, low[::-1]])
-    figure.add_scatter(x=band_x, y=band_y, mode="lines", line={"width": 0}, hoverinfo="skip")
+    figure.add_scatter(x=band_x, y=band_y, mode="lines", line={"width": 0}, **SILENT)
     figure.update_traces(fill="toself", fillcolor="rgba(0, 114, 178, 0.2)")
-    hover = "position %{x}<br>%{y:.2f} nats<extra></extra>"
-    figure.add_scatter(x=inside, y=mean.values[1:].round(3), mode="lines+markers", hovertemplate=hover)
-    figure.data[1].update(line={"color": LINES[0]}, marker={"size": 4})
-    figure.update_traces(showlegend=False)
+    look = {"mode": "lines+markers", "line": {"color": LINES[0]}, "marker": {"size": 4}}
+    hover = {"hovertemplate": "position %{x}<br>%{y:.2f} nats<extra></extra>", "showlegend": False}
+    figure.add_scatter(x=inside, y=mean.values[1:].round(3), **look, **hover)
     if copy is not None:
         figure.add_vline(x=copy, line={"color": GREY, "dash": "dash"})
         at_top = {"y": 1, "yref": "paper", "xanchor": "left", "xshift": 6}
