@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -215,7 +216,7 @@ def _qk(
     return scale * keys, (scale * block.attn.W_Q[head].float()).T
 
 
-def _gain(model: TransformerBridge, norm: torch.nn.Module) -> Float[Tensor, " d_model"]:
+def _gain(model: TransformerBridge, norm: Any) -> Float[Tensor, " d_model"]:
     """What a norm multiplies each coordinate with; some models keep it less 1."""
     weight: Tensor = norm.weight
     return weight + (1 if getattr(model.cfg, "rmsnorm_uses_offset", False) else 0)
