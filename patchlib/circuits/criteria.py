@@ -29,6 +29,12 @@ class Faithfulness:
         n: Prompts.
         n_heads: Heads in the circuit.
         protocol: In words what these numbers depend on.
+
+    Example:
+        >>> two_heads = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
+        >>> result = patchlib.faithfulness(patchlib.Ablation(model, task), two_heads)
+        >>> print(f"{result.n_heads} heads, n = {result.n}: {result.circuit:.1f} of {result.model:.1f}")
+        2 heads, n = 4: 2.5 of 4.4
     """
 
     circuit: float

@@ -44,6 +44,14 @@ class Discovery:
         results: Each step's path patching of all senders: ``"logits"``, and such as ``"q of L9H6, L9H9 at END"``.
         head_types: The table of ``patchlib.head_types``: a row for each head and position.
         positions: The task's roles, in the order of the sentence.
+
+    Example:
+        >>> one_prompt = task.to_pairs(model).select([0])
+        >>> search = patchlib.discover(model, one_prompt, depth=1, max_heads=2, progress=False)
+        >>> search.positions
+        ('IO', 'S1', 'S1+1', 'S2', 'END')
+        >>> list(search.results)
+        ['logits']
     """
 
     circuit: Circuit
