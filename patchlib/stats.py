@@ -11,10 +11,9 @@ import xarray as xr
 from jaxtyping import Float
 from scipy.stats import bootstrap, false_discovery_control
 
-from patchlib._util import cell_dims as cell_dims
-from patchlib._util import cell_name as cell_name
-from patchlib._util import check_choice, check_count, check_fraction
+from patchlib._util import cell_dims, check_choice, check_count, check_fraction
 
+PerPrompt = Float[np.ndarray, " example"]
 MIN_CONTRAST = 1.0
 """Smallest mean of clean minus corrupted that we divide by, in standard deviations of it over prompts."""
 MIN_CONTRAST_OF_ONE = 0.1
@@ -137,6 +136,8 @@ def _bootstrap(
     samples: Sequence[np.ndarray], statistic: Callable[..., Any], confidence: float, seed: int, n_resamples: int
 ) -> tuple[Any, Any]:
     """Percentile interval of a statistic over the last axis, prompts, resampled alike in all samples."""
+    if samples[0].shape[-1] < 2:  # a single prompt says nothing of how far others would be from it
+        return np.full(samples[0].shape[:-1], np.nan), np.full(samples[0].shape[:-1], np.nan)
     interval = bootstrap(
         samples,
         statistic,
@@ -193,8 +194,6 @@ def effect_interval(
     # Cells that the same prompts have go together: a resample holds only prompts that have the position.
     for prompts in np.unique(has_position[has_effect], axis=0):
         cells = has_effect & (has_position == prompts).all(-1)
-        if prompts.sum() < 2:
-            continue
         samples = [part.values[cells][:, prompts].astype("float64") for part in (moved, possible)]  # [cell example]
         low.values[cells], high.values[cells] = _bootstrap(samples, _ratio_of_means, confidence, seed, n_resamples)
     return xr.Dataset({"low": low, "high": high}, attrs={"confidence": confidence, "seed": seed})
@@ -220,17 +219,11 @@ def mean_interval(
         >>> low.tolist(), high.tolist()
         ([1.25, 5.0], [2.75, 5.0])
     """
-    if values.shape[1] < 2:
-        return np.full(len(values), np.nan), np.full(len(values), np.nan)
     return _bootstrap([values], np.mean, confidence, seed, n_resamples)
 
 
 def ratio_interval(
-    above: Float[np.ndarray, " example"],
-    below: Float[np.ndarray, " example"],
-    confidence: float = 0.95,
-    seed: int = 0,
-    n_resamples: int = 1000,
+    above: PerPrompt, below: PerPrompt, confidence: float = 0.95, seed: int = 0, n_resamples: int = 1000
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a ratio of means over the same prompts.
 
@@ -251,8 +244,6 @@ def ratio_interval(
         >>> patchlib.stats.ratio_interval(np.array([1.0, 2.0, 4.0]), np.array([2.0, 4.0, 8.0]))
         (0.5, 0.5)
     """
-    if len(above) < 2:
-        return np.nan, np.nan
     low, high = _bootstrap([above, below], _ratio_of_means, confidence, seed, n_resamples)
     return float(low), float(high)
 
@@ -339,11 +330,8 @@ def summary_table(
             "p_value": p_values(result, seed=seed),
         }
     )
-    columns = columns.drop_vars([name for name in columns.coords if name not in dims])
-    table = columns.to_dataframe(dim_order=dims).reset_index().rename(columns={"head": "head_index"})
+    table = columns.reset_coords(drop=True).to_dataframe(dim_order=dims).reset_index()
+    table = table.rename(columns={"head": "head_index"}).assign(p_adjusted=np.nan)
     tested = table.p_value.notna()
-    table["p_adjusted"] = np.nan
-    if tested.any():
-        table.loc[tested, "p_adjusted"] = false_discovery_control(table.p_value[tested])
-    order = table.effect.abs().sort_values(ascending=False, na_position="last").index
-    return table.loc[order].head(top_k if top_k is not None else len(table)).reset_index(drop=True)
+    table.loc[tested, "p_adjusted"] = false_discovery_control(table.p_value[tested])
+    return table.sort_values("effect", key=abs, ascending=False, ignore_index=True)[:top_k]

@@ -128,7 +128,6 @@ def test_public_names_are_imported_when_first_used_or_all_at_once():
         assert done.stdout.strip() == expected, done.stderr
 
 
-@pytest.mark.xfail(reason="until patchlib.runs shows its types")
 @pytest.mark.slow
 def test_an_installed_wheel_shows_its_types(built, tmp_path):
     """In an environment that has the wheel and, behind it, what is installed here."""

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import check_choice, check_count
-from patchlib.circuits.head_sets import HeadSet
-from patchlib.circuits.replacements import replacement_of
+from patchlib._util import check_choice
+from patchlib.circuits.circuit import HeadSet
 from patchlib.circuits.streams import Read, ablation_hooks, read_under_ablations
 from patchlib.errors import SweepError
 from patchlib.models.check import check_model
 from patchlib.patching.batching import length_batches
-from patchlib.patching.budget import default_batch_tokens, default_logit_bytes
+from patchlib.patching.budget import check_batch_tokens, default_logit_bytes
 from patchlib.patching.donors import ABLATIONS
 from patchlib.patching.engine import Hooks
-from patchlib.patching.metrics import METRICS, next_token_losses
-from patchlib.patching.readout import Readout
+from patchlib.patching.metrics import METRICS, Readout, next_token_losses
 from patchlib.patching.selfcheck import fast_obstacle
-from patchlib.patching.sites import get_site
+from patchlib.patching.sites import SITES, get_site
 from patchlib.tasks.base import PatchingDataset, as_pairs
 from patchlib.tasks.pairs import PromptPairs
 
 HELD = 32
 """Forwards' worth of streams that are held at once."""
+Replacement = Callable[[int], Float[Tensor, "pos layer head d_head"]]
+"""The number of a prompt -> what each of its heads is given at each position."""
 
 
 class Ablation:
@@ -82,9 +84,7 @@ class Ablation:
         self.pairs = as_pairs(model, task)
         self.n_layers, self.n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
         get_site(model, "z")  # raises where there is none
-        self._batch_tokens = check_count(
-            "batch_tokens", default_batch_tokens(model) if batch_tokens is None else batch_tokens
-        )
+        self._batch_tokens = check_batch_tokens(model, batch_tokens)
         donors = self.pairs.reversed() if reference is None else as_pairs(model, reference)
         self._replacement = replacement_of(model, self.pairs, donors, source, seed, self._batch_tokens)
         about = "zeros" if source == "zero" else f"{source} over {len(donors)} prompts of {donors.name!r}, by template"
@@ -165,3 +165,57 @@ class Ablation:
 
 def _one_metric(readout: Readout, logits: Float[Tensor, "set example 1 d_vocab"]) -> Float[Tensor, "set example"]:
     return readout(logits, "an ablation")[0]
+
+
+def replacement_of(
+    model: TransformerBridge, pairs: PromptPairs, reference: PromptPairs, source: str, seed: int, batch_tokens: int
+) -> Replacement:
+    """What the heads of each prompt are given; SweepError for a prompt without a reference prompt that is like it."""
+    lengths = [len(row) for row in pairs.clean_tokens]
+    if source == "zero":
+        size = int(model.cfg.n_layers), int(model.cfg.n_heads), int(model.cfg.d_head)
+        return lambda i: torch.zeros(lengths[i], *size)
+
+    # Alike are prompts of one length and, where both tasks know theirs, of one template: only there does a position
+    # hold the same part of the sentence, so that a mean over prompts is one of like with like.
+    by_template = bool(pairs.groups and reference.groups)
+
+    def kind(task: PromptPairs, i: int) -> tuple[int, str]:
+        return len(task.clean_tokens[i]), task.groups[i] if by_template else ""
+
+    alike: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for j in range(len(reference)):
+        alike[kind(reference, j)].append(j)
+    kinds = [kind(pairs, i) for i in range(len(pairs))]
+    for i, (length, template) in enumerate(kinds):
+        if not alike[length, template]:
+            raise SweepError(
+                f"{reference.name!r} has no prompt like prompt {i} ({length} tokens, template {template or 'any'!r}): "
+                "give a reference with more prompts."
+            )
+
+    if source == "resample":
+        draw = random.Random(seed)
+        chosen = [draw.choice(alike[key]) for key in kinds]
+        outputs = {j: head_outputs(model, reference.clean_tokens[j][None], batch_tokens)[0] for j in set(chosen)}
+        return lambda i: outputs[chosen[i]]
+    means = {}
+    for key in sorted(set(kinds)):
+        rows = torch.stack([reference.clean_tokens[j] for j in alike[key]])
+        means[key] = head_outputs(model, rows, batch_tokens).mean(0)
+    return lambda i: means[kinds[i]]
+
+
+def head_outputs(
+    model: TransformerBridge, rows: Int[Tensor, "example pos"], batch_tokens: int
+) -> Float[Tensor, "example pos layer head d_head"]:
+    """The output ``z`` of every head on some prompts of one length."""
+    names = [SITES["z"].hook_name(layer) for layer in range(int(model.cfg.n_layers))]
+    parts = []
+    with torch.no_grad():
+        for part in torch.split(rows, max(1, batch_tokens // rows.shape[1])):
+            _, cache = model.run_with_cache(
+                part.to(model.cfg.device), names_filter=lambda name: name in names, return_type=None
+            )
+            parts.append(torch.stack([cache[name] for name in names], dim=2))  # [example pos layer head d_head]
+    return torch.cat(parts)

@@ -101,12 +101,9 @@ def attention_patterns(
     heads = check_heads(layer_heads, int(model.cfg.n_layers), int(model.cfg.n_heads))
     row = tokenize(model, prompt) if isinstance(prompt, str) else as_row(prompt, "prompt")
     patterns = _of_patterns(model, row[None], lambda pattern: pattern[0])  # [layer head dest src]
-    coords = {
-        "cell": [head_name(*head) for head in heads],
-        "dest": range(len(row)),
-        "src": range(len(row)),
-        "token": ("src", [model.to_string([token]) for token in row.tolist()]),
-    }
+    names, positions = [head_name(*head) for head in heads], range(len(row))
+    tokens = [model.to_string([token]) for token in row.tolist()]
+    coords = {"cell": names, "dest": positions, "src": positions, "token": ("src", tokens)}
     values = torch.stack([patterns[head] for head in heads]).numpy()
     return xr.DataArray(values, coords, ["cell", "dest", "src"], name="attention")
 

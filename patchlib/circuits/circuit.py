@@ -1,4 +1,4 @@
-"""A circuit: heads by what they do, each at its positions."""
+"""Heads at positions: sets of them, circuits of them by what they do, and the circuit that was published."""
 
 from __future__ import annotations
 
@@ -6,10 +6,87 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import Head, check_heads, head_names
-from patchlib.circuits.head_sets import Position, listed_positions
+from patchlib._util import Head, check_heads, check_positions, head_names
 from patchlib.errors import SweepError
+from patchlib.patching.grid import position_mask
+from patchlib.tasks.ioi import IOI_HEADS
+from patchlib.tasks.pairs import PromptPairs
+
+GPT2_LAYERS = 12
+Position = int | str
+"""A token index, or a role of the task."""
+HeadPositions = Mapping[Head, Iterable[Position | None]]
+"""Heads, each with the positions that are meant: None for all."""
+
+
+@dataclass(frozen=True)
+class HeadSet:
+    """Some heads at some positions, and whether they are what is kept or what is knocked out.
+
+    Args:
+        head_positions: (layer, head) -> positions, each a role or a token index; None stands for all of them.
+        keep: True: all other heads are knocked out. False: these are.
+
+    Example:
+        >>> patchlib.HeadSet({(9, 6): ["END"]}, keep=True)  # one head at the last word, and no other
+        HeadSet(head_positions={(9, 6): ('END',)}, keep=True)
+    """
+
+    head_positions: HeadPositions
+    keep: bool
+
+    def __post_init__(self) -> None:
+        listed = {head: listed_positions(positions) for head, positions in self.head_positions.items()}
+        object.__setattr__(self, "head_positions", listed)
+
+    def check(self, pairs: PromptPairs, n_layers: int, n_heads: int) -> None:
+        """SweepError for a head that the model does not have, or a position that the prompts do not have."""
+        check_heads(self.head_positions, n_layers, n_heads, least=0)
+        longest = max(len(row) for row in pairs.clean_tokens)
+        for positions in self.head_positions.values():
+            named = [position for position in positions if position is not None]
+            if named or not positions:
+                check_positions(named, pairs.roles, longest)
+
+    def mask(self, pairs: PromptPairs, n_layers: int, n_heads: int) -> Bool[Tensor, "example pos layer head"]:
+        """Where these prompts, of one length, keep their own heads' outputs."""
+        n_pos = len(pairs.clean_tokens[0])
+        named = torch.zeros(len(pairs), n_pos, n_layers, n_heads, dtype=torch.bool)
+        for (layer, head), positions in self.head_positions.items():
+            for position in positions:
+                named[:, :, layer, head] |= position_mask(position, pairs)
+        return named if self.keep else ~named
+
+
+def everywhere(layer_heads: Iterable[Head]) -> dict[Head, tuple[None]]:
+    """Heads at all positions, as ``HeadSet`` takes them.
+
+    Args:
+        layer_heads: (layer, head) pairs; none at all goes too.
+
+    Returns:
+        (layer, head) -> ``(None,)``, which stands for all positions.
+
+    Raises:
+        SweepError: Something that is no pair of whole numbers.
+
+    Example:
+        >>> patchlib.everywhere([(9, 6), (9, 9)])
+        {(9, 6): (None,), (9, 9): (None,)}
+    """
+    return {head: (None,) for head in check_heads(layer_heads, least=0)}
+
+
+def listed_positions(positions: Iterable[Position | None] | Position | None) -> tuple[Position | None, ...]:
+    """One position or several, as a tuple."""
+    if positions is None or isinstance(positions, str) or not isinstance(positions, Iterable):
+        return (positions,)
+    return tuple(positions)
 
 
 @dataclass(frozen=True)
@@ -41,9 +118,7 @@ class Circuit:
     def __post_init__(self) -> None:
         head_types = {name: tuple(check_heads(heads, least=0)) for name, heads in self.head_types.items()}
         if unknown := set(self.positions) - set(head_types):
-            raise SweepError(
-                f"Positions are given for {', '.join(sorted(unknown))}, which is no head type of this circuit."
-            )
+            raise SweepError(f"Positions are given for {', '.join(sorted(unknown))}, which is no head type here.")
         object.__setattr__(self, "head_types", head_types)
         listed = {name: listed_positions(positions) for name, positions in self.positions.items()}
         object.__setattr__(self, "positions", listed)
@@ -75,3 +150,46 @@ class Circuit:
             for name, heads in self.head_types.items()
         }
         return pd.DataFrame.from_dict(rows, orient="index", columns=["heads", "positions"]).rename_axis("head_type")
+
+
+def beside_published(model: TransformerBridge, circuit: Circuit) -> pd.DataFrame:
+    """A circuit's head types beside those of GPT-2 small (Wang et al. 2022, figure 2), by mean depth.
+
+    Depth is the mean over a type's heads of layer / (layers - 1): 0 is the first layer, 1 the last.
+
+    Args:
+        model: Of the circuit.
+        circuit: Such as ``Discovery.circuit``.
+
+    Returns:
+        A row for each head type that either has, from the first layers up: ``heads`` and ``depth`` of the circuit,
+        ``gpt2_heads`` and ``gpt2_depth`` of the published one; for GPT-2 small itself also ``n_shared``, how many of
+        the published heads were found in that type.
+
+    Example:
+        >>> circuit = patchlib.Circuit({"S-inhibition": [(20, 0)], "negative name mover": [(24, 4)]})
+        >>> table = patchlib.beside_published(model, circuit)
+        >>> table.loc[["s-inhibition", "negative name mover"], ["heads", "depth", "gpt2_depth"]].round(2)
+                             heads  depth  gpt2_depth
+        head_type
+        s-inhibition         L20H0   0.69        0.68
+        negative name mover  L24H4   0.83        0.95
+    """
+    published = {name.lower(): heads for name, heads in IOI_HEADS.items()}
+    ours = {name.lower(): heads for name, heads in circuit.head_types.items() if not name.startswith("unnamed")}
+    n_layers = int(model.cfg.n_layers)
+
+    def depth(heads: Sequence[Head], n: int) -> float:
+        return sum(layer for layer, _ in heads) / len(heads) / (n - 1) if heads else float("nan")
+
+    rows = []
+    for name in {**published, **ours}:
+        heads, gpt2_heads = ours.get(name, ()), published.get(name, ())
+        n_shared = len(set(heads) & set(gpt2_heads))
+        depths = depth(heads, n_layers), depth(gpt2_heads, GPT2_LAYERS)
+        rows.append((name, head_names(heads), depths[0], head_names(gpt2_heads), depths[1], n_shared))
+    columns = ["head_type", "heads", "depth", "gpt2_heads", "gpt2_depth", "n_shared"]
+    table = pd.DataFrame(rows, columns=columns).set_index("head_type")
+    table = table.loc[table[["gpt2_depth", "depth"]].mean(axis=1).sort_values().index]
+    is_gpt2 = model.cfg.model_name in ("gpt2", "gpt2-small", "openai-community/gpt2")
+    return table if is_gpt2 else table.drop(columns="n_shared")

@@ -12,8 +12,7 @@ from jaxtyping import Float
 
 from patchlib._util import Head, check_count, head_name, head_names
 from patchlib.circuits.ablation import Ablation
-from patchlib.circuits.circuit import Circuit
-from patchlib.circuits.head_sets import HeadSet
+from patchlib.circuits.circuit import Circuit, HeadSet
 from patchlib.stats import ratio_interval
 
 
@@ -30,6 +29,12 @@ class Faithfulness:
         n: Prompts.
         n_heads: Heads in the circuit.
         protocol: In words what these numbers depend on.
+
+    Example:
+        >>> two_heads = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
+        >>> result = patchlib.faithfulness(patchlib.Ablation(model, task), two_heads)
+        >>> print(f"{result.n_heads} heads, n = {result.n}: {result.circuit:.1f} of {result.model:.1f}")
+        2 heads, n = 4: 2.5 of 4.4
     """
 
     circuit: float
@@ -68,9 +73,8 @@ def faithfulness(ablation: Ablation, circuit: Circuit) -> Faithfulness:
         >>> print(f"{result.n_heads} heads: {result.faithfulness:.2f} of the model's {result.model:.1f}")
         270 heads: 1.00 of the model's 4.4
     """
-    values = ablation.measure(
-        [HeadSet(circuit.head_positions(), keep=True), HeadSet({}, keep=False), HeadSet({}, keep=True)]
-    ).astype(np.float64)  # [set example]
+    sets = [HeadSet(circuit.head_positions(), keep=True), HeadSet({}, keep=False), HeadSet({}, keep=True)]
+    values = ablation.measure(sets).astype(np.float64)  # [set example]
     kept, whole, floor = (float(mean) for mean in values.mean(axis=1))
     interval = ratio_interval(values[0], values[1])
     above_floor = (kept - floor) / (whole - floor)
@@ -101,14 +105,14 @@ def completeness(
         SweepError: As ``Ablation.measure``, or a count below 0.
 
     Example:
-        >>> ablation = patchlib.Ablation(model, task)
+        >>> ablation = patchlib.Ablation(model, task.to_pairs(model).select([0, 1]))
         >>> circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
         >>> table = patchlib.completeness(ablation, circuit, n_random=0, n_greedy=1)
         >>> table[["kind", "heads", "circuit", "model", "incompleteness"]].round(1)
                kind         heads  circuit  model  incompleteness
-        0      none                    2.5    4.4             1.9
-        1   writers  L23H3, L29H1     -3.1   -0.0             3.1
-        2  greedy 1         L23H3     -3.1    1.1             4.2
+        0      none                    2.2    4.5             2.3
+        1   writers  L23H3, L29H1     -2.5    0.3             2.8
+        2  greedy 1         L23H3     -2.5    1.2             3.7
     """
     check_count("n_random", n_random, least=0)
     check_count("n_greedy", n_greedy, least=0)

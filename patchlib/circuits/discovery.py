@@ -44,6 +44,14 @@ class Discovery:
         results: Each step's path patching of all senders: ``"logits"``, and such as ``"q of L9H6, L9H9 at END"``.
         head_types: The table of ``patchlib.head_types``: a row for each head and position.
         positions: The task's roles, in the order of the sentence.
+
+    Example:
+        >>> one_prompt = task.to_pairs(model).select([0])
+        >>> search = patchlib.discover(model, one_prompt, depth=1, max_heads=2, progress=False)
+        >>> search.positions
+        ('IO', 'S1', 'S1+1', 'S2', 'END')
+        >>> list(search.results)
+        ['logits']
     """
 
     circuit: Circuit
@@ -92,8 +100,8 @@ def discover(
         TaskError, ExactnessError: As ``sweep``.
 
     Example:
-        >>> two_prompts = task.to_pairs(model).select([0, 1])
-        >>> search = patchlib.discover(model, two_prompts, depth=1, max_heads=2, progress=False)
+        >>> one_prompt = task.to_pairs(model).select([0])
+        >>> search = patchlib.discover(model, one_prompt, depth=1, max_heads=2, progress=False)
         >>> search.steps[["receivers", "layer", "head_index", "position"]]
           receivers  layer  head_index position
         0    logits     23           3      END
@@ -101,9 +109,7 @@ def discover(
     """
     pairs = as_pairs(model, task)
     if "END" not in pairs.roles:
-        raise SweepError(
-            f"{pairs.name!r} does not name END, the last position, among its roles: discovery starts there."
-        )
+        raise SweepError(f"{pairs.name!r} does not name END, the last position, as a role: discovery starts there.")
     for setting, count in (("depth", depth), ("max_inputs", max_inputs), ("max_heads", max_heads)):
         check_count(setting, count)
     if not 0 < min_share <= 1:
@@ -151,11 +157,8 @@ def discover(
 
 def _helpers(steps: Sequence[pd.DataFrame]) -> frozenset[PlacedHead]:
     """The senders that push towards the answer."""
-    return frozenset(
-        (int(row["layer"]), int(row["head_index"]), str(row["position"]))
-        for step in steps
-        for row in step[step.effect > 0].to_dict("records")
-    )
+    helping = [step.loc[step.effect > 0, ["layer", "head_index", "position"]] for step in steps]
+    return frozenset(head for table in helping for head in table.itertuples(index=False, name=None))
 
 
 def _inputs(
@@ -177,10 +180,9 @@ def _inputs(
             heads=sorted({receiver.head for receiver in receivers}), positions=roles, **how,
         ).effect.isel(metric=0)  # fmt: skip
         head_axis = "kv_head" if "kv_head" in noised.dims else "head"
+        cells = [{"layer": receiver.layer, head_axis: receiver.head} for receiver in receivers]
         for role in roles:
-            effects = [
-                noised.sel({"layer": receiver.layer, head_axis: receiver.head, "role": role}) for receiver in receivers
-            ]
+            effects = [noised.sel(role=role).sel(cell) for cell in cells]
             effect, through_heads = float(np.nansum(effects)), np.nan
             at_role = inputs_of(model, heads, site, role)
             if effect >= min_input and _below(at_role):

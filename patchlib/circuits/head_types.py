@@ -78,9 +78,8 @@ def head_types(
             "attention": float(looks.max()),
             **{str(name): float(score.sel(layer=layer, head=head)) for name, score in copying.items()},
         }
-        cell: dict[str, Any] = {"layer": layer, "head_index": head, "position": position}
         head_type = head_type_of(str(position), evidence, min_attention, min_copying)
-        rows.append({**cell, "head_type": head_type, **evidence})
+        rows.append({"layer": layer, "head_index": head, "position": position, "head_type": head_type, **evidence})
     columns = ["direct", "effect", "looks_at", "attention", "copying", "suppressing"]
     return pd.DataFrame(rows, columns=["layer", "head_index", "position", "head_type", *columns])
 

@@ -1,17 +1,22 @@
-"""What a head writes: towards the answer, and of the tokens that it attends to."""
+"""What a head writes: towards the answer, of the tokens that it attends to, and into the keys of later heads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
+from transformer_lens import FactoredMatrix
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.utilities import composition_scores
 
-from patchlib._util import Head, check_count, check_heads
+from patchlib._util import Head, check_count, check_heads, head_name
 from patchlib.errors import SweepError
 from patchlib.models.check import check_model
 from patchlib.patching.batching import length_batches
@@ -23,9 +28,7 @@ from patchlib.tasks.pairs import PromptPairs
 
 
 def direct_logit_attribution(
-    model: TransformerBridge,
-    task: PatchingDataset | PromptPairs,
-    hooks: Callable[[list[int]], Hooks] | None = None,
+    model: TransformerBridge, task: PatchingDataset | PromptPairs, hooks: Callable[[list[int]], Hooks] | None = None
 ) -> xr.DataArray:
     """What each head writes at the last position along the right minus the wrong answer's direction, in logits.
 
@@ -64,12 +67,11 @@ def direct_logit_attribution(
     pairs = as_pairs(model, task)
     shape = (int(model.cfg.n_layers), int(model.cfg.n_heads))
     attribution = np.zeros((*shape, len(pairs)), dtype=np.float32)
-    gain = model.ln_final.weight + (1 if getattr(model.cfg, "rmsnorm_uses_offset", False) else 0)
     names = {get_site(model, "z").hook_name(layer) for layer in range(shape[0])} | {"ln_final.hook_scale"}
     for examples in length_batches(pairs, default_batch_tokens(model)):
         part = pairs.select(examples)
         right, wrong = part.answers.to(model.W_U.device).unbind(1)
-        direction = (model.W_U[:, right] - model.W_U[:, wrong]).T * gain  # [example d_model]
+        direction = (model.W_U[:, right] - model.W_U[:, wrong]).T * _gain(model, model.ln_final)  # [example d_model]
         with torch.no_grad(), model.hooks(fwd_hooks=[] if hooks is None else hooks(examples)):
             _, cache = model.run_with_cache(part.clean_batch(), names_filter=lambda name: name in names)
             written = cache.stack_head_results(pos_slice=-1)  # [layer*head example d_model]
@@ -140,3 +142,81 @@ def copying_scores(
         coords={"layer": range(n_layers), "head": range(n_heads)},
         attrs={"top_k": top_k, "n_tokens": len(ids)},
     )
+
+
+def k_composition(model: TransformerBridge, readers: Iterable[Head], n_random: int = 20, seed: int = 0) -> pd.DataFrame:
+    """How much of what each earlier head writes enters the keys of some later heads (Elhage et al. 2021).
+
+    The K-composition score of a writer and a reader is ``||W_OV W_QK^T|| / (||W_OV|| ||W_QK||)`` in the Frobenius norm
+    ("A Mathematical Framework for Transformer Circuits", section on composition; TransformerLens'
+    ``composition_scores``). The weights of the norms before V, Q and K are folded in; a LayerNorm's centring, biases
+    and rotary positions are not. It is above 0 for any two matrices, so it is read against random matrices of the same
+    shapes, and against the other heads.
+
+    Args:
+        model: In eval mode.
+        readers: (layer, head), counted in q heads.
+        n_random: How many random pairs of matrices.
+        seed: Of these.
+
+    Returns:
+        A row for each earlier head of each reader: ``reader`` (its name), ``layer`` and ``head_index`` (of the writer),
+        ``score`` and ``score_rank`` (1: the reader's largest); and, the same in each row, ``random_mean`` and
+        ``random_sd`` of the random matrices' scores.
+
+    Raises:
+        SweepError: A reader that there is not or that has nothing before it, a count below 1, or a model in train mode.
+
+    Example:
+        >>> table = patchlib.k_composition(model, [(17, 4)])
+        >>> table.nsmallest(2, "score_rank").round(3)  # a previous token head comes first
+            reader  layer  head_index  score  score_rank  random_mean  random_sd
+        144  L17H4     16           0  0.158           1        0.042      0.001
+        100  L17H4     11           1  0.062           2        0.042      0.001
+    """
+    check_model(model)
+    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
+    reading = check_heads(readers, n_layers, n_heads, first_layer=1)
+    check_count("n_random", n_random)
+    with torch.no_grad():
+        ov = [_ov(model, layer) for layer in range(max(layer for layer, _ in reading))]
+        qk = [_qk(model, layer, head) for layer, head in reading]
+        writers = FactoredMatrix(*(torch.cat(side) for side in zip(*ov, strict=True)))
+        scores = composition_scores(writers, FactoredMatrix(*(torch.stack(side) for side in zip(*qk, strict=True))))
+        generator = torch.Generator().manual_seed(seed)
+        shapes = [(n_random, *side.shape) for side in qk[0]]
+        random_sides = [torch.randn(shape, generator=generator) for shape in [*shapes, *shapes]]
+        random_ov, random_qk = FactoredMatrix(*random_sides[:2]), FactoredMatrix(*random_sides[2:])
+        chance = composition_scores(random_ov, random_qk, broadcast_dims=False).numpy()
+    cells = pd.DataFrame(product(range(len(ov)), range(n_heads)), columns=["layer", "head_index"])
+    tables = []
+    for reader, of_reader in zip(reading, scores.T.cpu().numpy(), strict=True):
+        table = cells.assign(reader=head_name(*reader), score=of_reader)[cells.layer < reader[0]]
+        tables.append(table.assign(score_rank=table.score.rank(ascending=False).astype(int)))
+    table = pd.concat(tables, ignore_index=True)[["reader", "layer", "head_index", "score", "score_rank"]]
+    return table.assign(random_mean=float(chance.mean()), random_sd=float(chance.std()))
+
+
+def _ov(
+    model: TransformerBridge, layer: int
+) -> tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "head d_head d_model"]]:
+    """W_V with the norm before it, and W_O, of each q head."""
+    block, n_heads = model.blocks[layer], int(model.cfg.n_heads)
+    values = _gain(model, block.ln1)[:, None].float() * block.attn.W_V.float()  # [kv_head d_model d_head]
+    return values.repeat_interleave(n_heads // len(values), dim=0), block.attn.W_O.float()
+
+
+def _qk(
+    model: TransformerBridge, layer: int, head: int
+) -> tuple[Float[Tensor, "d_model d_head"], Float[Tensor, "d_head d_model"]]:
+    """W_K, of the k/v head that serves a q head, and W_Q transposed, each with the norm before it."""
+    block, n_heads = model.blocks[layer], int(model.cfg.n_heads)
+    scale = _gain(model, block.ln1)[:, None].float()  # [d_model 1]
+    keys = block.attn.W_K[head * len(block.attn.W_K) // n_heads].float()
+    return scale * keys, (scale * block.attn.W_Q[head].float()).T
+
+
+def _gain(model: TransformerBridge, norm: Any) -> Float[Tensor, " d_model"]:
+    """What a norm multiplies each coordinate with; some models keep it less 1."""
+    weight: Tensor = norm.weight
+    return weight + (1 if getattr(model.cfg, "rmsnorm_uses_offset", False) else 0)

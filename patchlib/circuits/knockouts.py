@@ -14,8 +14,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import Head, check_count, check_heads, head_names
 from patchlib.circuits.ablation import Ablation
-from patchlib.circuits.head_sets import HeadSet, everywhere
+from patchlib.circuits.circuit import HeadSet, everywhere
 from patchlib.circuits.heads import direct_logit_attribution
+from patchlib.circuits.losses import copy_losses, labelled_losses
 from patchlib.errors import SweepError
 from patchlib.stats import mean_interval
 
@@ -47,6 +48,44 @@ def knock_out(ablation: Ablation, sets: Mapping[str, Iterable[Head]]) -> pd.Data
     return change_table(values, named).assign(metric=ablation.metric, protocol=ablation.protocol)
 
 
+def ablated_losses(ablation: Ablation, sets: Mapping[str, Iterable[Head]], copy: int) -> pd.DataFrame:
+    """Loss on the first and on the second copy without some heads, a row for each named set.
+
+    If the heads do nothing but induction, the first copy's loss stays as it is, since there is nothing yet to copy.
+
+    Args:
+        ablation: Of rows that come twice, such as ``Ablation(model, repeated_tokens(model))``.
+        sets: Name -> (layer, head) pairs, at all positions.
+        copy: As for ``copy_losses``.
+
+    Returns:
+        As ``knock_out``, of the second copy's loss in nats; and ``first_copy`` and ``first_copy_change``, of the first
+        copy's.
+
+    Raises:
+        SweepError, TaskError: As ``Ablation.losses`` and ``copy_losses``.
+
+    Example:
+        >>> rows = patchlib.repeated_tokens(model, n_rows=2, seq_len=25)
+        >>> heads = {"four induction heads": [(17, 3), (17, 4), (17, 5), (18, 6)]}
+        >>> table = patchlib.ablated_losses(patchlib.Ablation(model, rows), heads, copy=26)
+        >>> table[["metric_mean", "change", "first_copy_change"]].round(1)
+                              metric_mean  change  first_copy_change
+        knocked_out
+        none                          4.0     0.0                0.0
+        four induction heads          8.9     4.9               -0.1
+    """
+    named = {"none": [], **{name: check_heads(heads, least=0) for name, heads in sets.items()}}
+    losses = ablation.losses([HeadSet(everywhere(heads), keep=False) for heads in named.values()])
+    copies = [copy_losses(labelled_losses(of_set, ablation.pairs), copy) for of_set in losses]
+    second = np.stack([of_set.second_copy.values for of_set in copies])  # [set example]
+    first = np.array([of_set.first_copy.astype(np.float64).mean().item() for of_set in copies])  # [set]
+    metric = "loss of the second copy"
+    protocol = ablation.protocol.replace(ablation.metric, metric, 1)
+    table = change_table(second, named).assign(metric=metric, protocol=protocol)
+    return table.assign(first_copy=first, first_copy_change=first - first[0])
+
+
 def change_table(values: Float[np.ndarray, "set example"], sets: Mapping[str, Iterable[Head]]) -> pd.DataFrame:
     """A row for each set: the mean over prompts, the change from the first set, its 95% interval, the heads, ``n``."""
     values = values.astype(np.float64)
@@ -57,8 +96,7 @@ def change_table(values: Float[np.ndarray, "set example"], sets: Mapping[str, It
 
 def _changes(change: Float[np.ndarray, "row example"]) -> pd.DataFrame:
     low, high = mean_interval(change)
-    columns = {"change": change.mean(axis=1), "ci_low": low, "ci_high": high, "n": change.shape[1]}
-    return pd.DataFrame(columns)
+    return pd.DataFrame({"change": change.mean(axis=1), "ci_low": low, "ci_high": high, "n": change.shape[1]})
 
 
 def random_like(

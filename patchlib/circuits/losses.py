@@ -1,20 +1,14 @@
-"""Loss at each position: what a model gains from having seen something before, and loses without some heads."""
+"""Loss at each position: what a model gains from having seen something before."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
 import numpy as np
-import pandas as pd
 import torch
 import xarray as xr
 from jaxtyping import Float
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import Head, check_heads, is_index
-from patchlib.circuits.ablation import Ablation
-from patchlib.circuits.head_sets import HeadSet, everywhere
-from patchlib.circuits.knockouts import change_table
+from patchlib._util import is_index
 from patchlib.errors import SweepError
 from patchlib.models.check import check_model
 from patchlib.patching.batching import length_batches
@@ -54,10 +48,11 @@ def token_losses(model: TransformerBridge, task: PatchingDataset | PromptPairs) 
         tokens = rows[examples].to(model.cfg.device)
         with torch.no_grad():
             losses[examples] = next_token_losses(model(tokens).float(), tokens).cpu().numpy()
-    return _labelled(losses, pairs)
+    return labelled_losses(losses, pairs)
 
 
-def _labelled(losses: Float[np.ndarray, "example pos"], pairs: PromptPairs) -> xr.DataArray:
+def labelled_losses(losses: Float[np.ndarray, "example pos"], pairs: PromptPairs) -> xr.DataArray:
+    """Losses with what they are of."""
     coords = {"example": range(losses.shape[0]), "pos": range(losses.shape[1])}
     return xr.DataArray(losses, coords, list(coords), name="loss", attrs={"task": pairs.name, "unit": "nats"})
 
@@ -113,41 +108,3 @@ def in_context_score(losses: xr.DataArray, early: int = 50, late: int = 500) -> 
     if not is_index(early) or not is_index(late) or not 0 < early < late < n_pos:
         raise SweepError(f"early={early} and late={late} must be positions of these {n_pos}, in order.")
     return losses.sel(pos=late, drop=True) - losses.sel(pos=early, drop=True)
-
-
-def ablated_losses(ablation: Ablation, sets: Mapping[str, Iterable[Head]], copy: int) -> pd.DataFrame:
-    """Loss on the first and on the second copy without some heads, a row for each named set.
-
-    If the heads do nothing but induction, the first copy's loss stays as it is, since there is nothing yet to copy.
-
-    Args:
-        ablation: Of rows that come twice, such as ``Ablation(model, repeated_tokens(model))``.
-        sets: Name -> (layer, head) pairs, at all positions.
-        copy: As for ``copy_losses``.
-
-    Returns:
-        As ``knock_out``, of the second copy's loss in nats; and ``first_copy`` and ``first_copy_change``, of the first
-        copy's.
-
-    Raises:
-        SweepError, TaskError: As ``Ablation.losses`` and ``copy_losses``.
-
-    Example:
-        >>> rows = patchlib.repeated_tokens(model, n_rows=2, seq_len=25)
-        >>> heads = {"four induction heads": [(17, 3), (17, 4), (17, 5), (18, 6)]}
-        >>> table = patchlib.ablated_losses(patchlib.Ablation(model, rows), heads, copy=26)
-        >>> table[["metric_mean", "change", "first_copy_change"]].round(1)
-                              metric_mean  change  first_copy_change
-        knocked_out
-        none                          4.0     0.0                0.0
-        four induction heads          8.9     4.9               -0.1
-    """
-    named = {"none": [], **{name: check_heads(heads, least=0) for name, heads in sets.items()}}
-    losses = ablation.losses([HeadSet(everywhere(heads), keep=False) for heads in named.values()])
-    copies = [copy_losses(_labelled(of_set, ablation.pairs), copy) for of_set in losses]
-    second = np.stack([of_set.second_copy.values for of_set in copies])  # [set example]
-    first = np.array([of_set.first_copy.astype(np.float64).mean().item() for of_set in copies])  # [set]
-    metric = "loss of the second copy"
-    protocol = ablation.protocol.replace(ablation.metric, metric, 1)
-    table = change_table(second, named).assign(metric=metric, protocol=protocol)
-    return table.assign(first_copy=first, first_copy_change=first - first[0])

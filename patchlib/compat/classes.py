@@ -77,10 +77,9 @@ class _Patcher:
             activation[index] = clean_cache[hook_point][index]  # in place, for resid_mid: see engine.py
             return activation
 
+        tokens, hooks = tokens[None].to(self.model.cfg.device), [(hook_point, patch)]
         with torch.no_grad():
-            logits: Tensor = self.model.run_with_hooks(
-                tokens[None].to(self.model.cfg.device), fwd_hooks=[(hook_point, patch)]
-            )
+            logits: Tensor = self.model.run_with_hooks(tokens, fwd_hooks=hooks)
         return logits
 
     def _check_hook_point(self, name: str) -> None:
@@ -153,10 +152,8 @@ class ActivationPatcher(_Patcher):
                 case site, layer:
                     layers_of[site.name].add(layer)
                 case None:
-                    raise SweepError(
-                        f"{name!r} is not one of the sites that can be swept ({', '.join(SITES)}); "
-                        "patch it with patch_activation()."
-                    )
+                    sites = f"the sites that can be swept ({', '.join(SITES)})"
+                    raise SweepError(f"{name!r} is not one of {sites}; patch it with patch_activation().")
         results: dict[str, list[PatchingResult]] = {}
         for site_name, layers in layers_of.items():
             swept = sweep(self.model, pairs, site_name, ("layer",), layers=sorted(layers), positions=position)

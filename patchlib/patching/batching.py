@@ -11,8 +11,8 @@ from torch import Tensor
 
 from patchlib.errors import SweepError
 from patchlib.patching.budget import default_logit_bytes, is_out_of_memory
-from patchlib.patching.cells import Cell
 from patchlib.patching.engine import PatchedForwards
+from patchlib.patching.grid import Cell
 from patchlib.tasks.pairs import PromptPairs
 
 FULL = 4

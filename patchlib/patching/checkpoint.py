@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from patchlib.errors import SweepError
 from patchlib.patching.experiment import Experiment
+from patchlib.patching.grid import Cell
 
 
 class Finished:
@@ -28,32 +29,27 @@ class Finished:
         self._database = database
         self._metrics: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
         if database is not None:
-            for key, n_metrics, values in database.execute("SELECT key, n_metrics, metrics FROM finished"):
+            for key, values in database.execute("SELECT key, metrics FROM finished"):
                 cells, examples = json.loads(key)
-                table = np.frombuffer(values, np.float32).reshape(n_metrics, len(cells), len(examples))
+                table = np.frombuffer(values, np.float32).reshape(-1, len(cells), len(examples))
                 for c, cell in enumerate(cells):
                     for e, example in enumerate(examples):
                         self._metrics[tuple(cell), example] = table[:, c, e]
 
-    def get(self, cell: tuple[int, ...], examples: Sequence[int]) -> Float[np.ndarray, "metric example"] | None:
+    def get(self, cell: Cell, examples: Sequence[int]) -> Float[np.ndarray, "metric example"] | None:
         """The metrics of a cell, None unless all of these examples are done."""
-        if any((cell, example) not in self._metrics for example in examples):
+        if any((cell.index, example) not in self._metrics for example in examples):
             return None
-        return np.stack([self._metrics[cell, example] for example in examples], axis=1)  # [metric example]
+        return np.stack([self._metrics[cell.index, example] for example in examples], axis=1)  # [metric example]
 
     def add(
-        self,
-        cells: Sequence[tuple[int, ...]],
-        examples: Sequence[int],
-        values: Float[np.ndarray, "metric cell example"],
+        self, cells: Sequence[Cell], examples: Sequence[int], values: Float[np.ndarray, "metric cell example"]
     ) -> None:
         """Keep a batch."""
         if self._database is not None:
-            key = json.dumps([cells, examples])
+            row = json.dumps([[cell.index for cell in cells], examples]), values.astype(np.float32).tobytes()
             with self._database:
-                self._database.execute(
-                    "INSERT INTO finished VALUES (?, ?, ?)", (key, len(values), values.astype(np.float32).tobytes())
-                )
+                self._database.execute("INSERT INTO finished (key, metrics) VALUES (?, ?)", row)
 
 
 @contextmanager
@@ -81,7 +77,7 @@ def open_checkpoint(path: str | Path | None, experiment: Experiment, result: xr.
         try:
             with database:
                 database.execute("CREATE TABLE IF NOT EXISTS inputs (name TEXT PRIMARY KEY, value TEXT)")
-                database.execute("CREATE TABLE IF NOT EXISTS finished (key TEXT, n_metrics INTEGER, metrics BLOB)")
+                database.execute("CREATE TABLE IF NOT EXISTS finished (key TEXT, metrics BLOB)")
                 saved = dict(database.execute("SELECT name, value FROM inputs"))
                 if not saved:
                     database.executemany("INSERT INTO inputs VALUES (?, ?)", inputs.items())

@@ -11,28 +11,28 @@ batching. The code below is in this order, after (0) the two unpatched forwards 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import Cache, DynamicCache
 
 from patchlib.patching import shortcuts
 from patchlib.patching.budget import BATCH_TOKENS
-from patchlib.patching.cells import Cell, patch_mask
 from patchlib.patching.donors import PromptBatch
-from patchlib.patching.readout import Reads
-from patchlib.patching.sites import Site
+from patchlib.patching.grid import Cell, Grid, patch_mask
+from patchlib.patching.metrics import Reads
 
 Hooks = list[tuple[str, Callable[..., Tensor | None]]]
+Activations = dict[str, Tensor]
+"""By hook name."""
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """How much of a forward is done.
 
     Attributes:
@@ -42,7 +42,7 @@ class Work:
     """
 
     fast: bool = True
-    reads: Reads = field(default_factory=Reads)
+    reads: Reads = Reads()
     batch_tokens: int = BATCH_TOKENS["cpu"]
 
 
@@ -51,8 +51,7 @@ class PatchedForwards:
 
     Args:
         model: In eval mode.
-        site: What is patched.
-        layers: The layers that will be patched: only their activations are kept.
+        grid: What is patched: only the activations of its site in its layers are kept.
         prompts: What is patched into, and where activations are taken from.
         work: How much of each forward is done.
 
@@ -62,12 +61,10 @@ class PatchedForwards:
 
     # ---- (0) The unpatched forwards
 
-    def __init__(
-        self, model: TransformerBridge, site: Site, layers: Sequence[int], prompts: PromptBatch, work: Work
-    ) -> None:
-        self.model, self.site, self.fast, self.reads = model, site, work.fast, work.reads
+    def __init__(self, model: TransformerBridge, grid: Grid, prompts: PromptBatch, work: Work) -> None:
+        self.model, self.site, self.fast, self.reads = model, grid.site, work.fast, work.reads
         self.n_examples, self.n_pos = prompts.base.shape
-        self.layers = sorted(set(layers))
+        self.layers = sorted(set(grid.layers))
         self.base_tokens, other_tokens = (tokens.to(model.cfg.device) for tokens in (prompts.base, prompts.other))
         apart = self.base_tokens != other_tokens  # [example pos]
         # Where a row's two prompts are alike so far, so are their activations, whatever rounding makes of them. An
@@ -91,7 +88,7 @@ class PatchedForwards:
             # Patched forwards are of the base prompts, and go on from their keys and values alone.
             self._cache = None if cache is None else shortcuts.branches(cache, self.n_pos, self.n_examples)
             self._base = {name: activation[: self.n_examples] for name, activation in kept.items()}
-            self._source = {name: kept[name][self.n_examples :] for name in map(site.hook_name, self.layers)}
+            self._source = {name: kept[name][self.n_examples :] for name in map(self.site.hook_name, self.layers)}
             if prompts.source == "zero":
                 self._source = {name: torch.zeros_like(activation) for name, activation in self._source.items()}
             elif prompts.donors is not None:
@@ -109,17 +106,15 @@ class PatchedForwards:
             )
         return prefix, [] if self.reads.last_only else [logits]
 
-    def _record_both(
-        self, tokens: Int[Tensor, "2*example pos"], cache: Cache | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _record_both(self, tokens: Int[Tensor, "2*example pos"], cache: Cache | None) -> tuple[Tensor, Activations]:
         """What ``_record`` gives of the base and the other prompts together."""
         return self._record(tokens, cache, with_stream=self.fast)
 
     def _record(
         self, tokens: Int[Tensor, "example pos"], cache: Cache | None, *, with_stream: bool
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, Activations]:
         """One unpatched forward: its logits, and the site's activations (and the stream entering each layer)."""
-        kept: dict[str, Tensor] = {}
+        kept: Activations = {}
 
         def keep(activation: Tensor, hook: Any, name: str) -> None:
             # A copy, because later modules and hooks write into the same memory.
@@ -131,7 +126,7 @@ class PatchedForwards:
         hooks: Hooks = [(name, partial(keep, name=name)) for name in sorted(names)]
         return self._forward(tokens[:, self.start :], hooks, cache), kept
 
-    def _of_donors(self, donors: Int[Tensor, "donor pos"], batch_tokens: int, *, mean: bool) -> dict[str, Tensor]:
+    def _of_donors(self, donors: Int[Tensor, "donor pos"], batch_tokens: int, *, mean: bool) -> Activations:
         """The donors' activations, or their mean, which stands for every example."""
         kept: dict[str, list[Tensor]] = {self.site.hook_name(layer): [] for layer in self.layers}
         for rows in torch.split(donors, max(1, batch_tokens // self.n_pos)):
@@ -154,7 +149,6 @@ class PatchedForwards:
     def _resume(
         self,
         hooks: Hooks,
-        patched: Sequence[Site],
         n_cells: int,
         layer: int,
         start: int,
@@ -166,7 +160,6 @@ class PatchedForwards:
 
         Args:
             hooks: They see the positions from ``start`` on.
-            patched: The sites that hooks change.
             n_cells: How many copies.
             layer: None of the hooks is below it, and its stream was recorded.
             start: None of the hooks changes anything before it.
@@ -186,8 +179,8 @@ class PatchedForwards:
         }
         # (3) Nothing reads the last MLP but at the last position; a patch in the MLP itself would see that one only.
         mlp = getattr(self.model.blocks[-1], "mlp", None)
-        at_last = {self.model.hook_dict[site.hook_name(len(self.model.blocks) - 1)] for site in patched}
-        if self.reads.last_only and mlp is not None and not at_last & set(mlp.modules()):
+        at_last = self.model.hook_dict[self.site.hook_name(len(self.model.blocks) - 1)]
+        if self.reads.last_only and mlp is not None and at_last not in set(mlp.modules()):
             replaced[mlp] = shortcuts.at_the_end(mlp.forward)
         with shortcuts.forwards(replaced):
             # (2) Attention sees the positions before start as the base prompts' keys and values.
@@ -253,18 +246,13 @@ class PatchedForwards:
         def patch(activation: Tensor, hook: Any, layer: int) -> Tensor:
             source = self._window(self._source[self.site.hook_name(layer)], start, pos_axis=self.site.pos_axis)
             by_cell = torch.unflatten(activation, 0, (n_cells, self.n_examples))  # [cell example *site]
-            mask = self._mask(cells, layer, slice(start, None))  # [cell example *site 1]
+            mask = patch_mask(cells, layer, self.site, self.model, slice(start, None))  # [cell example *site 1]
             # In place: resid_mid is hooked as the input of the second norm, and the skip connection past
             # that norm reads the same tensor. A new tensor would change the one and not the other.
             return activation.copy_(torch.where(mask, source, by_cell).flatten(0, 1))
 
         hooks: Hooks = [(self.site.hook_name(layer), partial(patch, layer=layer)) for layer in layers]
-        return self._read_from(start, self._resume(hooks, [self.site], n_cells, layers[0], start), n_cells)
-
-    def _mask(self, cells: Sequence[Cell], layer: int, positions: slice) -> Bool[Tensor, "cell example *site 1"]:
-        """True where the cells' patches go in this layer."""
-        n_heads, device = self.site.n_heads(self.model), self.model.cfg.device
-        return patch_mask(cells, layer, self.site, n_heads, positions, device)
+        return self._read_from(start, self._resume(hooks, n_cells, layers[0], start), n_cells)
 
     # ---- (5) Nothing for a patch that changes nothing
 
@@ -274,7 +262,7 @@ class PatchedForwards:
         cell = replace(cell, mask=cell.mask & self._can_differ.to(cell.mask.device))
         for layer in cell.layers:
             name = self.site.hook_name(layer)
-            mask = self._mask([cell], layer, slice(self.start, None))[0]
+            mask = patch_mask([cell], layer, self.site, self.model, slice(self.start, None))[0]
             if (mask & (self._source[name] != self._base[name])).any():
                 return True
         return False

@@ -8,7 +8,6 @@ from typing import Literal, get_args
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import check_choice
@@ -18,8 +17,9 @@ from patchlib.patching.donors import Donors
 from patchlib.patching.engine import PatchedForwards, Work
 from patchlib.patching.grid import Grid
 from patchlib.patching.labels import labels, result_attributes
-from patchlib.patching.metrics import Metrics
-from patchlib.patching.readout import Readout, Reads
+from patchlib.patching.metrics import Metrics, Readout, Reads
+from patchlib.patching.path_engine import PathForwards
+from patchlib.patching.receivers import Receiver, receiver_masks
 from patchlib.patching.selfcheck import fast_obstacle
 from patchlib.progress import Progress
 from patchlib.tasks.pairs import PromptPairs
@@ -43,21 +43,16 @@ class HowToRun:
     checkpoint: str | Path | None = None
     progress: Progress = False
 
-    @classmethod
-    def checked(
-        cls,
-        model: TransformerBridge,
-        engine: str,
-        batch_tokens: int | None,
-        checkpoint: str | Path | None,
-        progress: Progress,
-    ) -> HowToRun:
-        """What ``sweep`` was asked for; SweepError for an engine that does not exist or does not hold here."""
-        check_choice("engine", engine, get_args(Engine))
-        why_plain = "as asked" if engine == "plain" else fast_obstacle(model)
-        if engine == "fast" and why_plain is not None:
-            raise SweepError(f"engine='fast' does not hold for {model.cfg.model_name}: {why_plain}. Use engine='auto'.")
-        return cls(check_batch_tokens(model, batch_tokens), why_plain, checkpoint, progress)
+
+def resolve_how(
+    model: TransformerBridge, engine: str, batch_tokens: int | None, checkpoint: str | Path | None, progress: Progress
+) -> HowToRun:
+    """How ``sweep`` was asked to run; SweepError for an engine that does not exist or does not hold here."""
+    check_choice("engine", engine, get_args(Engine))
+    why_plain = "as asked" if engine == "plain" else fast_obstacle(model)
+    if engine == "fast" and why_plain is not None:
+        raise SweepError(f"engine='fast' does not hold for {model.cfg.model_name}: {why_plain}. Use engine='auto'.")
+    return HowToRun(check_batch_tokens(model, batch_tokens), why_plain, checkpoint, progress)
 
 
 @dataclass(frozen=True)
@@ -71,6 +66,7 @@ class Experiment:
         donors: What to write in, and into which of the two prompts.
         metrics: What to measure, by name.
         how: How to run it.
+        receivers: Where direct paths lead, none standing for the logits; None where patches go everywhere.
     """
 
     model: TransformerBridge
@@ -79,34 +75,33 @@ class Experiment:
     donors: Donors
     metrics: Metrics
     how: HowToRun
+    receivers: tuple[Receiver, ...] | None = None
 
     def start_forwards(self, examples: list[int], *, plain: bool = False) -> PatchedForwards:
         """The forwards of some examples (of one length), ready to be patched: the plain way where asked or needed."""
-        prompts = self.donors.batch(self.pairs, examples)
-        return PatchedForwards(self.model, self.grid.site, self.grid.layers, prompts, self.work(plain=plain))
-
-    def work(self, *, plain: bool) -> Work:
-        """How much of each forward is done."""
         fast = self.how.why_plain is None and not plain
-        return Work(fast, Reads.of(self.metrics, self.pairs), self.how.batch_tokens)
+        work = Work(fast, Reads.of(self.metrics, self.pairs), self.how.batch_tokens)
+        prompts = self.donors.batch(self.pairs, examples)
+        if self.receivers is None:
+            return PatchedForwards(self.model, self.grid, prompts, work)
+        masks = receiver_masks(self.model, self.receivers, self.pairs.select(examples))
+        return PathForwards(self.model, self.grid, prompts, work, masks)
 
-    def read_unpatched(
-        self, forwards: PatchedForwards, examples: list[int]
-    ) -> tuple[Readout, dict[str, Float[np.ndarray, "metric example"]]]:
-        """What reads the patched logits of these examples, and the metrics of the clean and corrupted ones."""
+    def read_unpatched(self, forwards: PatchedForwards, examples: list[int], result: xr.Dataset) -> Readout:
+        """Put the metrics of the clean and corrupted prompts into a result, and give what reads the patched logits."""
         both = (forwards.base_logits, forwards.other_logits)
         logits = dict(zip(self.donors.base_and_other, both, strict=True))
         readout = Readout(self.metrics, self.pairs.select(examples), logits["clean"], forwards.reads.vocab)
-        return readout, {
-            prompts: readout(logits[prompts][None], f"the {prompts} forward pass")[:, 0].numpy()
-            for prompts in ("clean", "corrupted")
-        }
+        for prompts in ("clean", "corrupted"):
+            values = readout(logits[prompts][None], f"the {prompts} forward pass")  # [metric 1 example]
+            result[prompts].values[:, examples] = values[:, 0].numpy()
+        return readout
 
     def empty_result(self) -> xr.Dataset:
         """The result, labelled, with every number still missing."""
         values = self.grid.values
-        sizes = {"metric": len(self.metrics), **{axis: len(values[axis]) for axis in values}}
-        sizes["example"] = len(self.pairs)
+        n_values = {axis: len(values[axis]) for axis in values}
+        sizes = {"metric": len(self.metrics), **n_values, "example": len(self.pairs)}
 
         def missing(*dims: str) -> tuple[tuple[str, ...], np.ndarray]:
             return dims, np.full([sizes[dim] for dim in dims], np.nan, dtype=np.float32)
@@ -122,4 +117,5 @@ class Experiment:
         """What a result records of the sweep."""
         engine = "fast" if self.how.why_plain is None else f"plain ({self.how.why_plain})"
         site = {"site": self.grid.site.name}
-        return {**site, **self.donors.attributes(), **self.grid.attributes(), "engine": engine}
+        paths = {} if self.receivers is None else {"receivers": ", ".join(map(str, self.receivers)) or "logits"}
+        return {**site, **self.donors.attributes(), **self.grid.attributes(), "engine": engine, **paths}

@@ -1,4 +1,4 @@
-"""The grid of a sweep: what ``over`` names, checked against model, site and task, and the cells it makes."""
+"""The grid of a sweep: what ``over`` names, checked, and the cells it makes, each with the numbers that it replaces."""
 
 from __future__ import annotations
 
@@ -14,9 +14,25 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import check_indices, check_positions
 from patchlib.errors import SweepError
-from patchlib.patching.cells import Cell
 from patchlib.patching.sites import Site, check_patchable, get_site
 from patchlib.tasks.pairs import PromptPairs
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One patch: the activation in ``layers``, of ``head`` or of all heads, wherever ``mask`` is True.
+
+    Attributes:
+        index: Of the cell on each axis of its grid.
+        layers: They are patched together.
+        head: A k/v head for the keys and values of a grouped-query model; all heads when None.
+        mask: The positions of each prompt.
+    """
+
+    index: tuple[int, ...]
+    layers: tuple[int, ...]
+    head: int | None
+    mask: Bool[Tensor, "example pos"]
 
 
 @dataclass(frozen=True)
@@ -43,8 +59,7 @@ class Grid:
 
     def cells(self, pairs: PromptPairs) -> list[Cell]:
         """The cells that these prompts (of one length) have: positions past their end are left out."""
-        everywhere: list[int | str | None] = [None]
-        fixed = torch.stack([position_mask(p, pairs) for p in self.fixed or everywhere]).any(0)
+        fixed = torch.stack([position_mask(p, pairs) for p in self.fixed or (None,)]).any(0)
         masks = {value: position_mask(value, pairs) for axis in ("pos", "role") for value in self.values.get(axis, ())}
         cells = []
         for index in itertools.product(*(range(n) for n in self.shape)):
@@ -70,6 +85,21 @@ def position_mask(position: int | str | None, pairs: PromptPairs) -> Bool[Tensor
     return (torch.arange(n_pos) == index).expand(len(pairs), n_pos)
 
 
+def patch_mask(
+    cells: Sequence[Cell], layer: int, site: Site, model: TransformerBridge, positions: slice
+) -> Bool[Tensor, "cell example *site 1"]:
+    """True where each cell's patch goes in a layer, in the layout of the site's activations at these positions."""
+    mask = torch.stack([cell.mask[:, positions] & (layer in cell.layers) for cell in cells])
+    mask = mask.to(model.cfg.device)  # [cell example pos], before it is spread over heads: there is less of it to move
+    if not site.has_heads:
+        return mask[..., None]  # [cell example pos 1]
+    heads = range(site.n_heads(model))
+    chosen = torch.tensor([[cell.head in (None, head) for head in heads] for cell in cells], device=mask.device)
+    if site.layout.startswith("example head"):
+        return (chosen[:, None, :, None] & mask[:, :, None, :])[..., None]  # [cell example head dest 1]
+    return (chosen[:, None, None, :] & mask[..., None])[..., None]  # [cell example pos head 1]
+
+
 def resolve_grid(
     model: TransformerBridge,
     pairs: PromptPairs,
@@ -84,8 +114,8 @@ def resolve_grid(
     check_patchable(model, site)
     over = list(over) if isinstance(over, Iterable) and not isinstance(over, str) else [over]
     head_axis = site.head_axis(model)
-    if head_axis == "kv_head":  # "head" is understood, and labelled as what it is
-        over = [head_axis if axis == "head" else axis for axis in over]
+    # "head" is understood where heads share keys and values, and labelled as what it is: "kv_head".
+    over = [head_axis if axis == "head" else axis for axis in over]
     possible = ["layer", *([head_axis] if site.has_heads else []), "pos", *(["role"] if pairs.roles else [])]
     for axis in over:
         if axis not in possible:

@@ -8,6 +8,7 @@ arrives at the receivers; (3) the base prompts with the receivers' inputs set to
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,9 +19,9 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import Cache
 
-from patchlib.patching.cells import Cell
 from patchlib.patching.donors import PromptBatch
-from patchlib.patching.engine import Hooks, PatchedForwards, Work
+from patchlib.patching.engine import Activations, Hooks, PatchedForwards, Work
+from patchlib.patching.grid import Cell, Grid, patch_mask
 from patchlib.patching.receivers import ReceiverMasks
 from patchlib.patching.shortcuts import Forward
 from patchlib.patching.sites import Site
@@ -30,37 +31,28 @@ class PathForwards(PatchedForwards):
     """Patched forwards in which the other heads are frozen and only the receivers hear of the patch.
 
     Args:
-        model, site, layers, prompts, work: As for ``PatchedForwards``; the site is ``z``.
+        model, grid, prompts, work: As for ``PatchedForwards``; the grid's site is ``z``.
         receivers: Inputs of heads; the logits when empty.
     """
 
     def __init__(
-        self,
-        model: TransformerBridge,
-        site: Site,
-        layers: Sequence[int],
-        prompts: PromptBatch,
-        work: Work,
-        receivers: ReceiverMasks,
+        self, model: TransformerBridge, grid: Grid, prompts: PromptBatch, work: Work, receivers: ReceiverMasks
     ) -> None:
         n_layers = int(model.cfg.n_layers)
         # Heads above the sender are frozen too, so that their base outputs are kept.
-        super().__init__(model, site, range(min(layers), n_layers), prompts, work)
+        super().__init__(model, replace(grid, layers=list(range(min(grid.layers), n_layers))), prompts, work)
         self._receivers = receivers
         self._highest = max((layer for _, layer in receivers), default=n_layers)
         # MLPs and norms do not mix positions: what arrives at one comes from the sender's output at that one.
+        self._arrival = torch.ones(self.n_examples, self.n_pos, dtype=torch.bool)
         if receivers:
             self._arrival = torch.stack([mask.any(-1) for mask in receivers.values()]).any(0)  # [example pos]
-        else:
-            self._arrival = torch.ones(self.n_examples, self.n_pos, dtype=torch.bool)
-            if self.reads.last_only:
-                self._arrival[:, :-1] = False
+        elif self.reads.last_only:
+            self._arrival[:, :-1] = False
 
     # ---- (1) The unpatched forwards
 
-    def _record_both(
-        self, tokens: Int[Tensor, "2*example pos"], cache: Cache | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _record_both(self, tokens: Int[Tensor, "2*example pos"], cache: Cache | None) -> tuple[Tensor, Activations]:
         """And what each attention sublayer gives for the base prompts: with all heads frozen it gives that again."""
         self._attention: dict[torch.nn.Module, tuple[Tensor, int | None]] = {}
 
@@ -69,12 +61,10 @@ class PathForwards(PatchedForwards):
             n_others = len(output) - 1 if isinstance(output, tuple) else None
             self._attention[module] = first[: self.n_examples].clone(), n_others
 
-        watched = [block.attn.register_forward_hook(keep) for block in self.model.blocks] if self.fast else []
-        try:
+        with ExitStack() as watched:
+            for block in self.model.blocks if self.fast else []:
+                watched.enter_context(block.attn.register_forward_hook(keep))
             return super()._record_both(tokens, cache)
-        finally:
-            for handle in watched:
-                handle.remove()
 
     # ---- (2) What arrives at the receivers, and (3) what they make of it
 
@@ -90,7 +80,7 @@ class PathForwards(PatchedForwards):
             name, pos_axis = self.site.hook_name(layer), self.site.pos_axis
             source = self._window(self._source[name], start, end, pos_axis=pos_axis)  # [example pos head d_head]
             base = self._window(self._base[name], start, end, pos_axis=pos_axis)
-            mask = self._mask(cells, layer, slice(start, end))  # [cell example pos head 1]
+            mask = patch_mask(cells, layer, self.site, self.model, slice(start, end))  # [cell example pos head 1]
             return activation.copy_(torch.where(mask, source, base).flatten(0, 1))
 
         layers = range(lowest, min(self._highest + 1, n_layers))
@@ -98,7 +88,7 @@ class PathForwards(PatchedForwards):
         active = {layer for cell in cells for layer in cell.layers} | {layer for _, layer in self._receivers}
         frozen = self._frozen_attention(set(layers) - active, n_cells, start, end)
         if not self._receivers:  # the logits receive: step 2 ends in them
-            logits = self._resume(hooks, [self.site], n_cells, lowest, start, instead=frozen)
+            logits = self._resume(hooks, n_cells, lowest, start, instead=frozen)
             return self._read_from(start, logits, n_cells)
 
         arrived: dict[tuple[Site, int], Tensor] = {}
@@ -118,10 +108,10 @@ class PathForwards(PatchedForwards):
         hooks += [(site.hook_name(layer), partial(listen, key=(site, layer))) for site, layer in reached]
         # Above the highest receiver nobody listens.
         stop = {} if self._highest == n_layers - 1 else {"stop_at_layer": self._highest + 1}
-        self._resume(hooks, [self.site], n_cells, lowest, start, end, frozen, **stop)
+        self._resume(hooks, n_cells, lowest, start, end, frozen, **stop)
         hooks = [(site.hook_name(layer), partial(hear, key=(site, layer))) for site, layer in reached]
         first_layer = min(layer for _, layer in reached)
-        logits = self._resume(hooks, [site for site, _ in reached], n_cells, first_layer, start)
+        logits = self._resume(hooks, n_cells, first_layer, start)
         return self._read_from(start, logits, n_cells)
 
     def _frozen_attention(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,35 +11,13 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib.models.check import check_model
 from patchlib.patching.donors import resolve_donors
-from patchlib.patching.experiment import Engine, Experiment, HowToRun
+from patchlib.patching.experiment import Engine, Experiment, resolve_how
 from patchlib.patching.grid import resolve_grid
 from patchlib.patching.metrics import MetricFunction, resolve_metrics
-from patchlib.patching.path_engine import PathForwards
-from patchlib.patching.receivers import Receiver, check_receivers, receiver_masks
+from patchlib.patching.receivers import Receiver, check_receivers
 from patchlib.patching.sweeps import patch_grid
 from patchlib.tasks.base import PatchingDataset, as_pairs
 from patchlib.tasks.pairs import PromptPairs
-
-
-@dataclass(frozen=True)
-class PathExperiment(Experiment):
-    """An experiment whose patches go along direct paths.
-
-    Attributes:
-        receivers: Where the paths lead; none standing for the logits.
-    """
-
-    receivers: tuple[Receiver, ...]
-
-    def start_forwards(self, examples: list[int], *, plain: bool = False) -> PathForwards:
-        """The forwards of some examples (of one length), ready for their senders to be patched."""
-        grid, prompts = self.grid, self.donors.batch(self.pairs, examples)
-        masks = receiver_masks(self.model, self.receivers, self.pairs.select(examples))
-        return PathForwards(self.model, grid.site, grid.layers, prompts, self.work(plain=plain), masks)
-
-    def attributes(self) -> dict[str, str | int]:
-        """What a result records of the sweep, and where the paths lead."""
-        return {**super().attributes(), "receivers": ", ".join(map(str, self.receivers)) or "logits"}
 
 
 def path_patch(
@@ -100,14 +77,8 @@ def path_patch(
     """
     check_model(model)
     pairs = as_pairs(model, task)
-    return patch_grid(
-        PathExperiment(
-            model,
-            pairs,
-            resolve_grid(model, pairs, "z", over, layers, heads, positions),
-            resolve_donors(model, pairs, direction, source, reference, source_seed),
-            resolve_metrics(metric, pairs),
-            HowToRun.checked(model, engine, batch_tokens, checkpoint, progress),
-            check_receivers(model, pairs, receivers),
-        )
-    )
+    grid = resolve_grid(model, pairs, "z", over, layers, heads, positions)
+    donors = resolve_donors(model, pairs, direction, source, reference, source_seed)
+    metrics = resolve_metrics(metric, pairs)
+    how = resolve_how(model, engine, batch_tokens, checkpoint, progress)
+    return patch_grid(Experiment(model, pairs, grid, donors, metrics, how, check_receivers(model, pairs, receivers)))

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib.errors import ExactnessError
-from patchlib.patching.cells import Cell
 from patchlib.patching.donors import PromptBatch
 from patchlib.patching.engine import Hooks, PatchedForwards, Work
+from patchlib.patching.grid import Cell, Grid
 from patchlib.patching.shortcuts import missing_for_fast
 from patchlib.patching.sites import SITES
 
@@ -70,11 +70,10 @@ def _failure(model: TransformerBridge) -> str | None:
     layers = sorted({0, int(model.cfg.n_layers) // 2, int(model.cfg.n_layers) - 1})
     mask = torch.arange(6)[None] == 4
     cells = [Cell((layer,), (layer,), None, mask) for layer in layers]
-    site, prompts = SITES["resid_pre"], PromptBatch(base, other)
+    grid, prompts = Grid(SITES["resid_pre"], {}, layers), PromptBatch(base, other)
     try:
-        fast, plain = (
-            PatchedForwards(model, site, layers, prompts, Work(fast)).patched_logits(cells) for fast in (True, False)
-        )
+        ways = (PatchedForwards(model, grid, prompts, Work(fast)) for fast in (True, False))
+        fast, plain = (way.patched_logits(cells) for way in ways)
     except Exception as error:  # whatever it is that this architecture does otherwise
         return f"resuming in the middle fails: {type(error).__name__}: {error}"
     if not plain.isfinite().all():

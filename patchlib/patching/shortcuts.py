@@ -78,12 +78,8 @@ def n_block_outputs(model: TransformerBridge) -> int | None:
         def look(module: torch.nn.Module, args: Any, output: Any) -> None:
             _BLOCK_OUTPUTS[model] = len(output) if isinstance(output, tuple) else None
 
-        watched = model.blocks[0].register_forward_hook(look)
-        try:
-            with torch.no_grad():
-                model(torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device))
-        finally:
-            watched.remove()
+        with torch.no_grad(), model.blocks[0].register_forward_hook(look):
+            model(torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device))
     return _BLOCK_OUTPUTS[model]
 
 

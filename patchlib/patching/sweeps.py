@@ -17,16 +17,60 @@ from patchlib import stats
 from patchlib.errors import ContrastWarning
 from patchlib.models.check import check_model
 from patchlib.patching.batching import example_batches, patch_cells
-from patchlib.patching.cells import Cell
+from patchlib.patching.budget import check_batch_tokens
 from patchlib.patching.checkpoint import open_checkpoint
-from patchlib.patching.donors import resolve_donors
-from patchlib.patching.experiment import Engine, Experiment, HowToRun
-from patchlib.patching.grid import resolve_grid
+from patchlib.patching.donors import Donors, resolve_donors
+from patchlib.patching.experiment import Engine, Experiment, HowToRun, resolve_how
+from patchlib.patching.grid import Cell, Grid, resolve_grid
 from patchlib.patching.metrics import MetricFunction, resolve_metrics
 from patchlib.patching.selfcheck import SelfCheck
+from patchlib.patching.sites import get_site
 from patchlib.progress import progress_bar
 from patchlib.tasks.base import PatchingDataset, as_pairs
 from patchlib.tasks.pairs import PromptPairs
+
+
+def baseline(
+    model: TransformerBridge,
+    task: PatchingDataset | PromptPairs,
+    metric: str | MetricFunction | Sequence[str | MetricFunction] | None = None,
+    *,
+    batch_tokens: int | None = None,
+) -> xr.Dataset:
+    """The two unpatched forwards alone, for ``stats.contrast`` to say whether the task gives a contrast.
+
+    Args:
+        model: As for ``sweep``.
+        task: As for ``sweep``.
+        metric: As for ``sweep``.
+        batch_tokens: As for ``sweep``.
+
+    Returns:
+        ``clean`` and ``corrupted``, dims ``metric`` and ``example``, in the metric's units (nats for the logit
+        difference), with the coordinates and attributes of ``sweep``.
+
+    Raises:
+        SweepError: Unknown metric, a model in train mode, NaN logits.
+        TaskError: The task's prompts or answers are unusable.
+
+    Example:
+        Swapping the second subject turns the answer around in each prompt:
+
+        >>> unpatched = patchlib.baseline(model, task, metric=["logit_diff", "accuracy"])
+        >>> unpatched.clean.sel(metric="accuracy").values
+        array([1., 1., 1., 1.], dtype=float32)
+        >>> unpatched.corrupted.sel(metric="accuracy").values
+        array([0., 0., 0., 0.], dtype=float32)
+    """
+    check_model(model)
+    pairs = as_pairs(model, task)
+    how = HowToRun(check_batch_tokens(model, batch_tokens), why_plain="nothing is patched")
+    nothing = Grid(get_site(model, "resid_pre"), values={}, layers=[])
+    experiment = Experiment(model, pairs, nothing, Donors("denoise"), resolve_metrics(metric, pairs), how)
+    result = experiment.empty_result().drop_vars("patched")
+    for examples in example_batches(pairs, how.batch_tokens):
+        experiment.read_unpatched(experiment.start_forwards(examples), examples, result)
+    return result
 
 
 def sweep(
@@ -112,16 +156,11 @@ def sweep(
     """
     check_model(model)
     pairs = as_pairs(model, task)
-    return patch_grid(
-        Experiment(
-            model,
-            pairs,
-            resolve_grid(model, pairs, site, over, layers, heads, positions),
-            resolve_donors(model, pairs, direction, source, reference, source_seed),
-            resolve_metrics(metric, pairs),
-            HowToRun.checked(model, engine, batch_tokens, checkpoint, progress),
-        )
-    )
+    grid = resolve_grid(model, pairs, site, over, layers, heads, positions)
+    donors = resolve_donors(model, pairs, direction, source, reference, source_seed)
+    metrics = resolve_metrics(metric, pairs)
+    how = resolve_how(model, engine, batch_tokens, checkpoint, progress)
+    return patch_grid(Experiment(model, pairs, grid, donors, metrics, how))
 
 
 def patch_grid(experiment: Experiment) -> xr.Dataset:
@@ -140,14 +179,13 @@ def patch_grid(experiment: Experiment) -> xr.Dataset:
     ):
         for number, examples in enumerate(batches):
             forwards = experiment.start_forwards(examples)
-            readout, unpatched = experiment.read_unpatched(forwards, examples)
-            for prompts, values in unpatched.items():
-                result[prompts].values[:, examples] = values
+            readout = experiment.read_unpatched(forwards, examples, result)
+            unpatched = result[base].values[:, examples]  # [metric example]
             cells = []
             for cell in grid.cells(pairs.select(examples)):
-                saved = finished.get(cell.index, examples)
+                saved = finished.get(cell, examples)
                 # Without a forward: what was done before, and what a patch gives that changes nothing.
-                patched[_indexer(cell, examples)] = unpatched[base] if saved is None else saved
+                patched[_indexer(cell, examples)] = unpatched if saved is None else saved
                 if saved is None:
                     cells.append(cell)
             start_plain = partial(experiment.start_forwards, plain=True)
@@ -160,7 +198,7 @@ def patch_grid(experiment: Experiment) -> xr.Dataset:
                     patched[_indexer(cell, examples)] = values[:, i]
                     if check:
                         check.saw(cell, logits[i])
-                finished.add([cell.index for cell in batch], examples, values)
+                finished.add(batch, examples, values)
                 bar.update(len(batch) * len(examples))
                 n_done += len(batch) * len(examples)
             if check:

@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from patchlib._util import check_count, head_name
 from patchlib.plots.circuits import BLUE, MARKS, color_of
 from patchlib.plots.heads import head_points
-from patchlib.plots.style import GREY, LEGEND, LINES, PALE, RED, style
+from patchlib.plots.style import AXIS, GREY, LEGEND, LINES, PALE, RED, SILENT, style
 from patchlib.plots.wording import METRIC_NAMES
 
 
@@ -35,7 +34,6 @@ def knock_out_strip(
     sets = table.drop(index="none")
     is_random = sets.index.str.startswith("random ")
     figure = go.Figure()
-    hover = "%{customdata}<br>%{x:.2f}<extra></extra>"
     if n_random := int(is_random.sum()):
         label, change = [f"{n_random} random sets"] * n_random, sets.change[is_random]
         marker = {"color": GREY, "size": 8, "opacity": 0.6}
@@ -45,14 +43,14 @@ def knock_out_strip(
         change, marker = row["change"], {"color": LINES[i % len(LINES)], "size": 11}
         bar = {"symmetric": False, "array": [row["ci_high"] - change], "arrayminus": [change - row["ci_low"]]}
         figure.add_scatter(x=[round(change, 4)], y=[name], marker=marker, error_x=bar, customdata=[row["heads"]])
-    figure.update_traces(mode="markers", hovertemplate=hover)
+    figure.update_traces(mode="markers", hovertemplate="%{customdata}<br>%{x:.2f}<extra></extra>")
     metric = METRIC_NAMES.get(table.metric.iloc[0], table.metric.iloc[0])
-    figure.update_xaxes(title=f"change of the {metric}", gridcolor=PALE, zerolinecolor=GREY)
+    figure.update_xaxes(AXIS, title=f"change of the {metric}")
     figure.update_yaxes(gridcolor=PALE, categoryorder="array", categoryarray=[])
     n, unablated = table.n.iloc[0], table.metric_mean["none"]
     said = f"mean over {n} clean prompts, bars: 95% bootstrap intervals; unablated: {unablated:.2f}"
-    figure = style(figure, title, said, 190 + 36 * (len(named) + (n_random > 0)))
-    return figure.update_layout(showlegend=False)
+    height = 190 + 36 * (len(named) + (n_random > 0))
+    return style(figure, title, said, height).update_layout(showlegend=False)
 
 
 def backup_scatter(table: pd.DataFrame, top_k: int = 6, title: str = "Who steps in") -> go.Figure:
@@ -77,13 +75,12 @@ def backup_scatter(table: pd.DataFrame, top_k: int = 6, title: str = "Who steps 
         >>> [name for name in figure.data[0].text if name]
         ['L24H4']
     """
-    check_count("top_k", top_k, least=0)
-    is_top = table.index.isin(table.change.abs().nlargest(top_k).index)
-    names = [head_name(*head) for head in zip(table.layer, table.head_index, strict=True)]
-    hover = "%{customdata}<br>before %{x:.2f}<br>after %{y:.2f}<extra></extra>"
-    color = np.where(table.change > 0, BLUE, RED)
-    figure = head_points(table.before.to_numpy(), table.after.to_numpy(), names, is_top, hover, color)
-    _diagonal(figure, np.concatenate([table.before, table.after]))
+    before, after, change = (table[column].to_numpy() for column in ("before", "after", "change"))
+    layer_heads = zip(table.layer, table.head_index, strict=True)
+    figure = head_points(before, after, layer_heads, top_k, [change])
+    figure.update_traces(hovertemplate="%{customdata}<br>before %{x:.2f}<br>after %{y:.2f}<extra></extra>")
+    figure.update_traces(marker_color=np.where(change > 0, BLUE, RED))
+    _diagonal(figure, np.concatenate([before, after]))
     figure.update_xaxes(title="direct logit attribution before").update_yaxes(title="after the knock-out")
     gone, n = table.knocked_out.iloc[0], table.n.iloc[0]
     return style(figure, title, f"knocked out: {gone}; mean over {n} clean prompts; blue: more than before", 480)
@@ -156,6 +153,5 @@ def _diagonal(figure: go.Figure, values: np.ndarray) -> None:
     low, high = float(values.min()), float(values.max())
     ends = [low - 0.08 * (high - low), high + 0.08 * (high - low)]
     line = {"color": GREY, "dash": "dash", "width": 1}
-    figure.add_scatter(x=ends, y=ends, mode="lines", line=line, hoverinfo="skip", showlegend=False)
-    for axis in (figure.update_xaxes, figure.update_yaxes):
-        axis(range=ends, gridcolor=PALE, zerolinecolor=GREY)
+    figure.add_scatter(x=ends, y=ends, mode="lines", line=line, **SILENT)
+    figure.update_xaxes(AXIS, range=ends).update_yaxes(AXIS, range=ends)

@@ -9,20 +9,20 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
-from patchlib._util import check_choice, check_count, head_name
+from patchlib._util import check_choice, head_name
 from patchlib.circuits.discovery import Discovery, PlacedHead
-from patchlib.plots.heads import head_points
-from patchlib.plots.style import GREY, LINES, PALE, RED, style
+from patchlib.plots.heads import all_heads, head_points
+from patchlib.plots.style import GREY, LEGEND, LINES, PALE, RED, SILENT, style
 
 BLUE = LINES[0]
 COLORS = {
-    "name mover": "#0072B2",
-    "subject suppressor": "#56B4E9",
-    "negative name mover": "#D55E00",
+    "name mover": LINES[0],
+    "subject suppressor": LINES[5],
+    "negative name mover": LINES[1],
     "subject mover": "#8B2500",
-    "S-inhibition": "#009E73",
-    "induction": "#E69F00",
-    "duplicate token": "#CC79A7",
+    "S-inhibition": LINES[2],
+    "induction": LINES[4],
+    "duplicate token": LINES[3],
     "previous token": "#7F6A00",
 }
 """Of the head types that ``discover`` gives, the same in every figure."""
@@ -63,18 +63,15 @@ def writers(
     """
     for role in roles:
         check_choice("role", role, attention.role.values.tolist())
-    check_count("top_k", top_k, least=0)
     across, other = (attention.sel(role=role).mean("example") for role in roles)
     x, y = (across - other).values.ravel(), attribution.mean("example").values.ravel()
-    names = [head_name(layer, head) for layer in attribution.layer.values for head in attribution["head"].values]
-    is_top = np.isin(np.arange(len(y)), np.argsort(-abs(y))[:top_k])
-    hover = "%{customdata}<br>attention %{x:.2f}<br>logits %{y:.2f}<extra></extra>"
-    figure = head_points(x, y, names, is_top, hover, np.where(y > 0, BLUE, RED))
-    figure.update_traces(textposition=np.where(y > 0, "top center", "bottom center"))
+    figure = head_points(x, y, all_heads(attribution), top_k, [y])
+    figure.update_traces(hovertemplate="%{customdata}<br>attention %{x:.2f}<br>logits %{y:.2f}<extra></extra>")
+    sides = np.where(y > 0, "top center", "bottom center")
+    figure.update_traces(marker_color=np.where(y > 0, BLUE, RED), textposition=sides)
     dest, n = attention.attrs["dest"], attribution.sizes["example"]
     figure.update_xaxes(title=f"attention from {dest}: to {roles[0]} minus to {roles[1]}", range=[-1.05, 1.05])
     figure.update_yaxes(title="direct logit attribution, right minus wrong answer")
-    figure.update_xaxes(gridcolor=PALE, zerolinecolor=GREY).update_yaxes(gridcolor=PALE, zerolinecolor=GREY)
     return style(figure, title, f"each head's mean over {n} clean prompts; labelled: the {top_k} that write most", 480)
 
 
@@ -115,8 +112,7 @@ def circuit_graph(discovery: Discovery, title: str = "The circuit that was found
     figure.update_yaxes(title="layer", gridcolor=PALE, zeroline=False, range=[-1, top + 1.5])
     n = int(discovery.steps.n.iloc[0]) if len(discovery.steps) else 0
     said = f"path patching backward from the logits, {n} prompt pairs; 9.6: layer 9, head 6; blue helps, red hurts"
-    figure = style(figure, title, said, 760, above=50)
-    return figure.update_layout(legend={"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0})
+    return style(figure, title, said, 760, above=50).update_layout(legend={**LEGEND, "y": 1.01})
 
 
 def color_of(head_type: str, i: int) -> str:
@@ -170,8 +166,7 @@ def _draw_paths(
 
 def _draw_line(figure: go.Figure, start: Point, end: Point, color: str, width: float) -> None:
     x, y = zip(start, end, strict=True)
-    line = {"color": color, "width": width}
-    figure.add_scatter(x=x, y=y, mode="lines", line=line, opacity=0.5, hoverinfo="skip", showlegend=False)
+    figure.add_scatter(x=x, y=y, mode="lines", line={"color": color, "width": width}, opacity=0.5, **SILENT)
 
 
 def _draw_heads(

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import html
+import itertools
 import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 from plotly.subplots import make_subplots
 
-from patchlib._util import check_count, head_name
+from patchlib._util import Head, check_count, head_name
 from patchlib.errors import SweepError
-from patchlib.plots.style import GREY, LINES, PALE, layer_step, style
+from patchlib.plots.style import AXIS, GREY, LINES, PALE, SILENT, layer_step, style
 
-SHADES = [[0, "#ffffff"], [0.5, "#6baed6"], [1, "#08306b"]]
+SHADED = {"zmin": 0, "zmax": 1, "colorscale": [[0, "#ffffff"], [0.5, "#6baed6"], [1, "#08306b"]]}
 PANEL = 380
 """Pixels of one attention pattern, which hold the labels of about 30 tokens."""
 
@@ -42,18 +44,17 @@ def loss_by_position(losses: xr.DataArray, copy: int | None = None, title: str =
     inside = losses.pos.values[1:]
     low, high = ((mean + sign * spread).values[1:].round(3) for sign in (-1, 1))
     band_x, band_y = np.concatenate([inside, inside[::-1]]), np.concatenate([high, low[::-1]])
-    figure.add_scatter(x=band_x, y=band_y, mode="lines", line={"width": 0}, hoverinfo="skip")
+    figure.add_scatter(x=band_x, y=band_y, mode="lines", line={"width": 0}, **SILENT)
     figure.update_traces(fill="toself", fillcolor="rgba(0, 114, 178, 0.2)")
-    hover = "position %{x}<br>%{y:.2f} nats<extra></extra>"
-    figure.add_scatter(x=inside, y=mean.values[1:].round(3), mode="lines+markers", hovertemplate=hover)
-    figure.data[1].update(line={"color": LINES[0]}, marker={"size": 4})
-    figure.update_traces(showlegend=False)
+    look = {"mode": "lines+markers", "line": {"color": LINES[0]}, "marker": {"size": 4}}
+    hover = {"hovertemplate": "position %{x}<br>%{y:.2f} nats<extra></extra>", "showlegend": False}
+    figure.add_scatter(x=inside, y=mean.values[1:].round(3), **look, **hover)
     if copy is not None:
         figure.add_vline(x=copy, line={"color": GREY, "dash": "dash"})
         at_top = {"y": 1, "yref": "paper", "xanchor": "left", "xshift": 6}
         figure.add_annotation(x=copy, text="it begins again", showarrow=False, **at_top)
     figure.update_xaxes(title="position of the token that is predicted", gridcolor=PALE, zeroline=False)
-    figure.update_yaxes(title="loss (nats)", gridcolor=PALE, zerolinecolor=GREY, rangemode="tozero")
+    figure.update_yaxes(AXIS, title="loss (nats)", rangemode="tozero")
     return style(figure, title, f"mean of {n} rows, {losses.attrs['task']}; band: 95% interval of the mean", 420)
 
 
@@ -75,10 +76,8 @@ def score_map(score: xr.DataArray, title: str, what: str = "score") -> go.Figure
     """
     score = score.transpose("layer", "head")
     names = [f"H{head}" for head in score["head"].values]
-    figure = go.Figure(
-        go.Heatmap(z=score.values.round(4), x=names, y=score.layer.values, xgap=1, ygap=1, zmin=0, zmax=1)
-    )
-    figure.update_traces(colorscale=SHADES, colorbar={"title": {"text": what}, "thickness": 16})
+    figure = go.Figure(go.Heatmap(z=score.values.round(4), x=names, y=score.layer.values, xgap=1, ygap=1))
+    figure.update_traces(SHADED, colorbar={"title": {"text": what}, "thickness": 16})
     figure.update_traces(hovertemplate=f"L%{{y}}%{{x}}<br>{what} %{{z:.2f}}<extra></extra>")
     figure.update_yaxes(title="layer", dtick=layer_step(score.sizes["layer"])).update_xaxes(title="head", dtick=1)
     said = ", ".join(f"{name} {value}" for name, value in score.attrs.items()) or "every head"
@@ -114,10 +113,7 @@ def attention(patterns: xr.DataArray, title: str = "Where heads look", columns: 
     n_rows = math.ceil(len(cells) / columns)
     margin = 20 + 7 * max(min(len(str(token)), 12) for token in patterns.token.values)  # pixels of the longest label
     width, height = columns * (PANEL + margin), n_rows * (PANEL + margin + 45)
-    gaps = {
-        "horizontal_spacing": (margin + 20) / width,
-        "vertical_spacing": (margin + 45) / height if n_rows > 1 else 0,
-    }
+    gaps = {"horizontal_spacing": (margin + 20) / width, "vertical_spacing": (margin + 45) / height}
     figure = make_subplots(n_rows, columns, subplot_titles=cells, **gaps)
     labels = [html.escape(_shown(str(token)), quote=False) for token in patterns.token.values]
     labelled = list(range(0, n_pos, max(1, math.ceil(n_pos * 12 / PANEL))))
@@ -131,7 +127,7 @@ def attention(patterns: xr.DataArray, title: str = "Where heads look", columns: 
         figure.add_heatmap(z=lower, customdata=[labels], hoverongaps=False, hovertemplate=hover, **panel)
         figure.update_xaxes(ticks, tickangle=-90, **panel)
         figure.update_yaxes(ticks, autorange="reversed", **panel)
-    figure.update_traces(colorscale=SHADES, zmin=0, zmax=1, showscale=False)
+    figure.update_traces(SHADED, showscale=False)
     figure.data[0].update(showscale=True, colorbar={"title": {"text": "attention"}, "thickness": 14, "len": 0.6})
     said = "rows: the token that looks; columns: what it looks at"
     return style(figure, title, said, height + 70, width + 110, 14).update_annotations(font={"size": 13})
@@ -143,14 +139,23 @@ def _shown(token: str) -> str:
     return token if len(token) <= 12 else token[:11] + "\u2026"
 
 
+def all_heads(measure: xr.DataArray) -> Iterable[Head]:
+    """The (layer, head) of each value of a measure over both, in their order."""
+    return itertools.product(measure.layer.values, measure["head"].values)
+
+
 def head_points(
-    x: np.ndarray, y: np.ndarray, names: list[str], is_top: np.ndarray, hover: str, color: str | np.ndarray
+    x: np.ndarray, y: np.ndarray, layer_heads: Iterable[Head], top_k: int, strengths: Sequence[np.ndarray]
 ) -> go.Figure:
-    """A point for each head, of which the top ones are large and labelled."""
-    marker = {"size": np.where(is_top, 9, 5), "color": color}
-    figure = go.Figure(go.Scatter(x=np.round(x, 4), y=np.round(y, 4), mode="markers+text", marker=marker))
-    figure.update_traces(customdata=names, hovertemplate=hover, showlegend=False, textfont={"size": 11})
-    return figure.update_traces(text=np.where(is_top, names, "").tolist(), textposition="top center")
+    """A point for each head; those ``top_k`` that are largest in one of the strengths are large and labelled."""
+    check_count("top_k", top_k, least=0)
+    names = [head_name(*head) for head in layer_heads]
+    top = [np.argsort(-abs(strength), kind="stable")[:top_k] for strength in strengths]
+    is_top = np.isin(np.arange(len(x)), top)
+    figure = go.Figure(go.Scatter(x=np.round(x, 4), y=np.round(y, 4), mode="markers+text", customdata=names))
+    figure.update_traces(marker={"size": np.where(is_top, 9, 5)}, showlegend=False, textfont={"size": 11})
+    figure.update_traces(text=np.where(is_top, names, "").tolist(), textposition="top center")
+    return figure.update_xaxes(AXIS).update_yaxes(AXIS)
 
 
 def measures_against(
@@ -181,12 +186,8 @@ def measures_against(
         >>> len(figure.data[0].x)  # 30 layers of 9 heads
         270
     """
-    check_count("top_k", top_k, least=0)
-    a, b = x.transpose("layer", "head").values.ravel(), y.transpose("layer", "head").values.ravel()
-    names = [head_name(layer, head) for layer in x.layer.values for head in x["head"].values]
-    top = {*np.argsort(-abs(a))[:top_k].tolist(), *np.argsort(-abs(b))[:top_k].tolist()}
-    is_top = np.isin(np.arange(len(a)), list(top))
-    figure = head_points(a, b, names, is_top, "%{customdata}<br>%{x:.2f}, %{y:.2f}<extra></extra>", LINES[0])
-    figure.update_xaxes(title=x_title, gridcolor=PALE, zerolinecolor=GREY)
-    figure.update_yaxes(title=y_title, gridcolor=PALE, zerolinecolor=GREY)
-    return style(figure, title, f"all {len(names)} heads; labelled: the {top_k} largest of either", 460)
+    a, b = (measure.transpose("layer", "head").values.ravel() for measure in (x, y))
+    figure = head_points(a, b, all_heads(x), top_k, [a, b])
+    figure.update_traces(marker_color=LINES[0], hovertemplate="%{customdata}<br>%{x:.2f}, %{y:.2f}<extra></extra>")
+    figure.update_xaxes(title=x_title).update_yaxes(title=y_title)
+    return style(figure, title, f"all {len(a)} heads; labelled: the {top_k} largest of either", 460)

@@ -24,6 +24,7 @@ LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Colours that everyone can tell apart (Okabe and Ito 2008)."""
 RED, GREY, PALE = "#B2182B", "#8a8a8a", "#e8e8e8"
 FORWARD_COLORS = {"clean": LINES[0], "patched": LINES[2], "corrupted": LINES[1]}
+AXIS = {"gridcolor": PALE, "zerolinecolor": GREY}
 SILENT = {"hoverinfo": "skip", "showlegend": False}
 LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
@@ -154,7 +155,6 @@ def draw_bars(
     """Effects as bars from the top down, blue above and red below 0."""
     colors = [LINES[0] if effect > 0 else RED for effect in effects]
     figure = go.Figure(go.Bar(x=np.round(effects, 4), y=names, orientation="h", marker={"color": colors}))
-    figure.update_xaxes(title=f"{meaning[0]} ({', '.join(meaning[1:])})", gridcolor=PALE, zerolinecolor=GREY)
-    figure.update_xaxes(range=None if effects else [-1, 1])
+    figure.update_xaxes(AXIS, title=f"{meaning[0]} ({', '.join(meaning[1:])})", range=None if effects else [-1, 1])
     figure.update_yaxes(type="category", autorange="reversed", dtick=1, showgrid=False)
     return say_if_empty(style(figure, title, subtitle, 170 + 24 * max(4, len(names))), np.array(effects))

@@ -74,10 +74,9 @@ def heatmap_panels(
         True
     """
     named = _of_metric(results, metric, *(("layer", axis) for axis in axes))
-    panels = {
-        name: result.effect.isel(metric=0).assign_attrs(hover=wording.unpatched(result))
-        for name, result in named.items()
-    }
+    panels = {}
+    for name, result in named.items():
+        panels[name] = result.effect.isel(metric=0).assign_attrs(hover=wording.unpatched(result))
     return style.draw_maps(panels, title, wording.about(named), wording.meaning_of(named))
 
 
@@ -242,9 +241,8 @@ def contrast_plot(results: Results, metric: str | None = None, title: str = "Cle
         hover = {"text": text, "hovertemplate": "%{x} %{y:.3f}<br>%{text}<extra></extra>", "showlegend": False}
         dots = {"color": [*colors.values(), GREY] * n, "size": 8}
         look = {"mode": "lines+markers", "line": {"color": GREY, "width": 1}, "marker": dots}
-        panel = {"row": 1, "col": column}
-        figure.add_scatter(x=x, y=y, **look, **hover, **panel)
-        figure.update_xaxes(type="category", range=[-0.3, len(colors) - 0.7], showgrid=False, **panel)
+        figure.add_scatter(x=x, y=y, **look, **hover, row=1, col=column)
+        figure.update_xaxes(type="category", range=[-0.3, len(colors) - 0.7], showgrid=False, row=1, col=column)
     figure.add_hline(y=0, line={"color": GREY, "width": 1, "dash": "dot"})
     figure.update_yaxes(gridcolor=PALE, zeroline=False)
     figure.update_yaxes(title=" / ".join(dict.fromkeys(map(wording.metric_name, named.values()))), row=1, col=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 import xarray as xr
@@ -72,7 +73,11 @@ def cell_names(table: pd.DataFrame) -> list[str]:
     return [cell_name({str(axis): value for axis, value in row.items()}) for row in table.to_dict("records")]
 
 
+def interval(row: Any) -> str:
+    """What follows a number: the interval of its table's row or result, where it has one."""
+    return "" if pd.isna(row.ci_low) else f" [{row.ci_low:.2f}, {row.ci_high:.2f}]"  # one prompt has none
+
+
 def with_interval(row: pd.Series) -> str:
     """A row's effect, and its interval where it has one: "0.41 [0.32, 0.50]"."""
-    interval = "" if pd.isna(row.ci_low) else f" [{row.ci_low:.2f}, {row.ci_high:.2f}]"  # one prompt has none
-    return f"{row.effect:.2f}{interval}"
+    return f"{row.effect:.2f}{interval(row)}"

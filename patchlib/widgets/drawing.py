@@ -41,9 +41,7 @@ class Live(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
 
 
 def live(
-    draw: Callable[..., Sequence[Shown]],
-    controls: Mapping[str, Any],
-    above: Sequence[ipywidgets.Widget] | None = None,
+    draw: Callable[..., Sequence[Shown]], controls: Mapping[str, Any], above: Sequence[ipywidgets.Widget] | None = None
 ) -> Live:
     """Controls above, and below them what ``draw`` gives for their values, drawn again at every change.
 
@@ -114,7 +112,6 @@ def _page(figure: go.Figure) -> str:
 
 def wide(widget: type[ipywidgets.Widget], label: str, **settings: Any) -> ipywidgets.Widget:
     """A control whose label has the room that it needs."""
-    style = {"description_width": "initial"}
     if issubclass(widget, ipywidgets.IntSlider | ipywidgets.FloatSlider | ipywidgets.SelectionSlider):
         settings = {"continuous_update": False, **settings}
-    return widget(description=label, style=style, **settings)
+    return widget(description=label, style={"description_width": "initial"}, **settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -114,8 +115,8 @@ def _map(picked: xr.Dataset, cell: Cell, least: float, title: str) -> go.Figure:
         table = table[table.effect.abs() >= least]
         return style.draw_bars(wording.cell_names(table), table.effect.to_list(), title, about, meaning)
     if across is None:
-        lines = layer_lines(picked, title=title)
-        return lines.add_vline(x=at_cell["layer"], line={"color": style.GREY, "dash": "dot"})
+        line = {"color": style.GREY, "dash": "dot"}
+        return layer_lines(picked, title=title).add_vline(x=at_cell["layer"], line=line)
     effect = picked.effect.isel(metric=0)
     effect = effect.sel({axis: value for axis, value in at_cell.items() if axis not in ("layer", across)})
     shown = effect.where(abs(effect) >= least).assign_attrs(hover=wording.unpatched(picked))
@@ -134,7 +135,7 @@ def _prompts(result: xr.Dataset, row: pd.Series, title: str) -> go.Figure:
         y = np.round(result[kind].values.ravel(), 3).tolist()
         figure.add_scatter(x=list(range(len(y))), y=y, mode="markers", name=kind, marker={"color": color, "size": 9})
     figure.update_xaxes(title="prompt", dtick=1, gridcolor=style.PALE, zeroline=False)
-    figure.update_yaxes(title=wording.metric_name(result), gridcolor=style.PALE, zerolinecolor=style.GREY)
+    figure.update_yaxes(style.AXIS, title=wording.metric_name(result))
     style.style(figure, title, f"effect {wording.with_interval(row)}, n = {int(row.n)}", 320, above=20)
     return figure.update_layout(legend=style.LEGEND, showlegend=True)
 
@@ -180,18 +181,17 @@ def head_explorer(
     by_effect: list[Head] = _cells(table, ["layer", "head"])
     attribution = direct_logit_attribution(model, pairs).mean("example")
     detectors = detector_scores(model, n_rows=2)
-    axes = {axis: list(result[axis].values) for axis in ("layer", "head")}
-    picker = CellPicker(axes, by_effect[0])
+    layers, heads = (result[axis].values.tolist() for axis in ("layer", "head"))
+    picker = CellPicker({"layer": layers, "head": heads}, by_effect[0])
     picker.list_cells(
         (f"{i}. {head_name(*head)} ({effect:+.2f})", head)
         for i, (head, effect) in enumerate(zip(by_effect, table.effect.dropna(), strict=False), start=1)
     )
     prompt_slider = wide(ipywidgets.IntSlider, "Prompt", value=0, min=0, max=len(pairs) - 1)
-    all_heads = [(layer, head) for layer in axes["layer"] for head in axes["head"]]
 
     @functools.cache
     def patterns_of(prompt: int) -> xr.DataArray:
-        return attention_patterns(model, pairs.clean_tokens[prompt], all_heads)
+        return attention_patterns(model, pairs.clean_tokens[prompt], itertools.product(layers, heads))
 
     def draw(cell: Head, prompt: int) -> list[Shown]:
         row, name = table.iloc[by_effect.index(cell)], head_name(*cell)
@@ -200,18 +200,22 @@ def head_explorer(
             "effect": f"{row.effect:.2f} [{row.ci_low:.2f}, {row.ci_high:.2f}], n = {int(row.n)}",
             "direct logit attribution": f"{float(attribution.sel(at_head)):+.2f}",
         }
-        for detector, scores in detectors.items():
-            facts[f"{str(detector).replace('_', ' ')} score"] = f"{float(scores.sel(at_head)):.2f}"
+        for detector, score in detectors.sel(at_head).items():
+            facts[f"{str(detector).replace('_', ' ')} score"] = f"{float(score):.2f}"
         if head_types is not None:
             rows = head_types[(head_types.layer == cell[0]) & (head_types.head_index == cell[1])]
             named = [f"{row.head_type} at {row.position}" for row in rows.itertuples()]
             facts["head type"] = ", ".join(named) or "not in the circuit"
-        pattern = patterns_of(prompt).sel(cell=[name])
-        figure = attention(pattern, title=f"{name} on prompt {prompt}")
-        return [figure, takeaways.of_attention(pattern), pd.DataFrame({name: facts})]
+        return [*_pattern(patterns_of(prompt), name, prompt), pd.DataFrame({name: facts})]
 
     above = [in_a_row(*picker.sliders, prompt_slider), in_a_row(picker.listed, *picker.buttons)]
     return live(draw, {"cell": picker, "prompt": prompt_slider}, above)
+
+
+def _pattern(patterns: xr.DataArray, name: str, prompt: int) -> list[Shown]:
+    """Where one head looks in a prompt: the map and the sentence."""
+    pattern = patterns.sel(cell=[name])
+    return [attention(pattern, title=f"{name} on prompt {prompt}"), takeaways.of_attention(pattern)]
 
 
 def attention_view(model: TransformerBridge, prompts: Iterable[str], layer_heads: Iterable[Head]) -> Live:
@@ -246,7 +250,6 @@ def attention_view(model: TransformerBridge, prompts: Iterable[str], layer_heads
     }
 
     def draw(head: str, prompt: int) -> list[Shown]:
-        pattern = patterns[prompt].sel(cell=[head])
-        return [attention(pattern, title=f"{head} on prompt {prompt}"), takeaways.of_attention(pattern)]
+        return _pattern(patterns[prompt], head, prompt)
 
     return live(draw, controls)

@@ -10,7 +10,7 @@ import ipywidgets
 import traitlets
 
 from patchlib._util import Head, head_name
-from patchlib.widgets.drawing import wide
+from patchlib.widgets.drawing import in_a_row, wide
 
 LISTED = 8
 """Rows of a list that are seen without scrolling."""
@@ -59,18 +59,16 @@ class CellPicker(Picker):
 
     def __init__(self, axes: Mapping[str, Sequence[Any]], start: Sequence[Any]) -> None:
         super().__init__(tuple(start))
-        self.sliders = [
-            wide(ipywidgets.SelectionSlider, axis, options=[(str(value), value) for value in values])
-            for axis, values in axes.items()
-        ]
+        self.sliders, self.buttons = [], []
         self.listed = wide(ipywidgets.Select, "By effect", options=[], rows=LISTED)
-        self.buttons = []
         for name, step in (("Previous", -1), ("Next", 1)):
             button = ipywidgets.Button(description=name, tooltip=f"{name} in the list")
             button.on_click(partial(self._step, step))
             self.buttons.append(button)
-        for slider in self.sliders:
-            self._follow(slider, lambda: tuple(slider.value for slider in self.sliders))
+        for axis, values in axes.items():
+            options = [(str(value), value) for value in values]
+            self.sliders.append(wide(ipywidgets.SelectionSlider, axis, options=options))
+            self._follow(self.sliders[-1], lambda: tuple(slider.value for slider in self.sliders))
         self._follow(self.listed, lambda: self.listed.value)
         self._show()
 
@@ -105,40 +103,28 @@ class HeadTicks(Picker):
 
     def __init__(self, head_types: Mapping[str, Sequence[Head]]) -> None:
         super().__init__({head_type: tuple(heads) for head_type, heads in head_types.items()})
-        self._heads: dict[str, tuple[Head, ...]] = dict(self.value)
-        self._type_boxes = {head_type: _box(head_type, "180px") for head_type in self._heads}
-        self._boxes = {
-            (head_type, head): _box(head_name(*head), "90px")
-            for head_type, heads in self._heads.items()
-            for head in heads
-        }
-        for box in self._boxes.values():
-            self._follow(box, self._ticked)
-        for head_type, box in self._type_boxes.items():
-            self._follow(box, partial(self._with_type, head_type))
-        wrap = ipywidgets.Layout(flex_flow="row wrap")
-        self.rows = [
-            ipywidgets.HBox(
-                [self._type_boxes[head_type], *(self._boxes[head_type, head] for head in heads)], layout=wrap
-            )
-            for head_type, heads in self._heads.items()
-        ]
+        self._type_boxes = {head_type: _box(head_type, "180px") for head_type in self.value}
+        self._boxes: dict[str, dict[Head, ipywidgets.Checkbox]] = {}
+        for head_type, type_box in self._type_boxes.items():
+            self._boxes[head_type] = {head: _box(head_name(*head), "90px") for head in self.value[head_type]}
+            self._follow(type_box, partial(self._with_type, head_type))
+            for box in self._boxes[head_type].values():
+                self._follow(box, partial(self._with_ticked, head_type))
+        self.rows = [in_a_row(self._type_boxes[name], *boxes.values()) for name, boxes in self._boxes.items()]
 
-    def _ticked(self) -> dict[str, tuple[Head, ...]]:
-        return {
-            head_type: tuple(head for head in heads if self._boxes[head_type, head].value)
-            for head_type, heads in self._heads.items()
-        }
+    def _with_ticked(self, head_type: str) -> dict[str, tuple[Head, ...]]:
+        """The value with those heads of one type whose boxes are ticked."""
+        return {**self.value, head_type: tuple(head for head, box in self._boxes[head_type].items() if box.value)}
 
     def _with_type(self, head_type: str) -> dict[str, tuple[Head, ...]]:
         """The value with all heads of one type or none of them, as its box says."""
-        return {**self.value, head_type: self._heads[head_type] if self._type_boxes[head_type].value else ()}
+        return {**self.value, head_type: tuple(self._boxes[head_type]) if self._type_boxes[head_type].value else ()}
 
     def _set_widgets(self) -> None:
-        for head_type, heads in self._heads.items():
-            self._type_boxes[head_type].value = len(self.value[head_type]) == len(heads)
-            for head in heads:
-                self._boxes[head_type, head].value = head in self.value[head_type]
+        for head_type, boxes in self._boxes.items():
+            self._type_boxes[head_type].value = len(self.value[head_type]) == len(boxes)
+            for head, box in boxes.items():
+                box.value = head in self.value[head_type]
 
 
 def _box(name: str, width: str) -> ipywidgets.Checkbox:

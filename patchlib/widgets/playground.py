@@ -33,12 +33,7 @@ EXAMPLE = {
     "right": "Mary",
     "wrong": "John",
 }
-LABELS = {
-    "clean": "Clean prompt",
-    "corrupted": "Corrupted prompt",
-    "right": "Right answer",
-    "wrong": "Wrong answer",
-}
+LABELS = {"clean": "Clean prompt", "corrupted": "Corrupted prompt", "right": "Right answer", "wrong": "Wrong answer"}
 SHOWN_SITES = ("resid_pre", "attn_out", "mlp_out", "z")
 
 
@@ -69,14 +64,12 @@ def prompt_playground(model: TransformerBridge, example: dict[str, str] | None =
     for name in example or {}:
         check_choice("field of the example", name, LABELS)
     texts = {**EXAMPLE, **(example or {})}
-    long = ipywidgets.Layout(width="720px", max_width="98%")
-    fields = {
-        name: wide(ipywidgets.Text, label, value=texts[name], **({"layout": long} if "prompt" in label else {}))
-        for name, label in LABELS.items()
-    }
+    fields = {name: wide(ipywidgets.Text, label, value=texts[name]) for name, label in LABELS.items()}
+    for name in ("clean", "corrupted"):
+        fields[name].layout = ipywidgets.Layout(width="720px", max_width="98%")
     site = wide(ipywidgets.Dropdown, "Site", options=SHOWN_SITES)
     run_button = ipywidgets.Button(description="Run", button_style="primary")
-    cancel_button = ipywidgets.Button(description="Cancel")
+    cancel_button = ipywidgets.Button(description="Cancel", disabled=True)
     progress = ipywidgets.FloatProgress(min=0, max=1, layout=ipywidgets.Layout(width="240px"))
     tokens, output = ipywidgets.HTML(), ipywidgets.Output()
     notes = {name: ipywidgets.HTML() for name in ("prompts", "right", "wrong", "sweep")}
@@ -133,7 +126,6 @@ def prompt_playground(model: TransformerBridge, example: dict[str, str] | None =
         notes["sweep"].value = _sentence("Running ...")
         threading.Thread(target=sweep_and_draw, args=(pairs, site.value), daemon=True).start()
 
-    cancel_button.disabled = True
     run_button.on_click(clicked)
     cancel_button.on_click(lambda button: stop.set())
     for field in fields.values():

@@ -12,7 +12,7 @@ import patchlib
 from patchlib import Circuit, SweepError, completeness, faithfulness, knock_out, minimality, random_like
 from patchlib._util import head_name
 from patchlib.circuits.ablation import Ablation
-from patchlib.circuits.head_sets import HeadSet, everywhere
+from patchlib.circuits.circuit import HeadSet, everywhere
 from patchlib.circuits.knockouts import backup_heads
 from tests.helpers import make_pairs
 from tests.tiny import load_tiny

@@ -10,7 +10,7 @@ import xarray as xr
 import patchlib
 from patchlib import SweepError, TaskError
 from patchlib.circuits.ablation import Ablation
-from patchlib.circuits.head_sets import HeadSet, everywhere
+from patchlib.circuits.circuit import HeadSet, everywhere
 from tests.tiny import load_tiny
 
 ATOL = 1e-4

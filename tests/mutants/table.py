@@ -71,7 +71,7 @@ FAULTS = (
         ("self._source[name] != self._base[name]", "self._source[name] == self._base[name]"),
         ("torch.where(mask, source, by_cell)", "torch.where(mask, by_cell, source)"),
         ("branches(self._cache, start), start_at_layer", "branches(self._cache, start - 1), start_at_layer"),
-        ("mlp is not None and not at_last & set(mlp.modules())", "mlp is not None"),
+        ("mlp is not None and at_last not in set(mlp.modules())", "mlp is not None"),
         ("self.base_tokens.repeat(n_cells, 1)", "self.base_tokens.repeat_interleave(n_cells, 0)"),
         ("stream = stream.repeat(n_cells, 1, 1)", "stream = stream.repeat_interleave(n_cells, 0)"),
     ),
@@ -101,7 +101,7 @@ FAULTS = (
         ("self.base_logits[:, :start].to(logits)", "self.other_logits[:, :start].to(logits)"),
     ),
     *faults(
-        f"{PATCHING}/cells.py",
+        f"{PATCHING}/grid.py",
         (BY_HAND, *ENGINE),
         ("cell.mask[:, positions] & (layer in cell.layers)", "cell.mask[:, positions]"),
         ("cell.head in (None, head)", "cell.head == head"),
@@ -158,7 +158,7 @@ FAULTS = (
     *faults(
         f"{PATCHING}/sweeps.py",
         (COSTS, BY_HAND),
-        ("unpatched[base] if saved is None else saved", "np.nan if saved is None else saved"),
+        ("unpatched if saved is None else saved", "np.nan if saved is None else saved"),
         ("SelfCheck(start_plain, examples, forwards, cells) if number == checked else None", "None"),
     ),
     *faults(
@@ -174,7 +174,7 @@ FAULTS = (
     *faults(
         f"{PATCHING}/grid.py",
         (BY_HAND, SWEEPS, "tests/patching/test_exactness.py"),
-        ("for p in self.fixed or everywhere]).any(0)", "for p in self.fixed or everywhere]).all(0)"),
+        ("for p in self.fixed or (None,)]).any(0)", "for p in self.fixed or [None]]).all(0)"),
         ('coords.get("head", coords.get("kv_head"))', 'coords.get("head")'),
         ("max(len(row) for row in pairs.clean_tokens)", "min(len(row) for row in pairs.clean_tokens)"),
         ("tuple(sorted(self.layers))", "tuple(self.layers)"),
@@ -226,7 +226,7 @@ FAULTS = (
         ("(logit_diff(logits, answers, clean_logits) > 0)", "(logit_diff(logits, answers, clean_logits) >= 0)"),
     ),
     *faults(
-        f"{PATCHING}/readout.py",
+        f"{PATCHING}/metrics.py",
         (BY_HAND, SWEEPS, "tests/patching/test_exactness.py"),
         ("self.clean_logits = clean_logits[:, -1]", "self.clean_logits = clean_logits[:, 0]"),
         ("cls(vocab=torch.unique(pairs.answers))", "cls(vocab=torch.unique(pairs.answers[:, 0]))"),
@@ -272,13 +272,13 @@ FAULTS = (
     ),
     # ---- Ablation
     *faults(
-        f"{CIRCUITS}/head_sets.py",
+        f"{CIRCUITS}/circuit.py",
         (CIRCUIT,),
         ("return named if self.keep else ~named", "return ~named if self.keep else named"),
         ("named[:, :, layer, head] |= position_mask", "named[:, :, layer, head] = position_mask"),
     ),
     *faults(
-        f"{CIRCUITS}/replacements.py",
+        f"{CIRCUITS}/ablation.py",
         (CIRCUIT, LOSSES),
         ("bool(pairs.groups and reference.groups)", "False"),
         ("torch.zeros(lengths[i], *size)", "torch.ones(lengths[i], *size)"),
@@ -298,7 +298,7 @@ FAULTS = (
         ("if not kept[:, :, :, layer].all()", "if not kept[:, :, :, layer].any()"),
         ("np.unique(entering[start + 1], return_index=True)", "np.unique(entering[start], return_index=True)"),
         ("return streams[entering[-1]]", "return streams[np.sort(entering[-1])]"),
-        ("zip(entering[-1].tolist(), (mask", "zip([0] * len(masks), (mask"),
+        ("zip(entering[-1].tolist(), ", "zip([0] * len(kept), "),
         ("stream[:, -1:].contiguous()", "stream[:, :1].contiguous()"),
     ),
     *faults(
@@ -339,12 +339,17 @@ FAULTS = (
         ("(after - before).transpose", "(before - after).transpose"),
         ("(layer, h) not in taken", "(layer, h) not in heads or True"),
     ),
+    *faults(
+        f"{CIRCUITS}/knockouts.py",
+        (LOSSES,),
+        ("first_copy_change=first - first[0]", "first_copy_change=first"),
+        ("np.stack([of_set.second_copy.values", "np.stack([of_set.first_copy.values"),
+    ),
     # ---- Heads, composition
     *faults(
         f"{CIRCUITS}/heads.py",
         (ATTRIBUTION, HEADS),
-        ("model.ln_final.weight + (1 if", "torch.ones(()) + (0 if"),
-        ('(1 if getattr(model.cfg, "rmsnorm_uses_offset", False) else 0)', "0"),
+        ("* _gain(model, model.ln_final)", "* 1"),
         ("model.W_U[:, right] - model.W_U[:, wrong]", "model.W_U[:, right] + model.W_U[:, wrong]"),
         ("cache.stack_head_results(pos_slice=-1)", "cache.stack_head_results(pos_slice=-2)"),
         ("cache.apply_ln_to_stack(written, pos_slice=-1)", "cache.apply_ln_to_stack(written, pos_slice=-2)"),
@@ -361,9 +366,9 @@ FAULTS = (
         ("pattern[examples, :, dests]", "pattern[examples, ..., dests]"),
     ),
     *faults(
-        f"{CIRCUITS}/composition.py",
+        f"{CIRCUITS}/heads.py",
         (COMPOSITION, ATTRIBUTION),
-        ("(block.ln1.weight + offset)[:, None].float() * block.attn.W_V.float()", "block.attn.W_V.float()"),
+        ("_gain(model, block.ln1)[:, None].float() * block.attn.W_V.float()", "block.attn.W_V.float()"),
         ("return scale * keys, ", "return keys, "),
         ("(scale * block.attn.W_Q[head].float()).T", "block.attn.W_Q[head].float().T"),
         ("values.repeat_interleave(n_heads // len(values), dim=0)", "values.repeat(n_heads // len(values), 1, 1)"),
@@ -382,8 +387,6 @@ FAULTS = (
             "losses.sel(pos=early, drop=True) - losses.sel(pos=late, drop=True)",
         ),
         ("default_logit_bytes(model) // (4 * int(model.cfg.d_vocab))", "default_logit_bytes(model)"),
-        ("first_copy_change=first - first[0]", "first_copy_change=first"),
-        ("np.stack([of_set.second_copy.values", "np.stack([of_set.first_copy.values"),
     ),
     # ---- Statistics
     *faults(
@@ -400,11 +403,11 @@ FAULTS = (
         (" & (gap > 1e-4 * larger)", ""),
         ("flat.isnan().any(-1)", "flat.isnan().all(-1)"),
         ("false_discovery_control(table.p_value[tested])", "table.p_value[tested]"),
-        ("table.effect.abs().sort_values", "table.effect.sort_values"),
+        ("key=abs, ascending=False", "ascending=False"),
         ('confidence_level=check_fraction("confidence", confidence)', "confidence_level=0.95"),
         ('method="percentile"', 'method="basic"'),
         ("return result.patched - base, other - base", "return result.patched - other, other - base"),
-        ("if prompts.sum() < 2:", "if prompts.sum() < 3:"),
+        ("if samples[0].shape[-1] < 2:", "if samples[0].shape[-1] < 3:"),
         ("MIN_CONTRAST * table.spread if n > 1", "MIN_CONTRAST * table.spread / np.sqrt(n) if n > 1"),
     ),
     *faults(

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 import patchlib
 from patchlib.patching import budget
 from patchlib.patching.batching import IDLE_TOKENS, patch_cells
-from patchlib.patching.cells import Cell
+from patchlib.patching.grid import Cell
 from tests.helpers import ATOL, make_pairs, sweep
 from tests.tiny import load_tiny, tiny_path
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 import patchlib
 from patchlib.patching.batching import patch_cells
-from patchlib.patching.cells import Cell
 from patchlib.patching.donors import PromptBatch
 from patchlib.patching.engine import PatchedForwards, Work
-from patchlib.patching.readout import Reads
+from patchlib.patching.grid import Cell, Grid
+from patchlib.patching.metrics import Reads
 from patchlib.patching.sites import SITES
 from tests.helpers import ATOL, make_pairs, sweep
 from tests.tiny import load_tiny
@@ -41,7 +41,8 @@ def two_prompts(draw, differ: bool = True):
 
 
 def start(kind, name, base, other, reads, fast=True) -> PatchedForwards:
-    return PatchedForwards(load_tiny(kind), SITES[name], range(3), PromptBatch(base, other), Work(fast, reads))
+    grid = Grid(SITES[name], {}, [0, 1, 2])
+    return PatchedForwards(load_tiny(kind), grid, PromptBatch(base, other), Work(fast, reads))
 
 
 @few

@@ -8,7 +8,7 @@ import xarray as xr
 from patchlib._util import head_name
 from patchlib.circuits.criteria import Faithfulness
 from patchlib.circuits.discovery import Discovery
-from patchlib.plots.wording import METRIC_NAMES
+from patchlib.plots.wording import METRIC_NAMES, interval
 
 
 def of_writers(attribution: xr.DataArray, attention: xr.DataArray) -> str:
@@ -79,8 +79,11 @@ def of_head_types(discovery: Discovery) -> str:
         One sentence.
 
     Example:
-        >>> one_prompt = task.to_pairs(model).select([0])
-        >>> search = patchlib.discover(model, one_prompt, depth=1, max_heads=2, progress=False)
+        >>> import pandas as pd
+        >>> head_types = {"subject suppressor": [(23, 3)], "negative name mover": [(24, 4)]}
+        >>> circuit, nothing = patchlib.Circuit(head_types, dict.fromkeys(head_types, "END")), pd.DataFrame()
+        >>> types = pd.DataFrame({"head_type": list(head_types)})
+        >>> search = patchlib.Discovery(circuit, nothing, nothing, {}, types, ("END",))
         >>> print(patchlib.plots.takeaways.of_head_types(search))
         2 heads: subject suppressor L23H3 at END; negative name mover L24H4 at END.
     """
@@ -139,9 +142,8 @@ def of_knock_out(table: pd.DataFrame) -> str:
     is_random = sets.index.str.startswith("random ")
     named = sets[~is_random]
     said = "; ".join(
-        f"without {name} ({row['heads']}) the {metric} changes by {row['change']:+.2f} "
-        f"[{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
-        for name, row in zip(named.index, named.to_dict("records"), strict=True)
+        f"without {name} ({row['heads']}) the {metric} changes by {row.change:+.2f}{interval(row)}"
+        for name, row in named.iterrows()
     )
     if is_random.any():
         change = sets.change[is_random]
@@ -168,10 +170,10 @@ def of_faithfulness(result: Faithfulness) -> str:
         2 heads alone give 2.45 of the model's 4.37: faithfulness 0.56 [-0.05, 1.05]; with no head at all
         -3.11. Protocol: logit_diff, mean over n = 4 prompts of ...
     """
-    interval = "" if pd.isna(result.ci_low) else f" [{result.ci_low:.2f}, {result.ci_high:.2f}]"
     return (
-        f"{result.n_heads} heads alone give {result.circuit:.2f} of the model's {result.model:.2f}: faithfulness "
-        f"{result.faithfulness:.2f}{interval}; with no head at all {result.floor:.2f}. Protocol: {result.protocol}."
+        f"{result.n_heads} heads alone give {result.circuit:.2f} of the model's {result.model:.2f}: "
+        f"faithfulness {result.faithfulness:.2f}{interval(result)}; with no head at all {result.floor:.2f}. "
+        f"Protocol: {result.protocol}."
     )
 
 

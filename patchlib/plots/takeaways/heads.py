@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import xarray as xr
 
 from patchlib._util import check_count, head_name
@@ -42,10 +41,7 @@ def of_attention(patterns: xr.DataArray) -> str:
     sentences = []
     for cell in patterns.cell.values:
         pattern = patterns.sel(cell=cell).values  # [dest src]
-        means = {
-            name: float(np.mean([pattern[dest, src] for dest, src in pairs.items()]))
-            for name, pairs in textbook.items()
-        }
+        means = {name: pattern[[*pairs.keys()], [*pairs.values()]].mean() for name, pairs in textbook.items()}
         most = max(means, key=lambda name: means[name])
         n, src = len(textbook[most]), int(pattern[-1].argmax())
         sentences.append(
