@@ -18,6 +18,7 @@ from tests.patching.test_costs import shapes_of
 from tests.tiny import load_tiny
 
 PARTS = Circuit({"early": [(0, 1), (1, 0), (1, 2)], "late": [(2, 3), (2, 0)]}, {"late": "END"})
+ONE_TYPE = Circuit({"all": [(0, 1), (0, 3), (1, 0), (1, 2), (2, 3), (2, 0)]})
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +64,20 @@ def test_the_greedy_search_of_completeness_takes_the_worst_head_at_each_step(abl
         assert (row.incompleteness, row.circuit, row.model) == pytest.approx(expected, abs=ATOL)
 
 
-def test_minimality_is_signed_and_a_share_of_the_model_s_own(ablation):
-    table = patchlib.minimality(ablation, PARTS).set_index("head_name")
+@pytest.mark.parametrize("circuit", [PARTS, ONE_TYPE], ids=["two types", "one type"])
+def test_minimality_is_signed_and_a_share_of_the_model_s_own(ablation, circuit):
+    table = patchlib.minimality(ablation, circuit).set_index("head_name")
+    if circuit is ONE_TYPE:
+        assert (table.K == "rest of all").any(), "or else nothing is seen of the rest of a head's type"
     whole = mean_of(ablation, {}, False)
-    for head_type, heads in PARTS.head_types.items():
-        other = PARTS.head_types["late" if head_type == "early" else "early"]
+    for head_type, heads in circuit.head_types.items():
+        others = [of for name, of in circuit.head_types.items() if name != head_type]
         for layer, head in heads:
             mates = [mate for mate in heads if mate != (layer, head)]
             changes = []
-            for k in ([], mates, other):
+            for k in ([], mates, *others):
                 with_head, without = (
-                    mean_of(ablation, PARTS.without(gone).head_positions(), True) for gone in (k, [*k, (layer, head)])
+                    mean_of(ablation, circuit.without(gone).head_positions(), True) for gone in (k, [*k, (layer, head)])
                 )
                 changes.append((without - with_head, with_head, without))
             change, with_head, without = max(changes, key=lambda change: abs(change[0]))

@@ -2,7 +2,7 @@
 
     python -m tests.mutants [--only ablation] [--list] [--at-once 2]
 
-Nothing in the working tree is written. Takes about a quarter of an hour on 2 cores, so it is no part of the test suite;
+Nothing in the working tree is written. Takes five minutes on 2 quiet cores, so it is no part of the test suite;
 `tests/test_mutants.py` checks that each fault's text is still there.
 """
 

@@ -42,6 +42,4 @@ def run_pytest(folder: str, tests: tuple[str, ...], output: str) -> None:
 
     import pytest
 
-    code = int(pytest.main([*ARGUMENTS, *tests]))
-    sys.stdout.flush()
-    os._exit(code)  # at once: models and caches need no tidying up
+    sys.exit(int(pytest.main([*ARGUMENTS, *tests])))
