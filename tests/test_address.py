@@ -65,7 +65,8 @@ def test_badges_open_notebooks_that_are_there():
     readme = (ROOT / "README.md").read_text()
     colab = re.findall(r"colab\.research\.google\.com/github/[^)]*/blob/main/([^)]+)", readme)
     binder = [unquote(one) for one in re.findall(r"mybinder\.org/v2/gh/[^)]*labpath=([^)]+)", readme)]
-    assert set(colab) == set(binder) == set(NOTEBOOKS)
-    for name in NOTEBOOKS:
+    taught = sorted(name for name in NOTEBOOKS if Path(name).stem[0].isdigit())  # many_runs reads what others ran
+    assert sorted(set(colab)) == sorted(set(binder)) == taught
+    for name in taught:
         head = (ROOT / name).read_text()
         assert f"/blob/main/{name}" in head and f"labpath={name.replace('/', '%2F')}" in head
