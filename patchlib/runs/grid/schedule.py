@@ -10,10 +10,10 @@ import os
 import subprocess
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from threading import Event
@@ -125,18 +125,12 @@ def check_settings(**settings: float | None) -> None:
             raise RunError(f"{name} takes {least} or more, not {value}")
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> AbstractContextManager[Any]:
     """No other grid at the same time in a folder: each would take the other's runs for orphans."""
-    lock = FileLock(folder / ".grid.lock", blocking=False)
     try:
-        lock.acquire()
+        return FileLock(folder / ".grid.lock").acquire(blocking=False)
     except Timeout as error:
         raise RunError(f"another grid is at work in {folder}; wait until it ends, or take another folder") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _cores() -> int:
