@@ -31,6 +31,11 @@ _PRECEDENCE = (
     "PATCHLIB_PARAM_N_PROMPTS=4, for the notebooks that have it), the notebook's own. `patchlib parameters` lists them."
 )
 _WHICH = "A path, a name (02_head_patching) or a number (02); by default all of patchlib's."
+_PAIR = "Set a parameter of the notebooks; may be given again."
+_FILE = "YAML with `name: value` lines: parameters of the notebooks."
+_GRID = "YAML with notebooks, parameters (of all runs), grid (name: [values]), runs (single ones)."
+_FETCH = "Fetch a model now, so that it loads without a network later."
+_CLEAR = "Delete a model from this disk; without a name, all in patchlib's own cache."
 
 
 class _Commands(typer.core.TyperGroup):
@@ -97,14 +102,8 @@ _Folder = Annotated[str, typer.Argument(metavar="[FOLDER]", help="The runs'.")]
 @app.command(epilog=_PRECEDENCE.format("-p, the file of -f"))
 def run(
     notebooks: _Notebooks = None,
-    parameters: Annotated[
-        list[str] | None,
-        typer.Option("-p", metavar="NAME VALUE", help="Set a parameter of the notebooks; may be given again."),
-    ] = None,
-    file: Annotated[
-        str | None,
-        typer.Option("-f", metavar="FILE", help="YAML with `name: value` lines: parameters of the notebooks."),
-    ] = None,
+    parameters: Annotated[list[str] | None, typer.Option("-p", metavar="NAME VALUE", help=_PAIR)] = None,
+    file: Annotated[str | None, typer.Option("-f", metavar="FILE", help=_FILE)] = None,
     out_dir: _OutDir = "out",
 ) -> None:
     """Execute notebooks headless; write each as .ipynb and .html, its results, a manifest, and an index of all.
@@ -155,13 +154,7 @@ def parameters(notebooks: _Notebooks = None) -> None:
 
 @app.command(epilog=_PRECEDENCE.format("the grid's or the single run's, the file's `parameters`"))
 def grid(
-    plan: Annotated[
-        str,
-        typer.Argument(
-            metavar="GRID",
-            help="YAML with notebooks, parameters (of all runs), grid (name: [values]), runs (single ones).",
-        ),
-    ],
+    plan: Annotated[str, typer.Argument(metavar="GRID", help=_GRID)],
     out_dir: _OutDir = "out",
     workers: Annotated[int, typer.Option(metavar="N", help="Runs at a time.")] = 1,
     scheduler: Annotated[
@@ -278,18 +271,9 @@ def verify(
 @app.command()
 def models(
     filter: Annotated[str, typer.Argument(metavar="[FILTER]", help="Part of a name.")] = "",
-    fetch: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Fetch a model now, so that it loads without a network later."),
-    ] = None,
+    fetch: Annotated[str | None, typer.Option(metavar="NAME", help=_FETCH)] = None,
     cached: Annotated[bool, typer.Option("--cached", help="List the models on this disk with their sizes.")] = False,
-    clear: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[NAME]",
-            help="Delete a model from this disk; without a name, all in patchlib's own cache.",
-        ),
-    ] = None,
+    clear: Annotated[str | None, typer.Option(metavar="[NAME]", help=_CLEAR)] = None,
 ) -> None:
     """List the models that can be loaded by name; fetch one; show and clear what is on this disk."""
     if sum([fetch is not None, cached, clear is not None]) > 1:
