@@ -173,7 +173,7 @@ def grid(
     Exit code 1 if a run failed.
     """
     from patchlib.runs.execute.parameters import from_environment
-    from patchlib.runs.grid.dry_run import dry_run as what_it_would_do
+    from patchlib.runs.grid.finished import dry_run as what_it_would_do
     from patchlib.runs.grid.plan import read_grid
     from patchlib.runs.grid.schedule import check_settings, run_grid
 

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 
 from patchlib._util import cell_name
-from patchlib.plots.style import LEGEND, LINES
+from patchlib.plots.style import LEGEND, LINES, SILENT
 
 POINTS = 30
 """Runs up to which each has a point of its own."""
@@ -65,10 +65,10 @@ def effect_by_layer(table: pd.DataFrame, metric: str) -> go.Figure:
     for colour, role in zip(LINES, [role for role in parts if role in shown], strict=False):
         part = parts[role]
         low, high = _plain(part.min(axis=1)), _plain(part.max(axis=1))
-        band: dict[str, Any] = {"x": list(part.index), "legendgroup": role, "showlegend": False, "hoverinfo": "skip"}
-        figure.add_scatter(y=low, mode="lines", line={"width": 0}, **band)
+        band = SILENT | {"x": list(part.index), "legendgroup": role, "mode": "lines", "line": {"width": 0}}
+        figure.add_scatter(y=low, **band)
         pale = f"rgba{(*hex_to_rgb(colour), 0.2)}"
-        figure.add_scatter(y=high, mode="lines", line={"width": 0}, fill="tonexty", fillcolor=pale, **band)
+        figure.add_scatter(y=high, fill="tonexty", fillcolor=pale, **band)
         hover = f"L%{{x}} {role}<br>mean %{{y:.3f}}, {spread}<extra></extra>"
         more = {"customdata": list(zip(low, high, strict=True)), "legendgroup": role, "marker": {"size": 4}}
         _add_line(figure, role, part.mean(axis=1), {"color": colour}, hover, **more)
@@ -104,19 +104,12 @@ def rank_agreement(table: pd.DataFrame) -> go.Figure:
         table: Effect by cell; of very many columns the first are drawn.
     """
     ranks = table.iloc[:, :SQUARES].corr(method="spearman")
-    figure = go.Figure(
-        go.Heatmap(
-            z=[_plain(row) for _, row in ranks.iterrows()],
-            x=list(ranks),
-            y=list(ranks),
-            zmin=-1,
-            zmax=1,
-            colorscale="RdBu",
-            colorbar={"title": "Spearman"},
-            texttemplate="%{z:.2f}" if len(ranks) <= 8 else None,
-            hovertemplate="%{x} and %{y}<br>Spearman %{z:.2f}<extra></extra>",
-        )
-    )
+    scale = {"zmin": -1, "zmax": 1, "colorscale": "RdBu", "colorbar": {"title": "Spearman"}}
+    text = {"hovertemplate": "%{x} and %{y}<br>Spearman %{z:.2f}<extra></extra>"}
+    if len(ranks) <= 8:
+        text["texttemplate"] = "%{z:.2f}"
+    squares = [_plain(row) for _, row in ranks.iterrows()]
+    figure = go.Figure(go.Heatmap(z=squares, x=list(ranks), y=list(ranks), **scale, **text))
     figure.update_xaxes(type="category")
     figure.update_yaxes(type="category", autorange="reversed")
     return _framed(figure, "", legend=False)

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from patchlib._util import T
 from patchlib.errors import RunError
 from patchlib.plots.runs import named
 from patchlib.runs.folder import OK
 from patchlib.runs.report.collect import Run, open_result
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -216,9 +215,9 @@ def labelled(runs: Sequence[Run]) -> list[tuple[str, Run]]:
     return list(zip(labels, ordered, strict=True))
 
 
-def grouped(items: Iterable[Item], key: Callable[[Item], Any]) -> dict[Any, list[Item]]:
+def grouped(items: Iterable[T], key: Callable[[T], Any]) -> dict[Any, list[T]]:
     """Items by their key, both in the order that they come in."""
-    groups: dict[Any, list[Item]] = {}
+    groups: dict[Any, list[T]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups
