@@ -34,6 +34,8 @@ _WHICH = "A path, a name (02_head_patching) or a number (02); by default all of 
 _PAIR = "Set a parameter of the notebooks; may be given again."
 _FILE = "YAML with `name: value` lines: parameters of the notebooks."
 _GRID = "YAML with notebooks, parameters (of all runs), grid (name: [values]), runs (single ones)."
+_SCHEDULER = "Of a Dask scheduler, instead of workers here."
+_THREADS = "Of each run (default: the cores shared by the workers)."
 _FETCH = "Fetch a model now, so that it loads without a network later."
 _CLEAR = "Delete a model from this disk; without a name, all in patchlib's own cache."
 
@@ -85,12 +87,11 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+_Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")]
+
+
 @app.callback()
-def _patchlib(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
-    ] = False,
-) -> None:
+def _patchlib(version: _Version = False) -> None:
     """Activation patching on language models."""
 
 
@@ -157,12 +158,8 @@ def grid(
     plan: Annotated[str, typer.Argument(metavar="GRID", help=_GRID)],
     out_dir: _OutDir = "out",
     workers: Annotated[int, typer.Option(metavar="N", help="Runs at a time.")] = 1,
-    scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Of a Dask scheduler, instead of workers here.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(metavar="N", help="Of each run (default: the cores shared by the workers).")
-    ] = None,
+    scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help=_SCHEDULER)] = None,
+    threads: Annotated[int | None, typer.Option(metavar="N", help=_THREADS)] = None,
     retries: Annotated[int, typer.Option(metavar="N", help="For a run whose process died.")] = 1,
     timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="That a run may take.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat runs that other code or parameters made.")] = False,
@@ -217,9 +214,8 @@ def _ended_by_signals() -> Iterator[None]:
     """What a batch system or a closed terminal sends ends a grid as Ctrl-C does."""
     names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
     # What is not as it was by default, such as what nohup ignores, stays.
-    ours = [
-        number for name in names if (number := getattr(signal, name, 0)) and signal.getsignal(number) is signal.SIG_DFL
-    ]
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
     for number in ours:
         signal.signal(number, signal.default_int_handler)
     try:

@@ -91,11 +91,11 @@ def dry_run(runs: Sequence[Planned], folder: Path, workers: int, force: bool) ->
     for run in runs:
         state = RunFolder(folder / "runs" / run.name).status.get("status", "new")
         lines.append(f"{'repeat' if run.name in left and state == OK else state:<12}{run.name}")
-    stored = {notebook: _stored_time(notebook) for notebook in {run.notebook for run in todo}}
-    times = {run.name: known.get(run.notebook.stem) or stored[run.notebook] for run in todo}
-    seconds = sum(mean(time) for time in times.values() if time) / min(workers, max(1, len(todo)))
-    guessed = sorted({run.notebook.stem for run in todo if times[run.name] and run.notebook.stem not in known})
-    unknown = sorted({run.notebook.stem for run in todo if not times[run.name]})
+    notebooks = {run.notebook for run in todo}
+    times = {notebook: known.get(notebook.stem) or _stored_time(notebook) for notebook in notebooks}
+    seconds = sum(mean(times[run.notebook] or [0]) for run in todo) / min(workers, max(1, len(todo)))
+    guessed = sorted(notebook.stem for notebook, time in times.items() if time and notebook.stem not in known)
+    unknown = sorted(notebook.stem for notebook, time in times.items() if not time)
     total = f"{len(runs)} runs, {len(todo)} to do"
     total += f": about {duration(seconds)} with {workers} at a time" if seconds else ""
     total += f"; by its default parameters, as it is stored: {', '.join(guessed)}" if guessed else ""
