@@ -111,14 +111,15 @@ def run(
 
     Exit code 1 if a notebook failed.
     """
-    from patchlib.runs.execute.parameters import from_environment, given_parameters
+    from patchlib.runs.execute.parameters import from_environment, read_yaml
     from patchlib.runs.execute.runner import run as run_notebooks
 
     page = (Path(out_dir) / "index.html").resolve()
     pairs = [pair.partition("=") for pair in parameters or []]
     if lacking := [name for name, sign, _ in pairs if not sign]:
         raise typer.BadParameter(f"{lacking[0]!r} lacks a value", param_hint="-p NAME VALUE")
-    given = given_parameters(((name, value) for name, _, value in pairs), file)
+    given = read_yaml(file, "the file of parameters") if file else {}
+    given |= {name: value for name, _, value in pairs}
     try:
         records = run_notebooks(notebooks, given, out_dir, defaults=from_environment())
     except KeyboardInterrupt:

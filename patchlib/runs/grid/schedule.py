@@ -207,7 +207,8 @@ def _run_all(
                 if tries[job.folder] <= retries:
                     todo.append(job)
                 else:
-                    told(_lost(job, fault))
+                    lost = f"its worker was lost ({first_line(fault)})"
+                    told(folder.update(status="failed", error=lost, finished_utc=now(), token=None))
     except BaseException:  # Ctrl-C, a full disk: nothing new is begun, and what runs is ended
         if stop:
             stop.set()
@@ -220,8 +221,3 @@ def _run_all(
     finally:
         if is_ours:
             pool.shutdown(cancel_futures=True)
-
-
-def _lost(job: Job, fault: BaseException) -> dict[str, Any]:
-    error = f"its worker was lost ({first_line(fault)})"
-    return RunFolder(Path(job.folder)).update(status="failed", error=error, finished_utc=now(), token=None)

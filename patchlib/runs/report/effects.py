@@ -33,8 +33,7 @@ class RunEffects:
         site: Where was patched, as "z"; empty where the result does not say.
         direction: "denoise" or "noise"; empty where the result does not say.
         n: Prompts.
-        clean: Mean over prompts of the unpatched clean forward; None where the result does not say.
-        corrupted: The same of the corrupted forward.
+        unpatched: "clean" and "corrupted" -> mean over prompts of that forward; None where the result does not say.
         cells: Effect by cell, its index the swept axes.
     """
 
@@ -44,8 +43,7 @@ class RunEffects:
     site: str
     direction: str
     n: int
-    clean: float | None
-    corrupted: float | None
+    unpatched: dict[str, float | None]
     cells: pd.Series
 
     @property
@@ -119,7 +117,7 @@ def _read(run: Run, result: str) -> list[RunEffects]:
         cells = first.effect.reset_coords(drop=True).to_series().replace([np.inf, -np.inf], np.nan)
         site, direction = (str(file.attrs.get(name, "")) for name in ("site", "direction"))
         n = file.sizes.get("example", 0)
-    return [RunEffects(run, result, metric, site, direction, n, **unpatched, cells=cells)]
+    return [RunEffects(run, result, metric, site, direction, n, unpatched, cells)]
 
 
 def overview(
@@ -140,8 +138,8 @@ def overview(
         row |= {name: run.parameters.get(name) for name in names if name not in row}
         row |= {name: number for name, number in run.headline.items() if name not in row}
         if effect := telling.get(run.name):
-            unpatched = {"clean": effect.clean, "corrupted": effect.corrupted, "n": effect.n}
-            row |= {"largest_effect": effect.largest, "of": f"{effect.result}, {effect.metric}", **unpatched}
+            row |= {"largest_effect": effect.largest, "of": f"{effect.result}, {effect.metric}", "n": effect.n}
+            row |= effect.unpatched
         row |= {"seconds": run.wall_time_s, "MB": run.peak_memory_mb}
         rows.append(row)
     last = ["largest_effect", "of", "clean", "corrupted", "n", "seconds", "MB"]
