@@ -37,7 +37,16 @@ def headline(numbers: Mapping[str, pd.Series], name: str) -> go.Figure:
     Returns:
         A line for each model; a box for each where the models or the runs are many.
     """
-    return _lines(numbers, name)
+    figure = go.Figure()
+    if len(numbers) > len(LINES) or max(map(len, numbers.values())) > POINTS:
+        for model, series in numbers.items():
+            figure.add_box(y=_plain(series), name=short_name(model), marker={"color": LINES[0]}, boxpoints="outliers")
+        return _framed(figure, name, legend=False)
+    for colour, (model, series) in zip(LINES, numbers.items(), strict=False):
+        hover = "%{fullData.name}<br>%{x}<br>%{y:.3f}<extra></extra>"
+        _add_line(figure, short_name(model), series, {"color": colour}, hover)
+    figure.update_xaxes(type="category")
+    return _framed(figure, name, len(numbers) > 1)
 
 
 def top_cells(table: pd.DataFrame, metric: str) -> go.Figure:
@@ -48,7 +57,7 @@ def top_cells(table: pd.DataFrame, metric: str) -> go.Figure:
         metric: That it is on.
     """
     top = table.mean(axis=1).abs().nlargest(len(LINES)).index
-    return _lines({named(table, cell): table.loc[cell] for cell in top}, f"effect ({metric})")
+    return headline({named(table, cell): table.loc[cell] for cell in top}, f"effect ({metric})")
 
 
 def effect_by_layer(table: pd.DataFrame, metric: str) -> go.Figure:
@@ -252,20 +261,6 @@ def short_name(model: str) -> str:
 
 def _have_roles(tables: Mapping[str, pd.DataFrame]) -> bool:
     return all("role" in table.index.names for table in tables.values())
-
-
-def _lines(values: Mapping[str, pd.Series], unit: str) -> go.Figure:
-    """A line for each series over the runs that index it; where there are many of either, how the runs spread."""
-    figure = go.Figure()
-    if len(values) > len(LINES) or max(map(len, values.values())) > POINTS:
-        for name, series in values.items():
-            figure.add_box(y=_plain(series), name=short_name(name), marker={"color": LINES[0]}, boxpoints="outliers")
-        return _framed(figure, unit, legend=False)
-    for colour, (name, series) in zip(LINES, values.items(), strict=False):
-        hover = "%{fullData.name}<br>%{x}<br>%{y:.3f}<extra></extra>"
-        _add_line(figure, short_name(name), series, {"color": colour}, hover)
-    figure.update_xaxes(type="category")
-    return _framed(figure, unit, len(values) > 1)
 
 
 def _add_line(figure: go.Figure, name: str, values: pd.Series, look: dict[str, Any], hover: str, **more: Any) -> None:
