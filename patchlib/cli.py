@@ -31,6 +31,13 @@ _PRECEDENCE = (
     "PATCHLIB_PARAM_N_PROMPTS=4, for the notebooks that have it), the notebook's own. `patchlib parameters` lists them."
 )
 _WHICH = "A path, a name (02_head_patching) or a number (02); by default all of patchlib's."
+_PAIR = "Set a parameter of the notebooks; may be given again."
+_FILE = "YAML with `name: value` lines: parameters of the notebooks."
+_GRID = "YAML with notebooks, parameters (of all runs), grid (name: [values]), runs (single ones)."
+_SCHEDULER = "Of a Dask scheduler, instead of workers here."
+_THREADS = "Of each run (default: the cores shared by the workers)."
+_FETCH = "Fetch a model now, so that it loads without a network later."
+_CLEAR = "Delete a model from this disk; without a name, all in patchlib's own cache."
 
 
 class _Commands(typer.core.TyperGroup):
@@ -80,12 +87,11 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+_Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")]
+
+
 @app.callback()
-def _patchlib(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
-    ] = False,
-) -> None:
+def _patchlib(version: _Version = False) -> None:
     """Activation patching on language models."""
 
 
@@ -97,28 +103,23 @@ _Folder = Annotated[str, typer.Argument(metavar="[FOLDER]", help="The runs'.")]
 @app.command(epilog=_PRECEDENCE.format("-p, the file of -f"))
 def run(
     notebooks: _Notebooks = None,
-    parameters: Annotated[
-        list[str] | None,
-        typer.Option("-p", metavar="NAME VALUE", help="Set a parameter of the notebooks; may be given again."),
-    ] = None,
-    file: Annotated[
-        str | None,
-        typer.Option("-f", metavar="FILE", help="YAML with `name: value` lines: parameters of the notebooks."),
-    ] = None,
+    parameters: Annotated[list[str] | None, typer.Option("-p", metavar="NAME VALUE", help=_PAIR)] = None,
+    file: Annotated[str | None, typer.Option("-f", metavar="FILE", help=_FILE)] = None,
     out_dir: _OutDir = "out",
 ) -> None:
     """Execute notebooks headless; write each as .ipynb and .html, its results, a manifest, and an index of all.
 
     Exit code 1 if a notebook failed.
     """
-    from patchlib.runs.execute.parameters import from_environment, given_parameters
+    from patchlib.runs.execute.parameters import from_environment, read_yaml
     from patchlib.runs.execute.runner import run as run_notebooks
 
     page = (Path(out_dir) / "index.html").resolve()
     pairs = [pair.partition("=") for pair in parameters or []]
     if lacking := [name for name, sign, _ in pairs if not sign]:
         raise typer.BadParameter(f"{lacking[0]!r} lacks a value", param_hint="-p NAME VALUE")
-    given = given_parameters(((name, value) for name, _, value in pairs), file)
+    given = read_yaml(file, "the file of parameters") if file else {}
+    given |= {name: value for name, _, value in pairs}
     try:
         records = run_notebooks(notebooks, given, out_dir, defaults=from_environment())
     except KeyboardInterrupt:
@@ -155,21 +156,11 @@ def parameters(notebooks: _Notebooks = None) -> None:
 
 @app.command(epilog=_PRECEDENCE.format("the grid's or the single run's, the file's `parameters`"))
 def grid(
-    plan: Annotated[
-        str,
-        typer.Argument(
-            metavar="GRID",
-            help="YAML with notebooks, parameters (of all runs), grid (name: [values]), runs (single ones).",
-        ),
-    ],
+    plan: Annotated[str, typer.Argument(metavar="GRID", help=_GRID)],
     out_dir: _OutDir = "out",
     workers: Annotated[int, typer.Option(metavar="N", help="Runs at a time.")] = 1,
-    scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Of a Dask scheduler, instead of workers here.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(metavar="N", help="Of each run (default: the cores shared by the workers).")
-    ] = None,
+    scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help=_SCHEDULER)] = None,
+    threads: Annotated[int | None, typer.Option(metavar="N", help=_THREADS)] = None,
     retries: Annotated[int, typer.Option(metavar="N", help="For a run whose process died.")] = 1,
     timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="That a run may take.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat runs that other code or parameters made.")] = False,
@@ -180,7 +171,7 @@ def grid(
     Exit code 1 if a run failed.
     """
     from patchlib.runs.execute.parameters import from_environment
-    from patchlib.runs.grid.dry_run import dry_run as what_it_would_do
+    from patchlib.runs.grid.finished import dry_run as what_it_would_do
     from patchlib.runs.grid.plan import read_grid
     from patchlib.runs.grid.schedule import check_settings, run_grid
 
@@ -224,9 +215,8 @@ def _ended_by_signals() -> Iterator[None]:
     """What a batch system or a closed terminal sends ends a grid as Ctrl-C does."""
     names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
     # What is not as it was by default, such as what nohup ignores, stays.
-    ours = [
-        number for name in names if (number := getattr(signal, name, 0)) and signal.getsignal(number) is signal.SIG_DFL
-    ]
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
     for number in ours:
         signal.signal(number, signal.default_int_handler)
     try:
@@ -278,18 +268,9 @@ def verify(
 @app.command()
 def models(
     filter: Annotated[str, typer.Argument(metavar="[FILTER]", help="Part of a name.")] = "",
-    fetch: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Fetch a model now, so that it loads without a network later."),
-    ] = None,
+    fetch: Annotated[str | None, typer.Option(metavar="NAME", help=_FETCH)] = None,
     cached: Annotated[bool, typer.Option("--cached", help="List the models on this disk with their sizes.")] = False,
-    clear: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[NAME]",
-            help="Delete a model from this disk; without a name, all in patchlib's own cache.",
-        ),
-    ] = None,
+    clear: Annotated[str | None, typer.Option(metavar="[NAME]", help=_CLEAR)] = None,
 ) -> None:
     """List the models that can be loaded by name; fetch one; show and clear what is on this disk."""
     if sum([fetch is not None, cached, clear is not None]) > 1:

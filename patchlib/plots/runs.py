@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 
 from patchlib._util import cell_name
-from patchlib.plots.style import LEGEND, LINES
+from patchlib.plots.style import LEGEND, LINES, SILENT
 
 POINTS = 30
 """Runs up to which each has a point of its own."""
@@ -37,7 +37,16 @@ def headline(numbers: Mapping[str, pd.Series], name: str) -> go.Figure:
     Returns:
         A line for each model; a box for each where the models or the runs are many.
     """
-    return _lines(numbers, name)
+    figure = go.Figure()
+    if len(numbers) > len(LINES) or max(map(len, numbers.values())) > POINTS:
+        for model, series in numbers.items():
+            figure.add_box(y=_plain(series), name=short_name(model), marker={"color": LINES[0]}, boxpoints="outliers")
+        return _framed(figure, name, legend=False)
+    for colour, (model, series) in zip(LINES, numbers.items(), strict=False):
+        hover = "%{fullData.name}<br>%{x}<br>%{y:.3f}<extra></extra>"
+        _add_line(figure, short_name(model), series, {"color": colour}, hover)
+    figure.update_xaxes(type="category")
+    return _framed(figure, name, len(numbers) > 1)
 
 
 def top_cells(table: pd.DataFrame, metric: str) -> go.Figure:
@@ -48,7 +57,7 @@ def top_cells(table: pd.DataFrame, metric: str) -> go.Figure:
         metric: That it is on.
     """
     top = table.mean(axis=1).abs().nlargest(len(LINES)).index
-    return _lines({named(table, cell): table.loc[cell] for cell in top}, f"effect ({metric})")
+    return headline({named(table, cell): table.loc[cell] for cell in top}, f"effect ({metric})")
 
 
 def effect_by_layer(table: pd.DataFrame, metric: str) -> go.Figure:
@@ -65,21 +74,13 @@ def effect_by_layer(table: pd.DataFrame, metric: str) -> go.Figure:
     for colour, role in zip(LINES, [role for role in parts if role in shown], strict=False):
         part = parts[role]
         low, high = _plain(part.min(axis=1)), _plain(part.max(axis=1))
-        band: dict[str, Any] = {"x": list(part.index), "legendgroup": role, "showlegend": False, "hoverinfo": "skip"}
-        figure.add_scatter(y=low, mode="lines", line={"width": 0}, **band)
+        band = SILENT | {"x": list(part.index), "legendgroup": role, "mode": "lines", "line": {"width": 0}}
+        figure.add_scatter(y=low, **band)
         pale = f"rgba{(*hex_to_rgb(colour), 0.2)}"
-        figure.add_scatter(y=high, mode="lines", line={"width": 0}, fill="tonexty", fillcolor=pale, **band)
-        figure.add_scatter(
-            x=list(part.index),
-            y=_plain(part.mean(axis=1)),
-            name=role,
-            legendgroup=role,
-            mode="lines+markers",
-            line={"color": colour, "width": 2},
-            marker={"size": 4},
-            customdata=list(zip(low, high, strict=True)),
-            hovertemplate=f"L%{{x}} {role}<br>mean %{{y:.3f}}, {spread}<extra></extra>",
-        )
+        figure.add_scatter(y=high, fill="tonexty", fillcolor=pale, **band)
+        hover = f"L%{{x}} {role}<br>mean %{{y:.3f}}, {spread}<extra></extra>"
+        more = {"customdata": list(zip(low, high, strict=True)), "legendgroup": role, "marker": {"size": 4}}
+        _add_line(figure, role, part.mean(axis=1), {"color": colour}, hover, **more)
     figure.update_xaxes(title="layer")
     return _framed(figure, f"effect ({metric})", len(parts) > 1)
 
@@ -91,19 +92,13 @@ def along_the_depth(tables: Mapping[str, pd.DataFrame], metric: str) -> go.Figur
         tables: Model -> effect by cell and run, of all layers; at the role where the first model's changes most.
         metric: That it is on.
     """
-    figure = go.Figure()
+    figure, hover = go.Figure(), "%{text}: %{y:.3f}<br>depth %{x:.0%}<extra>%{fullData.name}</extra>"
     for number, (model, table) in enumerate(at_telling_role(tables).items()):
         effects = layer_means(table)
-        figure.add_scatter(
-            x=_plain(depth(effects)),
-            y=_plain(effects),
-            text=list(largest_by_layer(table)),
-            name=f"{short_name(model)} ({table.shape[1]} runs)",
-            mode="lines+markers",
-            line={"color": LINES[number % len(LINES)], "width": 2, "dash": ("solid", "dot")[number // len(LINES) % 2]},
-            marker={"size": 4},
-            hovertemplate="%{text}: %{y:.3f}<br>depth %{x:.0%}<extra>%{fullData.name}</extra>",
-        )
+        name = f"{short_name(model)} ({table.shape[1]} runs)"
+        look = {"color": LINES[number % len(LINES)], "dash": ("solid", "dot")[number // len(LINES) % 2]}
+        by_depth = effects.set_axis(depth(effects).round(4))
+        _add_line(figure, name, by_depth, look, hover, text=list(largest_by_layer(table)), marker={"size": 4})
     figure.update_xaxes(title="share of the model's layers", tickformat=".0%")
     several = any(table.index.get_level_values("layer").has_duplicates for table in tables.values())
     _framed(figure, "largest |effect| in a layer" if several else f"effect ({metric})")
@@ -118,19 +113,12 @@ def rank_agreement(table: pd.DataFrame) -> go.Figure:
         table: Effect by cell; of very many columns the first are drawn.
     """
     ranks = table.iloc[:, :SQUARES].corr(method="spearman")
-    figure = go.Figure(
-        go.Heatmap(
-            z=[_plain(row) for _, row in ranks.iterrows()],
-            x=list(ranks),
-            y=list(ranks),
-            zmin=-1,
-            zmax=1,
-            colorscale="RdBu",
-            colorbar={"title": "Spearman"},
-            texttemplate="%{z:.2f}" if len(ranks) <= 8 else None,
-            hovertemplate="%{x} and %{y}<br>Spearman %{z:.2f}<extra></extra>",
-        )
-    )
+    scale = {"zmin": -1, "zmax": 1, "colorscale": "RdBu", "colorbar": {"title": "Spearman"}}
+    text = {"hovertemplate": "%{x} and %{y}<br>Spearman %{z:.2f}<extra></extra>"}
+    if len(ranks) <= 8:
+        text["texttemplate"] = "%{z:.2f}"
+    squares = [_plain(row) for _, row in ranks.iterrows()]
+    figure = go.Figure(go.Heatmap(z=squares, x=list(ranks), y=list(ranks), **scale, **text))
     figure.update_xaxes(type="category")
     figure.update_yaxes(type="category", autorange="reversed")
     return _framed(figure, "", legend=False)
@@ -163,11 +151,9 @@ def say_layers(table: pd.DataFrame) -> str:
         if layers:
             where = f"L{layers[0]}" + (f" to L{layers[-1]}" if len(layers) > 1 else "")
             passed.append(f"{role or 'everywhere'} at {where}")
-    return (
-        f"The effect passes {HALF} for {', for '.join(passed)}; {table.shape[1]} runs."
-        if passed
-        else say_largest(table)
-    )
+    if not passed:
+        return say_largest(table)
+    return f"The effect passes {HALF} for {', for '.join(passed)}; {table.shape[1]} runs."
 
 
 def say_depth(tables: Mapping[str, pd.DataFrame], is_stream: bool) -> str:
@@ -277,24 +263,10 @@ def _have_roles(tables: Mapping[str, pd.DataFrame]) -> bool:
     return all("role" in table.index.names for table in tables.values())
 
 
-def _lines(values: Mapping[str, pd.Series], unit: str) -> go.Figure:
-    """A line for each series over the runs that index it; where there are many of either, how the runs spread."""
-    figure = go.Figure()
-    if len(values) > len(LINES) or max(map(len, values.values())) > POINTS:
-        for name, series in values.items():
-            figure.add_box(y=_plain(series), name=short_name(name), marker={"color": LINES[0]}, boxpoints="outliers")
-        return _framed(figure, unit, legend=False)
-    for colour, (name, series) in zip(LINES, values.items(), strict=False):
-        figure.add_scatter(
-            x=list(series.index),
-            y=_plain(series),
-            name=short_name(name),
-            mode="lines+markers",
-            line={"color": colour, "width": 2},
-            hovertemplate="%{fullData.name}<br>%{x}<br>%{y:.3f}<extra></extra>",
-        )
-    figure.update_xaxes(type="category")
-    return _framed(figure, unit, len(values) > 1)
+def _add_line(figure: go.Figure, name: str, values: pd.Series, look: dict[str, Any], hover: str, **more: Any) -> None:
+    """A line with points over what indexes the values."""
+    line = {"mode": "lines+markers", "line": {"width": 2, **look}, "name": name, "hovertemplate": hover}
+    figure.add_scatter(x=list(values.index), y=_plain(values), **line, **more)
 
 
 def _plain(values: Iterable[float] | Sequence[float]) -> list[float | None]:

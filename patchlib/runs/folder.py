@@ -79,11 +79,6 @@ class RunFolder:
         """Result's name -> its file."""
         return {file.name.removeprefix(f"{self.notebook}.").rpartition(".")[0]: file for file in self.files}
 
-    @property
-    def executed(self) -> Path:
-        """The notebook with its outputs."""
-        return self.path / f"{self.notebook}.ipynb"
-
     def damage(self) -> str | None:
         """What is wrong with the files of a run that ended well; None if they are as the manifest has them."""
         if not self.manifest:

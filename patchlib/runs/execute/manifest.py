@@ -10,7 +10,6 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -22,6 +21,7 @@ from patchlib._util import sha256_of, versions
 from patchlib.errors import RunError
 from patchlib.runs.execute.provenance import provenance
 from patchlib.runs.files import prepare_folder, replacing, write_json
+from patchlib.runs.folder import now
 
 RUNNING = "PATCHLIB_NOTEBOOK"
 """Tells a kernel that patchlib started which notebook it runs."""
@@ -118,7 +118,7 @@ def new_manifest(notebook: str, parameters: Mapping[str, Any]) -> dict[str, Any]
         "wall_time_s": None,
         "peak_memory_mb": None,
         "files": [],
-        "finished_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished_utc": now(),
         "repeat": repeat_command(notebook, parameters),
     }
 

@@ -41,10 +41,8 @@ def write_page(executed: Path, page: Path, closed: bool = False) -> tuple[str, s
             figure = {part: data[PLOTLY_MIME].get(part, {}) for part in ("data", "layout", "config")}
             height = figure["layout"].get("height") or 450
             run = escape(str((figure["layout"].get("meta") or {}).get("run", "")))  # of a figure over many runs
-            html = (
-                f'<div class="figure" data-figure="{len(figures)}" data-run="{run}" style="height: {height:g}px"></div>'
-            )
-            output["data"] = {"text/html": html}
+            place = f'data-figure="{len(figures)}" data-run="{run}" style="height: {height:g}px"'
+            output["data"] = {"text/html": f'<div class="figure" {place}></div>'}
             figures.append(figure)
         elif _WIDGET in data:
             bar = "%|" in data.get("text/plain", "")  # tqdm's, whose text stays at 0% in an executed notebook

@@ -11,7 +11,7 @@ import difflib
 import json
 import os
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -136,11 +136,6 @@ def variable(name: str) -> str:
 def from_environment() -> dict[str, str]:
     """Defaults of parameters: ``PATCHLIB_PARAM_N_PROMPTS=4`` is n_prompts; each counts where a notebook has it."""
     return {key.removeprefix(PREFIX).lower(): text for key, text in os.environ.items() if key.startswith(PREFIX)}
-
-
-def given_parameters(pairs: Iterable[tuple[str, str]], file: str | Path | None = None) -> dict[str, Any]:
-    """Parameters from a file of ``name: value`` lines, and over them those from the command line."""
-    return {**(read_yaml(file, "the file of parameters") if file else {}), **dict(pairs)}
 
 
 def read_yaml(path: str | Path, what: str) -> dict[str, Any]:

@@ -61,12 +61,11 @@ def git_state(checkout: Path = PACKAGE.parent) -> dict[str, Any] | None:
     if not (checkout / ".git").exists():  # or git would take somebody's repository around an environment for ours
         return None
 
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(checkout), *words], capture_output=True, text=True, check=True).stdout
-
+    describe = ["git", "-C", str(checkout), "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty"]
     try:
-        commit = git("rev-parse", "HEAD").strip()
-        return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        told = subprocess.check_output(describe, stderr=subprocess.DEVNULL, text=True)
+        commit, _, dirty = told.strip().partition("-")
+        return {"commit": commit, "dirty": bool(dirty)}
     except (OSError, subprocess.CalledProcessError):  # no git here, or a checkout that it does not trust
         return None
 

@@ -1,13 +1,18 @@
-"""Which runs of a grid are there already, whole, and made by the same code and weights as the others will be."""
+"""Which runs of a grid are there already, whole, and made by the same code and weights as the others will be.
+
+And by that, what a grid would do, and how long that may take.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import mean
 
 from patchlib.errors import RunError
 from patchlib.runs.execute.provenance import code_hash
-from patchlib.runs.folder import RunFolder
+from patchlib.runs.files import read_json
+from patchlib.runs.folder import OK, STATUS, RunFolder, duration
 from patchlib.runs.grid.plan import Planned
 
 _MEND = "take another folder, or --force"
@@ -76,3 +81,39 @@ def _mixed(folders: Iterable[RunFolder]) -> dict[str, list[str]]:
         for name, weights in _weights(folder).items():
             users.setdefault(name, {}).setdefault(weights, folder.path.name)
     return {name: list(runs.values()) for name, runs in users.items() if len(runs) > 1}
+
+
+def dry_run(runs: Sequence[Planned], folder: Path, workers: int, force: bool) -> str:
+    """The runs of a grid, what would be done with each, and what is known of the time that takes."""
+    todo, known = unfinished(runs, folder, force), _known_times(folder)
+    left = {run.name for run in todo}
+    lines = []
+    for run in runs:
+        state = RunFolder(folder / "runs" / run.name).status.get("status", "new")
+        lines.append(f"{'repeat' if run.name in left and state == OK else state:<12}{run.name}")
+    notebooks = {run.notebook for run in todo}
+    times = {notebook: known.get(notebook.stem) or _stored_time(notebook) for notebook in notebooks}
+    seconds = sum(mean(times[run.notebook] or [0]) for run in todo) / min(workers, max(1, len(todo)))
+    guessed = sorted(notebook.stem for notebook, time in times.items() if time and notebook.stem not in known)
+    unknown = sorted(notebook.stem for notebook, time in times.items() if not time)
+    total = f"{len(runs)} runs, {len(todo)} to do"
+    total += f": about {duration(seconds)} with {workers} at a time" if seconds else ""
+    total += f"; by its default parameters, as it is stored: {', '.join(guessed)}" if guessed else ""
+    total += f"; nothing is known of the time of {', '.join(unknown)}" if unknown else ""
+    return "\n".join([*lines, total])
+
+
+def _stored_time(notebook: Path) -> list[float]:
+    """Seconds that a notebook took when it was stored, if it says so, as patchlib's do."""
+    took = read_json(notebook).get("metadata", {}).get("patchlib", {})
+    return [took["seconds"]] if "seconds" in took else []
+
+
+def _known_times(folder: Path) -> dict[str, list[float]]:
+    """Seconds that finished runs of each notebook took here, in this grid or another, or by `patchlib run`."""
+    known: dict[str, list[float]] = {}
+    for path in (*folder.glob(f"runs/*/{STATUS}"), *folder.glob("*.manifest.json")):
+        record = read_json(path)
+        if record.get("status") == OK and record.get("wall_time_s") is not None:
+            known.setdefault(record["notebook"], []).append(record["wall_time_s"])
+    return known

@@ -10,10 +10,10 @@ import os
 import subprocess
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from threading import Event
@@ -125,18 +125,12 @@ def check_settings(**settings: float | None) -> None:
             raise RunError(f"{name} takes {least} or more, not {value}")
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> AbstractContextManager[Any]:
     """No other grid at the same time in a folder: each would take the other's runs for orphans."""
-    lock = FileLock(folder / ".grid.lock", blocking=False)
     try:
-        lock.acquire()
+        return FileLock(folder / ".grid.lock").acquire(blocking=False)
     except Timeout as error:
         raise RunError(f"another grid is at work in {folder}; wait until it ends, or take another folder") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _cores() -> int:
@@ -213,7 +207,8 @@ def _run_all(
                 if tries[job.folder] <= retries:
                     todo.append(job)
                 else:
-                    told(_lost(job, fault))
+                    lost = f"its worker was lost ({first_line(fault)})"
+                    told(folder.update(status="failed", error=lost, finished_utc=now(), token=None))
     except BaseException:  # Ctrl-C, a full disk: nothing new is begun, and what runs is ended
         if stop:
             stop.set()
@@ -226,8 +221,3 @@ def _run_all(
     finally:
         if is_ours:
             pool.shutdown(cancel_futures=True)
-
-
-def _lost(job: Job, fault: BaseException) -> dict[str, Any]:
-    error = f"its worker was lost ({first_line(fault)})"
-    return RunFolder(Path(job.folder)).update(status="failed", error=error, finished_utc=now(), token=None)

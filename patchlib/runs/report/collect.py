@@ -15,7 +15,6 @@ from patchlib.errors import RunError
 from patchlib.runs.folder import OK, STATUS, RunFolder
 
 RUN = "run"
-_NOT_SWEPT = ("out_dir",)  # parameters that say where, not what
 
 
 @dataclass(frozen=True)
@@ -279,8 +278,8 @@ def _float(value: Any) -> float | None:
 
 def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as values that a table's cell or a coordinate can hold: lists and the like as JSON."""
-    plain = (str, int, float, bool, type(None))
-    return {k: v if isinstance(v, plain) else json.dumps(v) for k, v in parameters.items() if k not in _NOT_SWEPT}
+    plain = (str, int, float, bool, type(None))  # without out_dir, which says where, not what
+    return {k: v if isinstance(v, plain) else json.dumps(v) for k, v in parameters.items() if k != "out_dir"}
 
 
 def _named(parameters: Mapping[str, Any], taken: set[str]) -> dict[str, Any]:

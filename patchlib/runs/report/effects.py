@@ -10,17 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from patchlib._util import T
 from patchlib.errors import RunError
 from patchlib.plots.runs import named
 from patchlib.runs.folder import OK
 from patchlib.runs.report.collect import Run, open_result
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,7 @@ class RunEffects:
         site: Where was patched, as "z"; empty where the result does not say.
         direction: "denoise" or "noise"; empty where the result does not say.
         n: Prompts.
-        clean: Mean over prompts of the unpatched clean forward; None where the result does not say.
-        corrupted: The same of the corrupted forward.
+        unpatched: "clean" and "corrupted" -> mean over prompts of that forward; None where the result does not say.
         cells: Effect by cell, its index the swept axes.
     """
 
@@ -45,8 +43,7 @@ class RunEffects:
     site: str
     direction: str
     n: int
-    clean: float | None
-    corrupted: float | None
+    unpatched: dict[str, float | None]
     cells: pd.Series
 
     @property
@@ -120,7 +117,7 @@ def _read(run: Run, result: str) -> list[RunEffects]:
         cells = first.effect.reset_coords(drop=True).to_series().replace([np.inf, -np.inf], np.nan)
         site, direction = (str(file.attrs.get(name, "")) for name in ("site", "direction"))
         n = file.sizes.get("example", 0)
-    return [RunEffects(run, result, metric, site, direction, n, **unpatched, cells=cells)]
+    return [RunEffects(run, result, metric, site, direction, n, unpatched, cells)]
 
 
 def overview(
@@ -141,8 +138,8 @@ def overview(
         row |= {name: run.parameters.get(name) for name in names if name not in row}
         row |= {name: number for name, number in run.headline.items() if name not in row}
         if effect := telling.get(run.name):
-            unpatched = {"clean": effect.clean, "corrupted": effect.corrupted, "n": effect.n}
-            row |= {"largest_effect": effect.largest, "of": f"{effect.result}, {effect.metric}", **unpatched}
+            row |= {"largest_effect": effect.largest, "of": f"{effect.result}, {effect.metric}", "n": effect.n}
+            row |= effect.unpatched
         row |= {"seconds": run.wall_time_s, "MB": run.peak_memory_mb}
         rows.append(row)
     last = ["largest_effect", "of", "clean", "corrupted", "n", "seconds", "MB"]
@@ -216,9 +213,9 @@ def labelled(runs: Sequence[Run]) -> list[tuple[str, Run]]:
     return list(zip(labels, ordered, strict=True))
 
 
-def grouped(items: Iterable[Item], key: Callable[[Item], Any]) -> dict[Any, list[Item]]:
+def grouped(items: Iterable[T], key: Callable[[T], Any]) -> dict[Any, list[T]]:
     """Items by their key, both in the order that they come in."""
-    groups: dict[Any, list[Item]] = {}
+    groups: dict[Any, list[T]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups

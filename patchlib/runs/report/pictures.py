@@ -13,7 +13,6 @@ from typing import Any
 import nbformat
 
 from patchlib.plots.style import PLOTLY_MIME
-from patchlib.runs.folder import RunFolder
 from patchlib.runs.report.collect import Run
 from patchlib.runs.report.effects import grouped, labelled
 
@@ -51,7 +50,7 @@ def galleries(records: Sequence[Run], room: float = 20e6) -> tuple[list[Gallery]
     left_out: dict[str, str] = {}
     for notebook, runs in grouped(records, lambda run: run.notebook).items():
         for label, run in labelled(runs):
-            executed = RunFolder(run.folder, notebook).executed
+            executed = run.folder / f"{notebook}.ipynb"
             try:
                 figures = _figures(nbformat.read(executed, as_version=4)) if executed.is_file() else {}
             except Exception:  # of many kinds: no JSON, no cells, cells that are none

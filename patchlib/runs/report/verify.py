@@ -6,9 +6,8 @@ import random
 import shlex
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,8 +26,7 @@ RTOL = 1e-3
 """Float32 noise: of another number of threads, another processor, another batch size."""
 
 
-@dataclass(frozen=True)
-class _Difference:
+class _Difference(NamedTuple):
     """`n_values` were compared; the largest absolute difference is of the numbers; `note` says what differs."""
 
     n_values: int
@@ -118,7 +116,7 @@ def _compare(name: str, old: RunFolder, new: RunFolder, atol: float, rtol: float
             result = difference(before[file], after[file], atol, rtol)
             notes += ["changed after its run"] * (sha256_of(before[file]) != old.files[before[file]])
         told = {"same": result.note is None, "note": "; ".join(filter(None, [result.note, *notes]))}
-        rows.append(row | asdict(result) | told | {"file": file})
+        rows.append(row | result._asdict() | told | {"file": file})
     return rows or [row | {"same": True, "note": "has no results to compare"}]
 
 
@@ -148,8 +146,5 @@ def difference(old: Path, new: Path, atol: float = ATOL, rtol: float = RTOL) -> 
 
 
 def _columns(path: Path) -> dict[str, np.ndarray]:
-    if path.suffix == ".nc":
-        with xr.open_dataset(path, engine="h5netcdf") as dataset:
-            return {str(name): variable.to_numpy() for name, variable in dataset.variables.items()}
-    table = pd.read_csv(path)
-    return {str(name): table[name].to_numpy() for name in table}
+    columns = xr.load_dataset(path, engine="h5netcdf").variables if path.suffix == ".nc" else pd.read_csv(path)
+    return {str(name): columns[name].to_numpy() for name in columns}
