@@ -1,7 +1,5 @@
 """Progress bars that the environment can switch off."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from contextlib import nullcontext

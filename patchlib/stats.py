@@ -1,7 +1,5 @@
 """From patched metrics to effects: ratio of means, its bootstrap interval, p-values, a table of the top cells."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

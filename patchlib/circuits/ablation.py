@@ -1,7 +1,5 @@
 """The model with some heads' outputs replaced, many sets of heads at once: what a circuit is tested with."""
 
-from __future__ import annotations
-
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Where heads look: scores of the textbook heads, patterns, attention between named positions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from functools import partial
 

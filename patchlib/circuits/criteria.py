@@ -1,7 +1,5 @@
 """Is a circuit faithful, complete and minimal? (Wang et al. 2022, section 4)."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass

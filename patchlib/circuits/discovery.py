@@ -1,7 +1,5 @@
 """Finding a circuit backward from the logits, by path patching."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Naming heads by where they look, what they copy and what they do to the answer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a head writes: towards the answer, of the tokens that it attends to, and into the keys of later heads."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from typing import Any

@@ -1,7 +1,5 @@
 """What is lost when some heads are knocked out, and which heads step in for them."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping

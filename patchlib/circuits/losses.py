@@ -1,7 +1,5 @@
 """Loss at each position: what a model gains from having seen something before."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 import xarray as xr

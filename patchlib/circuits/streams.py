@@ -6,8 +6,6 @@ forward, resumed from the streams that entered the first of them, (3) as many st
 batch, and (4) the last block's output is unembedded only at the positions that are read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise

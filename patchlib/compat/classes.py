@@ -1,7 +1,5 @@
 """The seed's classes, thin: prompts as text in, plain objects out, with ``sweep`` doing the work."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass

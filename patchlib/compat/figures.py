@@ -1,7 +1,5 @@
 """The seed's four figures and its report, from the result objects of ``patchlib.compat.printing``."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path

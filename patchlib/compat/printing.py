@@ -1,7 +1,5 @@
 """The seed's result objects, one per hook point and pair or per head, and how they are ranked and printed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

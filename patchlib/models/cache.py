@@ -1,7 +1,5 @@
 """The models on this disk: which there are, how much they take, and how to be rid of them."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass
 from pathlib import Path

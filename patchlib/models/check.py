@@ -1,7 +1,5 @@
 """Is this a model that can be patched?"""
 
-from __future__ import annotations
-
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib.errors import SweepError

@@ -3,8 +3,6 @@
 Apart from `default`, so that torch and transformers are imported only where a model is converted or loaded.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -5,8 +5,6 @@ made from it, so the folder stays in the user's cache. The GGUF file stays besid
 damaged folder is rebuilt without a network.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import logging

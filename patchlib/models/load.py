@@ -1,7 +1,5 @@
 """A model's name -> a TransformerBridge in eval mode, without gradients, with the familiar hook names."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from typing import Any

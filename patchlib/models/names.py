@@ -1,7 +1,5 @@
 """A model's name -> the local folder or hub name that holds it, or an error that names the mend."""
 
-from __future__ import annotations
-
 import difflib
 import textwrap
 from pathlib import Path

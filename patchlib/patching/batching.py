@@ -1,7 +1,5 @@
 """Which examples and which cells share a forward, and what happens when they do not fit."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import groupby

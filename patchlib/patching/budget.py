@@ -1,7 +1,5 @@
 """How much goes into one forward, by kind of device."""
 
-from __future__ import annotations
-
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 

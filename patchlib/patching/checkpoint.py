@@ -1,7 +1,5 @@
 """Finished cells on disk, so that a sweep that was stopped goes on where it was."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sqlite3

@@ -7,8 +7,6 @@ Example:
     ('other', 'zero', 'mean', 'resample')
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -8,8 +8,6 @@ at all for a cell whose patch equals what is there. A plain forward is the same 
 batching. The code below is in this order, after (0) the two unpatched forwards that all of it goes on from.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """What a sweep is made of, checked once: what to patch, what to write in, what to measure, and how to run it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args

@@ -1,7 +1,5 @@
 """The grid of a sweep: what ``over`` names, checked, and the cells it makes, each with the numbers that it replaces."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

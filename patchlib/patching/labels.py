@@ -1,7 +1,5 @@
 """What a result says about itself: labels on its axes, and where its numbers came from."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

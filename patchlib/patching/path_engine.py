@@ -5,8 +5,6 @@ output patched and every other head frozen at what it gave there, while MLPs and
 arrives at the receivers; (3) the base prompts with the receivers' inputs set to that, and all else free.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Path patching: what a head passes on directly, to the logits or to the inputs of other heads."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal

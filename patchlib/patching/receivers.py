@@ -1,7 +1,5 @@
 """Inputs of heads, to which the paths of other heads lead."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal

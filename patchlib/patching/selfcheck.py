@@ -1,7 +1,5 @@
 """Does the fast way hold? Asked of each model once, and of a few cells of each sweep, by patching them plainly too."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace

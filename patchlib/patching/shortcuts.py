@@ -1,7 +1,5 @@
 """How a forward is made to do less: blocks passed through, keys and values reused, one position of the last MLP."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping

@@ -9,8 +9,6 @@ Example:
     what a head read, mixed by its attention (its output before W_O)
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 

@@ -1,7 +1,5 @@
 """Which cells to patch, in which direction, read by which metrics -> one labelled result."""
 
-from __future__ import annotations
-
 import math
 import random
 import warnings

@@ -1,7 +1,5 @@
 """Figures of what is left without some heads: knock-outs, backup heads, completeness, minimality."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go

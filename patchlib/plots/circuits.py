@@ -1,7 +1,5 @@
 """Figures of circuits: who writes the answer and where it looks; the heads and paths that a search found."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Figures of induction: loss along a row, scores of heads, where heads look, one measure against another."""
 
-from __future__ import annotations
-
 import html
 import itertools
 import math

@@ -4,8 +4,6 @@ The tables are those of ``patchlib.runs.report.effects.compared``: effect by cel
 model, on one metric, at one site. Figures have no colours of text and ground of their own: a page gives them its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ One look for all: red to blue around 0, the same range for panels of one quantit
 the model computes them.
 """
 
-from __future__ import annotations
-
 import html
 import os
 import textwrap

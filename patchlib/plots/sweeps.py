@@ -3,8 +3,6 @@
 Under each title stands what was patched, where, how it was measured and on how much.
 """
 
-from __future__ import annotations
-
 import html
 from collections.abc import Iterable, Mapping
 

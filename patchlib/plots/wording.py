@@ -1,7 +1,5 @@
 """Words that figures and sentences share: what was patched, how it was measured, and what an effect's number means."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Files that appear whole or not at all, and folders that can be written."""
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """The folder of one run: its status, manifest, results and log, on disk so that a stopped grid goes on from there."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property

@@ -1,7 +1,5 @@
 """JupyterLab on a copy of the notebooks: those that come with patchlib stay as they are."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass

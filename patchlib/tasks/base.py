@@ -1,7 +1,5 @@
 """A task in text, as users write one, and any task as the tokens that a sweep runs."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 
 import torch

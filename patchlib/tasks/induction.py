@@ -1,7 +1,5 @@
 """Induction: something begins again, and what came next the first time has to come next."""
 
-from __future__ import annotations
-
 import itertools
 import random
 import re

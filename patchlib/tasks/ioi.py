@@ -1,7 +1,5 @@
 """Indirect object identification: of two names one comes back as the subject; the other has to follow."""
 
-from __future__ import annotations
-
 import itertools
 import random
 from dataclasses import replace

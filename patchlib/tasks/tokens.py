@@ -1,7 +1,5 @@
 """Text to tokens without surprises: BOS once, words that are one token, rows that line up."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Collection
 from typing import Any

@@ -1,7 +1,5 @@
 """The tasks' words, read once from words.yaml, which says what each of them has to fit."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import yaml

@@ -1,7 +1,5 @@
 """Tick heads in and out of a circuit, and see what is left of the behaviour."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from patchlib._util import Head, head_name

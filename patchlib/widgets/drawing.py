@@ -1,7 +1,5 @@
 """How a control and what it draws are tied together, so that no error is ever swallowed."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from textwrap import fill

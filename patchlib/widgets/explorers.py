@@ -1,7 +1,5 @@
 """Controls over results that are there already: every move redraws from arrays, and runs no model."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Several widgets that hold one value between them, so that a move in any of them is one change."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Type two prompts and two answers, and see where the difference between them is."""
 
-from __future__ import annotations
-
 import html
 import threading
 import warnings

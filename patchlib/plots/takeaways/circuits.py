@@ -1,7 +1,5 @@
 """What the figures and tables of a circuit say in words, made from the data: true for any model and task."""
 
-from __future__ import annotations
-
 import pandas as pd
 import xarray as xr
 

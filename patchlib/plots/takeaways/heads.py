@@ -1,7 +1,5 @@
 """What heads do, in words: where they look, and which score highest."""
 
-from __future__ import annotations
-
 import xarray as xr
 
 from patchlib._util import check_count, head_name

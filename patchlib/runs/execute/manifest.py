@@ -1,7 +1,5 @@
 """Results, and the manifest that says how they came about."""
 
-from __future__ import annotations
-
 import math
 import os
 import platform

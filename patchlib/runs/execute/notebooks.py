@@ -1,7 +1,5 @@
 """Notebooks before they run: where they are, and how their errors read."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

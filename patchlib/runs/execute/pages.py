@@ -1,7 +1,5 @@
 """HTML that opens from disk with no network: a page for each executed notebook, and an index of a folder's runs."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

@@ -4,8 +4,6 @@ What a run is given is weighed before anything starts. papermill would only warn
 and its reader of the cell, which goes by lines, misses such as ``depth: int | None = None``.
 """
 
-from __future__ import annotations
-
 import ast
 import difflib
 import json

@@ -1,7 +1,5 @@
 """Notebooks through papermill, one after the other, in kernels of the interpreter that runs patchlib."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@
 takes too much memory, hangs or crashes costs neither its worker nor another run anything.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

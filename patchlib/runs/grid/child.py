@@ -4,8 +4,6 @@ A run that takes too much memory, hangs or crashes then costs nobody else anythi
 parent keeps stdin open: when that ends, the parent is gone, and somebody else may be repeating this run.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -3,8 +3,6 @@
 And by that, what a grid would do, and how long that may take.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean

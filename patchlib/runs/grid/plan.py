@@ -1,7 +1,5 @@
 """Many runs from one file: which notebooks, with which parameters, and what each run's folder is called."""
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import itertools

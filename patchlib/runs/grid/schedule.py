@@ -4,8 +4,6 @@ Each run is a process of its own (`patchlib.runs.grid.attempt`), started by a th
 elsewhere. All that is known of it is in its folder, so that a grid may be stopped anywhere and goes on from there.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """All the runs of a folder as one thing: a table of runs, and each result of all of them as one dataset or table."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field

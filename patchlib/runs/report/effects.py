@@ -6,8 +6,6 @@ them are left out. Effects on different metrics, at different sites, in differen
 never put together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The figures of executed notebooks, as they are stored there: plotly's data, or a picture."""
 
-from __future__ import annotations
-
 import html
 import json
 import re

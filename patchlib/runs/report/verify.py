@@ -1,7 +1,5 @@
 """Runs made again and compared with what is on disk, number by number."""
 
-from __future__ import annotations
-
 import random
 import shlex
 import tempfile

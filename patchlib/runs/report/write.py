@@ -1,7 +1,5 @@
 """The page over all runs of a folder: the notebook "many runs", executed over it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from patchlib.errors import RunError
