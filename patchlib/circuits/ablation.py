@@ -15,7 +15,6 @@ from patchlib._util import check_choice
 from patchlib.circuits.circuit import HeadSet
 from patchlib.circuits.streams import Read, ablation_hooks, read_under_ablations
 from patchlib.errors import SweepError
-from patchlib.models.check import check_model
 from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import check_batch_tokens, default_logit_bytes
 from patchlib.patching.donors import ABLATIONS
@@ -76,7 +75,6 @@ class Ablation:
         metric: str = "logit_diff",
         batch_tokens: int | None = None,
     ) -> None:
-        check_model(model)
         check_choice("source", source, ABLATIONS)
         self.model, self.metric = model, check_choice("metric", metric, METRICS)
         self.pairs = as_pairs(model, task)

@@ -132,7 +132,6 @@ def attention_between(model: TransformerBridge, task: PatchingDataset | PromptPa
         END     0.0
         Name: attention, dtype: float32
     """
-    check_model(model)
     pairs = as_pairs(model, task)
     check_choice("role", dest, pairs.roles)
     n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)

@@ -61,7 +61,6 @@ def direct_logit_attribution(
         23     2       0.7
         Name: direct_logit_attribution, dtype: float32
     """
-    check_model(model)
     pairs = as_pairs(model, task)
     shape = (int(model.cfg.n_layers), int(model.cfg.n_heads))
     attribution = np.zeros((*shape, len(pairs)), dtype=np.float32)

@@ -1,19 +1,25 @@
 """A model's name -> a TransformerBridge in eval mode, without gradients, with the familiar hook names."""
 
 import hashlib
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.utilities import get_device
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
+from patchlib._util import sha256_of
 from patchlib.errors import ModelError
-from patchlib.models.convert import without_loading_bars
-from patchlib.models.default import DEFAULT_MODEL, SMOLLM2, model_folder
+from patchlib.models.default import DEFAULT_MODEL, RECORD, SMOLLM2, Weights, model_folder
 from patchlib.models.names import brief, source_of
+from patchlib.progress import progress_bar
 
 # model -> (which tensors were hashed, their hash)
 _hashes: WeakKeyDictionary[TransformerBridge, tuple[tuple[Any, ...], str]] = WeakKeyDictionary()
@@ -100,6 +106,37 @@ def weights_hash(model: TransformerBridge) -> str:
             digest.update(raw.numpy().data)
         _hashes[model] = (state, digest.hexdigest())
     return _hashes[model][1]
+
+
+def convert(weights: Weights, gguf: Path, folder: Path) -> None:
+    """Write the dequantised float32 model, its tokenizer and the RECORD into a new folder."""
+    with without_loading_bars(), progress_bar(3, f"converting {weights.name}, once") as bar:
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        bar.update()
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        bar.update()
+        # the weights are plain float32 now, but transformers refuses to save a model that was once quantised
+        del model.hf_quantizer
+        del model.config.quantization_config
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        files = {file.name: sha256_of(file) for file in sorted(folder.iterdir())}
+        (folder / RECORD).write_text(json.dumps({"source_sha256": weights.sha256, "files": files}, indent=1))
+        bar.update()
+
+
+@contextmanager
+def without_loading_bars() -> Iterator[None]:
+    """Hide the bars that transformers shows while it reads and writes files; the hub's download bars stay."""
+
+    def hidden(bar: Any, args: Any, options: Any) -> Any:
+        return bar(*args, **options | {"disable": True})
+
+    former_hook = logging.set_tqdm_hook(hidden)
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(former_hook)
 
 
 class _SafeWeights:

@@ -1,20 +1,24 @@
 """Finished cells on disk, so that a sweep that was stopped goes on where it was."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
 from patchlib.errors import SweepError
-from patchlib.patching.experiment import Experiment
 from patchlib.patching.grid import Cell
+
+if TYPE_CHECKING:  # which opens the checkpoint
+    from patchlib.patching.experiment import Experiment
 
 
 class Finished:

@@ -9,6 +9,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import is_index
 from patchlib.errors import TaskError
+from patchlib.models.check import check_model
 from patchlib.tasks.pairs import PromptPairs, check_fits
 from patchlib.tasks.tokens import check_pair, tokenize
 
@@ -107,7 +108,8 @@ class PatchingDataset(ABC):
 
 
 def as_pairs(model: TransformerBridge, task: PatchingDataset | PromptPairs) -> PromptPairs:
-    """Any task as PromptPairs that fit the model; TaskError where they do not."""
+    """Any task as PromptPairs that fit the model; an error where they do not, or where it is no model to patch."""
+    check_model(model)
     if isinstance(task, PatchingDataset):
         return task.to_pairs(model)
     if isinstance(task, PromptPairs):

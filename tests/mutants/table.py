@@ -156,7 +156,7 @@ FAULTS = (
         ("batch_tokens // (2 * n_pos)", "batch_tokens // n_pos"),
     ),
     *faults(
-        f"{PATCHING}/sweeps.py",
+        f"{PATCHING}/experiment.py",
         (COSTS, BY_HAND),
         ("unpatched if saved is None else saved", "np.nan if saved is None else saved"),
         ("SelfCheck(start_plain, examples, forwards, cells) if number == checked else None", "None"),
