@@ -15,7 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from patchlib import stats
 from patchlib._util import check_choice, versions
 from patchlib.errors import ContrastWarning, SweepError
-from patchlib.models.load import weights_hash
+from patchlib.models.load import last_weights_hash, weights_hash
 from patchlib.patching.batching import example_batches, patch_cells
 from patchlib.patching.budget import check_batch_tokens
 from patchlib.patching.checkpoint import open_checkpoint
@@ -96,7 +96,8 @@ class Experiment:
         """Put the metrics of the clean and corrupted prompts into a result, and give what reads the patched logits."""
         both = (forwards.base_logits, forwards.other_logits)
         logits = dict(zip(self.donors.base_and_other, both, strict=True))
-        readout = Readout(self.metrics, self.pairs.select(examples), logits["clean"], forwards.reads.vocab)
+        chosen, vocab, n_all = self.pairs.select(examples), forwards.reads.vocab, len(self.pairs)
+        readout = Readout(self.metrics, chosen, logits["clean"], vocab, n_all)
         for prompts in ("clean", "corrupted"):
             values = readout(logits[prompts][None], f"the {prompts} forward pass")  # [metric 1 example]
             result[prompts].values[:, examples] = values[:, 0].numpy()
@@ -195,7 +196,8 @@ class Experiment:
         model, pairs = self.model, self.pairs
         return {
             "model": str(model.cfg.model_name),
-            "weights_hash": weights_hash(model),
+            # A checkpoint may be of weights that were changed behind PyTorch's back: all are read.
+            "weights_hash": last_weights_hash(model) if self.how.checkpoint is None else weights_hash(model),
             "dtype": str(model.cfg.dtype).removeprefix("torch."),
             "device": str(model.cfg.device),
             "prepend_bos": str(bool(model.cfg.default_prepend_bos)),

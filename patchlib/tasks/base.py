@@ -1,6 +1,7 @@
 """A task in text, as users write one, and any task as the tokens that a sweep runs."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -113,6 +114,7 @@ def as_pairs(model: TransformerBridge, task: PatchingDataset | PromptPairs) -> P
     if isinstance(task, PatchingDataset):
         return task.to_pairs(model)
     if isinstance(task, PromptPairs):
-        return check_fits(model, task)
+        # A task is what was asked for: a part of another one is numbered anew, like the results that it gets.
+        return check_fits(model, task if torch.equal(task.index, torch.arange(len(task))) else replace(task))
     given = task.__name__ if isinstance(task, type) else type(task).__name__
     raise TaskError(f"A task is a PatchingDataset (an instance, not the class) or PromptPairs, not {given}.")

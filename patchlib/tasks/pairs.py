@@ -35,6 +35,10 @@ class PromptPairs:
         groups: A label for each pair; prompts with the same one differ in their fillings alone, so that a mean over
             them, position by position, is one of like with like. Empty: prompts of one length are alike.
 
+    Attributes:
+        index: Each pair's number in the task, which ``select`` keeps: a metric of your own is given some of a task's
+            prompts at a time, and finds what belongs to them as ``data[pairs.index]``.
+
     Raises:
         AlignmentError: A pair's rows differ in length.
         TaskError: Anything else that cannot be patched: no prompts, identical rows, equal answers.
@@ -65,6 +69,7 @@ class PromptPairs:
     compute_metric: TaskMetric | None = None
     metadata: dict[str, str | int | float] = field(default_factory=dict)
     groups: tuple[str, ...] = ()
+    index: Int[Tensor, " example"] = field(init=False)
 
     def __post_init__(self) -> None:
         clean = tuple(as_row(row, f"clean prompt {i}") for i, row in enumerate(self.clean_tokens))
@@ -99,7 +104,7 @@ class PromptPairs:
                 raise TaskError(f"metadata {setting!r} must be a str, int or float to be saved, not {value!r}.")
         # The class is frozen, so that nobody edits prompts under a sweep: only here are values put into their form.
         vars(self).update(clean_tokens=clean, corrupted_tokens=corrupted, answers=answers)
-        vars(self).update(roles=roles, metadata=dict(self.metadata))
+        vars(self).update(roles=roles, metadata=dict(self.metadata), index=torch.arange(len(clean)))
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -125,7 +130,7 @@ class PromptPairs:
         return [torch.tensor([i for i, n in enumerate(lengths) if n == length]) for length in sorted(set(lengths))]
 
     def select(self, indices: Int[Tensor, " chosen"] | Sequence[int]) -> PromptPairs:
-        """The pairs at `indices`, in that order; ``compute_metric`` still sees each pair's own number.
+        """The pairs at `indices`, in that order; ``index`` and ``compute_metric`` still have each pair's own number.
 
         Args:
             indices: Numbers of pairs, from 0.
@@ -145,7 +150,7 @@ class PromptPairs:
         if not chosen or not all(0 <= i < len(self) for i in chosen):
             raise TaskError(f"Cannot select pairs {chosen}: give some of 0 to {len(self) - 1}.")
         metric = self.compute_metric
-        return replace(
+        selected = replace(
             self,
             clean_tokens=tuple(self.clean_tokens[i] for i in chosen),
             corrupted_tokens=tuple(self.corrupted_tokens[i] for i in chosen),
@@ -154,6 +159,8 @@ class PromptPairs:
             groups=tuple(self.groups[i] for i in chosen) if self.groups else (),
             compute_metric=None if metric is None else lambda logits, i: metric(logits, chosen[i]),
         )
+        vars(selected).update(index=self.index[chosen])
+        return selected
 
     def reversed(self) -> PromptPairs:
         """Clean and corrupted change places, and the right and the wrong answer with them.
