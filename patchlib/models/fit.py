@@ -39,7 +39,7 @@ def check_fit(model: torch.nn.Module, report: Mapping[str, Any], source: str) ->
             f"tensors, such as {left_out[0]}: without them it would be another model; {MEND}"
         )
     with ExitStack() as stack:
-        tensors = {}
+        tensors: dict[str, Any] = {}
         for file in _files(source):
             opened = stack.enter_context(safe_open(file, framework="pt"))
             tensors |= dict.fromkeys(opened.keys(), opened)

@@ -12,7 +12,8 @@ from patchlib.patching.budget import check_batch_tokens
 from patchlib.patching.donors import Donors, resolve_donors
 from patchlib.patching.experiment import Engine, Experiment, HowToRun, resolve_how
 from patchlib.patching.grid import Grid, resolve_grid
-from patchlib.patching.metrics import MetricFunction, resolve_metrics
+from patchlib.patching.metrics import resolve_metrics
+from patchlib.patching.own_metrics import MetricFunction
 from patchlib.patching.receivers import Receiver, check_receivers
 from patchlib.patching.sites import get_site
 from patchlib.tasks.base import PatchingDataset, as_pairs
