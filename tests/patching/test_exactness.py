@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::patchlib.ContrastWarning")
 
 
 def transformer_lens_sweep(model, pairs, site, direction, setter, axes) -> np.ndarray:
-    base, source = pairs.corrupted_batch(), pairs.clean_batch()
+    base, source = pairs.corrupted_batch().to(DEVICE), pairs.clean_batch().to(DEVICE)
     if direction == "noise":
         base, source = source, base
     right, wrong = pairs.answers.to(DEVICE).unbind(1)
