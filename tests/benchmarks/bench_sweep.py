@@ -95,7 +95,7 @@ def transformer_lens(row: Row, index: pd.DataFrame) -> torch.Tensor:
     return patching.generic_activation_patch(
         row.model, base, cache, metric, setters.get(row.site) or setters[index.columns[1]], row.site,
         index_df=index, reduce="none",
-    ).values  # fmt: skip
+    ).values.cpu()  # fmt: skip
 
 
 def naive_loop(row: Row, index: pd.DataFrame) -> None:

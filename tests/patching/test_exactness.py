@@ -186,9 +186,9 @@ def test_the_model_is_left_as_it_was():
     model = load_tiny("llama")
     pairs = make_pairs(model)
     with torch.no_grad():
-        before = model(pairs.clean_batch())
+        before = model(pairs.clean_batch().to(DEVICE))
     patchlib.sweep(model, pairs, "z", ("layer", "head"), progress=False)
     with torch.no_grad():
-        after = model(pairs.clean_batch())
+        after = model(pairs.clean_batch().to(DEVICE))
     assert torch.equal(before, after)
     assert not any(hook.fwd_hooks for hook in model.hook_dict.values())
