@@ -10,9 +10,8 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +23,6 @@ from patchlib.errors import ModelError, PatchlibError, RunError
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from patchlib.models.cache import CachedModel
 
 _PRECEDENCE = (
     "A parameter's value is the first that there is of: {}, the environment's PATCHLIB_PARAM_NAME (such as "
@@ -37,7 +35,7 @@ _GRID = "YAML with notebooks, parameters (of all runs), grid (name: [values]), r
 _SCHEDULER = "Of a Dask scheduler, instead of workers here."
 _THREADS = "Of each run (default: the cores shared by the workers)."
 _FETCH = "Fetch a model now, so that it loads without a network later."
-_CLEAR = "Delete a model from this disk; without a name, all in patchlib's own cache."
+_CLEAR = "Delete the model of that name from this disk; without a name, all in patchlib's own cache."
 
 
 class _Commands(typer.core.TyperGroup):
@@ -46,7 +44,8 @@ class _Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command; 2 where what was asked for cannot be done, 130 where it was interrupted."""
         try:
-            return super().invoke(ctx)
+            with _ended_by_signals():
+                return super().invoke(ctx)
         except PatchlibError as error:
             typer.echo(f"patchlib: {error}", err=True)
             raise typer.Exit(2) from error
@@ -64,21 +63,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: all went well; 1: a notebook failed; 2: what was asked for cannot be done; 130: interrupted.
     """
     try:
-        app(_as_typer_reads(sys.argv[1:] if arguments is None else arguments), prog_name="patchlib")
+        app(None if arguments is None else list(arguments), prog_name="patchlib")
     except SystemExit as end:
         return int(end.code or 0)
     return 0
 
 
-def _as_typer_reads(arguments: Sequence[str]) -> list[str]:
-    """Two options as typer has none: one of two words that may be given again, and one whose word may be left out."""
-    words = list(arguments)
-    if words[:1] == ["run"]:
-        while "-p" in words[:-2]:
-            start = words.index("-p")
-            words[start : start + 3] = [f"-p{words[start + 1]}={words[start + 2]}"]
-    following = zip_longest(words, words[1:], fillvalue="-")
-    return ["--clear=" if word == "--clear" and after.startswith("-") else word for word, after in following]
+class _Run(typer.core.TyperCommand):
+    """A command with an option as typer has none: of two words, and given as often as one likes."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Make one word of the two behind each -p."""
+        while "-p" in args[:-2]:
+            start = args.index("-p")
+            args[start : start + 3] = [f"-p{args[start + 1]}={args[start + 2]}"]
+        return super().parse_args(ctx, args)
 
 
 def _print_version(wanted: bool) -> None:
@@ -100,7 +99,7 @@ _OutDir = Annotated[str, typer.Option("-o", metavar="DIR", help="Output folder."
 _Folder = Annotated[str, typer.Argument(metavar="[FOLDER]", help="The runs'.")]
 
 
-@app.command(epilog=_PRECEDENCE.format("-p, the file of -f"))
+@app.command(cls=_Run, epilog=_PRECEDENCE.format("-p, the file of -f"))
 def run(
     notebooks: _Notebooks = None,
     parameters: Annotated[list[str] | None, typer.Option("-p", metavar="NAME VALUE", help=_PAIR)] = None,
@@ -127,9 +126,7 @@ def run(
             print(f"The page so far: {page.as_uri()}")
         raise
     for record in records:
-        memory = f"{record.peak_memory_mb:,.0f} MB" if record.peak_memory_mb else ""
-        head = f"{record.status:<8}{record.notebook:<28}{record.wall_time_s:>8.1f} s"
-        print(f"{head}  {record.error or memory}")
+        say(vars(record) | {"name": record.notebook})
     print(f"Open the page: {page.as_uri()}")
     raise typer.Exit(any(record.status != "ok" for record in records))
 
@@ -143,15 +140,13 @@ def parameters(notebooks: _Notebooks = None) -> None:
     environment = from_environment()
     for path in find_notebooks(notebooks):
         print(path.stem)
-        rows = []
-        for parameter in declared_parameters(path).values():
-            kind = f": {parameter.kind}" if parameter.kind else ""
-            more = parameter.comment
-            if parameter.name in environment:
-                more += f" [now {environment[parameter.name]!r}, from {variable(parameter.name)}]"
-            rows.append((f"{parameter.name}{kind} = {parameter.default!r}", more.strip()))
-        width = max((len(head) for head, _ in rows), default=0)
-        print("\n".join(f"  {head:<{width}}  {more}".rstrip() for head, more in rows) or "  takes no parameters")
+        declared = declared_parameters(path)
+        for name, parameter in declared.items():
+            head = f"{name}{': ' * bool(parameter.kind)}{parameter.kind} = {parameter.default!r}"
+            now = f" [now {environment[name]!r}, from {variable(name)}]" if name in environment else ""
+            print(f"  {head:<40}  {parameter.comment}{now}".rstrip())
+        if not declared:
+            print("  takes no parameters")
 
 
 @app.command(epilog=_PRECEDENCE.format("the grid's or the single run's, the file's `parameters`"))
@@ -181,7 +176,7 @@ def grid(
     if dry_run:
         print(what_it_would_do(runs, Path(out_dir).resolve(), workers, force))
         return
-    with _executor(scheduler) as executor, _ended_by_signals():
+    with _executor(scheduler) as executor:
         statuses = run_grid(runs, out_dir, executor, told=say, force=force, **settings)
     counts = Counter(status["status"] for status in statuses)
     _print_line(", ".join(f"{count} {status}" for status, count in counts.items()))
@@ -212,10 +207,11 @@ def _executor(address: str | None) -> Iterator[Executor | None]:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """What a batch system or a closed terminal sends ends a grid as Ctrl-C does."""
-    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    """What a batch system or a closed terminal sends ends a command as Ctrl-C does."""
+    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}  # Windows has no SIGHUP
+    if threading.current_thread() is not threading.main_thread():  # which alone may change them
+        numbers = set()
     # What is not as it was by default, such as what nohup ignores, stays.
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
     for number in ours:
         signal.signal(number, signal.default_int_handler)
@@ -267,43 +263,33 @@ def verify(
 
 @app.command()
 def models(
-    filter: Annotated[str, typer.Argument(metavar="[FILTER]", help="Part of a name.")] = "",
-    fetch: Annotated[str | None, typer.Option(metavar="NAME", help=_FETCH)] = None,
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Or part of it.")] = "",
+    fetch: Annotated[bool, typer.Option("--fetch", help=_FETCH)] = False,
     cached: Annotated[bool, typer.Option("--cached", help="List the models on this disk with their sizes.")] = False,
-    clear: Annotated[str | None, typer.Option(metavar="[NAME]", help=_CLEAR)] = None,
+    clear: Annotated[bool, typer.Option("--clear", help=_CLEAR)] = False,
 ) -> None:
     """List the models that can be loaded by name; fetch one; show and clear what is on this disk."""
-    if sum([fetch is not None, cached, clear is not None]) > 1:
-        raise typer.BadParameter("--fetch, --cached and --clear do not go together")
-    if cached:
-        from patchlib.models.cache import cached_models
-
-        _print_models(model for model in cached_models() if filter.lower() in model.name.lower())
-    elif clear is not None:
-        from patchlib.models.cache import clear_models
-
-        deleted = clear_models(clear or None)
-        print("Deleted:" if deleted else "Nothing to delete.")
-        _print_models(deleted)
-    elif fetch:
+    if fetch + cached + clear > 1 or (fetch and not name):
+        raise typer.BadParameter("--fetch NAME, --cached and --clear do not go together")
+    if fetch:
         from patchlib.models.load import load_model
 
-        load_model(fetch, device="cpu")
-        print(f"{fetch} is on this disk.")
+        load_model(name, device="cpu")
+        print(f"{name} is on this disk.")
+    elif cached or clear:
+        from patchlib.models.cache import cached_models, clear_models
+
+        listed = clear_models(name or None) if clear else cached_models()
+        listed = [model for model in listed if name.lower() in model.name.lower()]
+        for model in listed:
+            print(f"{model.size / 1e6:>9,.0f} MB  {model.name}  ({model.where}: {model.folder})")
+        print(f"{sum(model.size for model in listed) / 1e6:>9,.0f} MB  {'deleted' if clear else 'in all'}")
     else:
         from patchlib.models.names import list_models
 
-        names = list_models(filter)
-        if not names:
-            raise ModelError(f"no model's name contains {filter!r}; `patchlib models` lists them all")
+        if not (names := list_models(name)):
+            raise ModelError(f"no model's name contains {name!r}; `patchlib models` lists them all")
         print("\n".join(names))
-
-
-def _print_models(models: Iterable[CachedModel]) -> None:
-    models = list(models)
-    for model in models:
-        print(f"{model.size / 1e6:>9,.0f} MB  {model.name}  ({model.where}: {model.folder})")
-    print(f"{sum(model.size for model in models) / 1e6:>9,.0f} MB  in all")
 
 
 @app.command()

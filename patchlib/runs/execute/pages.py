@@ -6,11 +6,13 @@ from collections import Counter
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-import jinja2
 import nbformat
+import pandas as pd
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors import TagRemovePreprocessor
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
@@ -30,6 +32,11 @@ def write_page(executed: Path, page: Path, closed: bool = False) -> tuple[str, s
     """
     nb = nbformat.read(executed, as_version=4)
     title, description = _headline(nb, executed.stem)
+    _export(nb, page, title, closed)
+    return title, description
+
+
+def _export(nb: nbformat.NotebookNode, page: Path, title: str, closed: bool = False) -> None:
     nb.metadata["title"] = title
     nb.metadata.pop("widgets", None)
     figures: list[dict[str, Any]] = []
@@ -54,7 +61,6 @@ def write_page(executed: Path, page: Path, closed: bool = False) -> tuple[str, s
     html, _ = exporter.from_notebook_node(nb, {"figures": stored, "own_scripts": scripts, "closed": closed})
     with replacing(page) as temporary:
         temporary.write_text(html, encoding="utf-8")
-    return title, description
 
 
 def _headline(nb: nbformat.NotebookNode, default: str) -> tuple[str, str]:
@@ -71,15 +77,25 @@ def _plain(markdown: str) -> str:
 
 
 def write_index(folder: Path) -> None:
-    """Write `index.html` over all the manifests of a folder."""
-    runs = []
+    """Write `index.html` over all the manifests of a folder; what they say is text of others, and stays text."""
+    shown = ["wall_time_s", "peak_memory_mb", "finished_utc", "models", "parameters", "versions", "repeat"]
+    entries, statuses = [], []
     for path in sorted(folder.glob("*.manifest.json")):
         run = read_json(path)
-        stems = [f"{run['notebook']}.{ending}" for ending in ("html", "ipynb")]
-        names = [*stems, *(file["name"] for file in run["files"]), path.name]
-        runs.append((run, {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}))
-    counts = ", ".join(f"{count} {status}" for status, count in Counter(run["status"] for run, _ in runs).items())
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True)
-    html = environment.get_template("index.html.j2").render(folder=folder, runs=runs, counts=counts)
-    with replacing(folder / "index.html") as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        results = (file["name"] for file in run["files"])
+        names = [f"{run['notebook']}.html", f"{run['notebook']}.ipynb", *results, path.name]
+        sizes = {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
+        links = [f'<a href="{quote(name)}">{escape(name)}</a> ({size:,} bytes)' for name, size in sizes.items()]
+        with pd.option_context("display.max_colwidth", None):
+            facts = pd.json_normalize({key: run[key] for key in shown}).T.to_html(header=False)
+        status, error, title, text = (escape(run[key] or "") for key in ("status", "error", "title", "description"))
+        said = f'<p class="error">{error}</p>' if error else ""
+        head = f'<h2>{title} <small class="status {status}">{status}</small></h2><p>{text}</p>{said}'
+        entries.append(f"{head}<p>{', '.join(links)}</p>{facts}")
+        statuses.append(status)
+    counts = ", ".join(f"{count} {status}" for status, count in Counter(statuses).items())
+    outputs = [
+        new_output("display_data", {"text/html": html}) for html in (f"<h1>patchlib runs</h1>{counts}", *entries)
+    ]
+    cells = [new_code_cell(outputs=[output], metadata={"tags": ["remove-input"]}) for output in outputs]
+    _export(new_notebook(cells=cells), folder / "index.html", f"patchlib runs: {folder.name}")
