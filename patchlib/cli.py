@@ -5,15 +5,16 @@ Nothing here imports more than typer before a command is called: `--help` answer
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 
@@ -29,7 +30,8 @@ _PRECEDENCE = (
     "PATCHLIB_PARAM_N_PROMPTS=4, for the notebooks that have it), the notebook's own. `patchlib parameters` lists them."
 )
 _WHICH = "A path, a name (02_head_patching) or a number (02); by default all of patchlib's."
-_PAIR = "Set a parameter of the notebooks; may be given again."
+_PAIR = "Set a parameter of the notebooks, to Python's or JSON's value; -p NAME=VALUE too; may be given again."
+_RAW = "The same, to text as it stands."
 _FILE = "YAML with `name: value` lines: parameters of the notebooks."
 _GRID = "YAML with notebooks, parameters (of all runs), grid (name: [values]), runs (single ones)."
 _SCHEDULER = "Of a Dask scheduler, instead of workers here."
@@ -62,22 +64,65 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: all went well; 1: a notebook failed; 2: what was asked for cannot be done; 130: interrupted.
     """
-    try:
-        app(None if arguments is None else list(arguments), prog_name="patchlib")
-    except SystemExit as end:
-        return int(end.code or 0)
+    out, err = _Steady(sys.stdout), _Steady(sys.stderr)
+    with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
+        try:
+            app(None if arguments is None else list(arguments), prog_name="patchlib")
+        except SystemExit as end:
+            return int(end.code or 0)
     return 0
 
 
+class _Steady:
+    """A stream whose reader may have seen enough, as with `| head`, or whose disk is full: commands go on without."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = open(os.devnull, "w") if stream is None else stream  # noqa: SIM115  as long as the process
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for what a terminal has no letter
+
+    def write(self, text: str) -> int:
+        """Write at once, where that can be done."""
+        with self._going_on():
+            self.stream.write(text)
+            self.stream.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing waits, unless somebody wrote to the stream itself."""
+        with self._going_on():
+            self.stream.flush()
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())  # what is in its buffer goes there too
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the stream's own."""
+        return getattr(self.stream, name)
+
+
 class _Run(typer.core.TyperCommand):
-    """A command with an option as typer has none: of two words, and given as often as one likes."""
+    """A command with options as typer has none: of two words, and given as often as one likes."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Make one word of the two behind each -p."""
-        while "-p" in args[:-2]:
-            start = args.index("-p")
-            args[start : start + 3] = [f"-p{args[start + 1]}={args[start + 2]}"]
-        return super().parse_args(ctx, args)
+        """Make one word of NAME and VALUE behind each -p and -r."""
+        words: list[str] = []
+        left = iter(args)
+        for word in left:
+            if word == "--":
+                words += [word, *left]
+            elif word in ("-p", "-r") and (name := next(left, None)) is not None:
+                if not name.partition("=")[0].isidentifier() or "=" not in name:
+                    value = next(left, None)
+                    name += "" if value is None else f"={value}"
+                words.append(word + name)
+            else:
+                words.append(word)
+        return super().parse_args(ctx, words)
 
 
 def _print_version(wanted: bool) -> None:
@@ -103,30 +148,38 @@ _Folder = Annotated[str, typer.Argument(metavar="[FOLDER]", help="The runs'.")]
 def run(
     notebooks: _Notebooks = None,
     parameters: Annotated[list[str] | None, typer.Option("-p", metavar="NAME VALUE", help=_PAIR)] = None,
+    raw: Annotated[list[str] | None, typer.Option("-r", metavar="NAME TEXT", help=_RAW)] = None,
     file: Annotated[str | None, typer.Option("-f", metavar="FILE", help=_FILE)] = None,
     out_dir: _OutDir = "out",
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="That a notebook may take.")] = None,
+    cell_timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="That each of its cells may.")] = None,
+    no_code: Annotated[bool, typer.Option("--no-code", help="Pages with text and results only.")] = False,
 ) -> None:
     """Execute notebooks headless; write each as .ipynb and .html, its results, a manifest, and an index of all.
 
     Exit code 1 if a notebook failed.
     """
-    from patchlib.runs.execute.parameters import from_environment, read_yaml
+    from patchlib.runs.execute.parameters import CommandText, RawText, from_environment, read_yaml
     from patchlib.runs.execute.runner import run as run_notebooks
 
     page = (Path(out_dir) / "index.html").resolve()
-    pairs = [pair.partition("=") for pair in parameters or []]
-    if lacking := [name for name, sign, _ in pairs if not sign]:
-        raise typer.BadParameter(f"{lacking[0]!r} lacks a value", param_hint="-p NAME VALUE")
     given = read_yaml(file, "the file of parameters") if file else {}
-    given |= {name: value for name, _, value in pairs}
+    for option, kind, pairs in (("-p", CommandText, parameters), ("-r", RawText, raw)):
+        for name, sign, value in (pair.partition("=") for pair in pairs or []):
+            if not sign:
+                raise typer.BadParameter(f"{name!r} lacks a value", param_hint=f"{option} NAME VALUE")
+            given[name] = kind(value)
+    how: dict[str, Any] = {"timeout": timeout, "cell_timeout": cell_timeout, "code": not no_code}
     try:
-        records = run_notebooks(notebooks, given, out_dir, defaults=from_environment())
+        records = run_notebooks(notebooks, given, out_dir, defaults=from_environment(), **how)
     except KeyboardInterrupt:
         if page.is_file():
             print(f"The page so far: {page.as_uri()}")
         raise
     for record in records:
         say(vars(record) | {"name": record.notebook})
+        for note in record.notes:
+            print(f"{'':<12}{record.notebook}: {note}")
     print(f"Open the page: {page.as_uri()}")
     raise typer.Exit(any(record.status != "ok" for record in records))
 
@@ -134,13 +187,13 @@ def run(
 @app.command(epilog=_PRECEDENCE.format("-p, the file of -f"))
 def parameters(notebooks: _Notebooks = None) -> None:
     """List the parameters of notebooks with type, default and comment."""
-    from patchlib.runs.execute.notebooks import find_notebooks
-    from patchlib.runs.execute.parameters import declared_parameters, from_environment, variable
+    from patchlib.runs.execute.notebooks import named_notebooks
+    from patchlib.runs.execute.parameters import declared_parameters, defaults_of, from_environment, variable
 
-    environment = from_environment()
-    for path in find_notebooks(notebooks):
-        print(path.stem)
+    for name, path in named_notebooks(notebooks).items():
+        print(name)
         declared = declared_parameters(path)
+        environment = defaults_of(declared, from_environment())
         for name, parameter in declared.items():
             head = f"{name}{': ' * bool(parameter.kind)}{parameter.kind} = {parameter.default!r}"
             now = f" [now {environment[name]!r}, from {variable(name)}]" if name in environment else ""
@@ -179,10 +232,10 @@ def grid(
     with _executor(scheduler) as executor:
         statuses = run_grid(runs, out_dir, executor, told=say, force=force, **settings)
     counts = Counter(status["status"] for status in statuses)
-    _print_line(", ".join(f"{count} {status}" for status, count in counts.items()))
+    print(", ".join(f"{count} {status}" for status, count in counts.items()))
     from patchlib.runs.report.write import write_report  # not before: the driver of a night does without papermill
 
-    _print_line(f"Open the page: {write_report(out_dir).as_uri()}")
+    print(f"Open the page: {write_report(out_dir).as_uri()}")
     raise typer.Exit(counts["ok"] < len(statuses))
 
 
@@ -222,19 +275,11 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _print_line(text: str) -> None:
-    """A line; where it cannot be written, as when `| head` has seen enough, the runs go on without."""
-    try:
-        print(text, flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is in its buffer goes there too
-
-
 def say(status: dict[str, Any]) -> None:
     """A line about a run that ended."""
     seconds = f"{status['wall_time_s']:.1f} s" if status.get("wall_time_s") is not None else ""  # lost with its worker
     memory = f"{status['peak_memory_mb']:,.0f} MB" if status.get("peak_memory_mb") else ""
-    _print_line(f"{status['status']:<12}{seconds:>10}  {status['name']}  {status['error'] or memory}".rstrip())
+    print(f"{status['status']:<12}{seconds:>10}  {status['name']}  {status['error'] or memory}".rstrip())
 
 
 @app.command()
