@@ -16,7 +16,7 @@ import pandas as pd
 import psutil
 import xarray as xr
 
-from patchlib._util import sha256_of, versions
+from patchlib._util import first_line, sha256_of, versions
 from patchlib.errors import RunError
 from patchlib.runs.execute.parameters import Parameter, kept
 from patchlib.runs.execute.provenance import provenance
@@ -69,7 +69,8 @@ def save_run(
     """
     is_ours = RUNNING in os.environ  # whose runner holds the folder
     notebook = os.environ.get(RUNNING, notebook)
-    if not isinstance(notebook, str) or Path(notebook).name != notebook or not notebook.isprintable():
+    is_name = isinstance(notebook, str) and notebook.isprintable() and notebook.strip(". ")
+    if not is_name or Path(notebook).name != notebook:
         raise RunError(f"the notebook's name {notebook!r} is no name of a file; the folder is the first argument")
     numbers = {name: _number(name, value) for name, value in (headline or {}).items()}
     folder = prepare_folder(out_dir)
@@ -122,20 +123,24 @@ def _save(result: object, folder: Path, notebook: str, name: str) -> Path:
             else:
                 named = result.rename_axis(index=lambda name: "index" if name is None else name)
                 named.to_csv(temporary, index=not isinstance(result.index, pd.RangeIndex))
-    except (TypeError, ValueError) as error:
-        raise RunError(f"result {name!r} cannot be saved as netCDF: {error}") from error
+    except RunError:
+        raise
+    except Exception as error:  # of many kinds, of xarray, h5netcdf and pandas
+        kind = "netCDF" if isinstance(result, xr.Dataset) else "CSV"
+        raise RunError(f"result {name!r} cannot be saved as {kind}: {first_line(error)}") from error
     return path
 
 
 def new_manifest(notebook: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return a manifest with all its keys, of which the running notebook and its runner each fill some."""
+    parameters = {str(name): kept(value) for name, value in parameters.items()}
     return {
         "notebook": notebook,
         "title": notebook,
         "description": "",
         "status": "ok",
         "error": None,
-        "parameters": {str(name): kept(value) for name, value in parameters.items()},
+        "parameters": parameters,
         "models": [],
         "headline": {},
         "versions": versions() | {"platform": platform.platform()},

@@ -54,4 +54,4 @@ def _find(name: str, ours: list[Path], base: Path) -> Path:
             return path
     known = ", ".join(path.stem for path in ours) or "none"
     where = f" in {base}" if base != Path() and name.endswith(".ipynb") else ""
-    raise RunError(f"there is no notebook {name!r}{where}; give the path of one, or one of: {known}")
+    raise RunError(f"there is no notebook {name!r:.80}{where}; give the path of one, or one of: {known}")

@@ -79,17 +79,22 @@ def _export(nb: nbformat.NotebookNode, page: Path, title: str, closed: bool = Fa
 def _replace(output: nbformat.NotebookNode, figures: list[dict[str, Any]]) -> None:
     """Put a place for a figure, which is drawn when it comes near, or a sentence instead of what needs a kernel."""
     data = output.get("data") or {}
-    if PLOTLY_MIME in data:
-        figure = {part: data[PLOTLY_MIME].get(part) or {} for part in ("data", "layout", "config")}
+    if isinstance(stored := data.get(PLOTLY_MIME), dict):
+        figure = {"data": stored.get("data") or [], **{part: _dict(stored.get(part)) for part in ("layout", "config")}}
         height = figure["layout"].get("height")
         height = height if isinstance(height, int | float) else 450
-        run = escape(str((figure["layout"].get("meta") or {}).get("run", "")))  # of a figure over many runs
+        run = escape(str(_dict(figure["layout"].get("meta")).get("run", "")))  # of a figure over many runs
         place = f'data-figure="{len(figures)}" data-run="{run}" style="height: {height:g}px"'
         output["data"] = {"text/html": f'<div class="figure" {place}></div>'}
         figures.append(figure)
     elif _WIDGET in data:
         bar = "%|" in data.get("text/plain", "")  # tqdm's, whose text stays at 0% in an executed notebook
         output["data"] = {"text/html": "" if bar else _LIVE}
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    """A mapping; an empty one where a notebook has something else in its place."""
+    return value if isinstance(value, dict) else {}
 
 
 def _shown(exporter: HTMLExporter, cell: nbformat.NotebookNode, allowed: dict[str, Any]) -> nbformat.NotebookNode:

@@ -65,7 +65,7 @@ class Parameter:
         try:
             given = _plain(value)
         except (TypeError, ValueError, RecursionError) as error:
-            raise RunError(f"was given {value!r:.80}, which cannot be kept: {first_line(error)}") from error
+            raise RunError(f"was given a {type(value).__name__} that cannot be kept: {first_line(error)}") from error
         adapter = _adapter(self.kind) if self.kind not in ("", "Any") else None
         readings = [given]
         if isinstance(given, str) and not isinstance(value, RawText):

@@ -108,8 +108,9 @@ class ThisInterpreter(AsyncKernelManager):
     def kernel_spec(self) -> KernelSpec:
         """The kernel that ipykernel would install, without progress bars in its outputs."""
         env = {"TQDM_DISABLE": os.environ.get("TQDM_DISABLE", "1"), RUNNING: self.notebook}
-        # Errors only, or its warning about plain TCP would stand in the middle of papermill's progress bar.
-        return KernelSpec(**get_kernel_dict(["--log-level=ERROR"]), env=env)
+        # Its warning about plain TCP would stand in the middle of papermill's progress bar, and where a run is
+        # interrupted a traceback of its own.
+        return KernelSpec(**get_kernel_dict(["--log-level=CRITICAL"]), env=env)
 
 
 def run(
