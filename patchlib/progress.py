@@ -1,11 +1,14 @@
 """Progress bars that the environment can switch off."""
 
+import inspect
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 from tqdm.auto import tqdm
+
+from patchlib.errors import SweepError
 
 Progress = bool | Callable[[int, int], None]
 """Whether to show a bar; or a function that is told ``(done, total)``, and may raise to stop the work."""
@@ -28,6 +31,14 @@ def progress_bar(total: int, desc: str, show: Progress = True, **options: Any) -
     Where ``show`` is a function, it is told ``(done, total)`` instead.
     """
     if callable(show):
+        try:
+            inspect.signature(show).bind(0, total)
+        except TypeError as error:
+            raise SweepError(
+                f"progress must be True, False or a function that takes (done, total): {error}."
+            ) from error
+        except ValueError:  # written in C: it shows when it is called
+            pass
         return nullcontext(_Told(total, show))
     hidden = not show or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
     return tqdm(total=total, desc=desc, disable=hidden, **options)

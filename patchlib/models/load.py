@@ -46,7 +46,8 @@ def load_model(
         The model; its ``cfg.model_name`` is the name asked for.
 
     Raises:
-        ModelError: Unknown name, no network, unsupported architecture, damaged files, bad device or dtype.
+        ModelError: Unknown name, no network, unsupported architecture, damaged files, weights that do not fit their
+            config, bad device or dtype.
 
     Example:
         >>> smollm = patchlib.load_model()

@@ -132,7 +132,7 @@ class Finished:
             with self._database:
                 self._database.executemany("DELETE FROM finished WHERE rowid = ?", [(row,) for row in damaged])
             warnings.warn(
-                f"{len(damaged)} rows of the checkpoint {self._path} were damaged: their cells are computed again.",
+                f"Damaged rows of the checkpoint {self._name()}: {len(damaged)}. Their cells are computed again.",
                 stacklevel=8,
             )
         return read

@@ -227,7 +227,7 @@ class _Walk:
         try:
             reduced = value.__reduce_ex__(4)
         except Exception as error:  # whatever an object says instead of what it consists of
-            if own and hasattr(value, "__dict__") and "__reduce_ex__" not in dir_of(kind):
+            if own and hasattr(value, "__dict__"):
                 return  # its state has been hashed: only pickle has no way to write it
             raise _Opaque(f"it holds a {kind.__qualname__}, which cannot be looked into") from error
         if isinstance(reduced, str):  # an object of a module, by its name there

@@ -22,7 +22,7 @@ MOST_NUMBERS = 2**24
 """Logits in the trial of a metric's order: 64 MiB."""
 
 
-def check_signature(name: str, metric: MetricFunction) -> None:
+def check_signature(name: str, metric: Callable[..., Any]) -> None:
     """SweepError for a function that does not take (logits, pairs), such as those that TransformerLens' guides have."""
     try:
         signature = inspect.signature(metric)

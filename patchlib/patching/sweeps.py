@@ -98,8 +98,10 @@ def sweep(
             a position in all ``layers`` together. For ``pattern`` the position is ``dest``, the query's.
         direction: ``"denoise"`` or ``"noise"``.
         metric: ``"logit_diff"``, ``"prob"``, ``"kl"``, ``"accuracy"``, ``"task_metric"`` or a function
-            ``(logits[example pos d_vocab], pairs) -> [example]``; several at once cost no more than one. None: the
-            task's own ``compute_metric`` where it has one, else the logit difference.
+            ``(logits[example pos d_vocab], pairs) -> [example]``; several at once cost no more than one. A function
+            gets some of the prompts at a time, and finds what belongs to them in ``pairs.answers``, or in data of
+            yours as ``data[pairs.index]``. None: the task's own ``compute_metric`` where it has one, else the logit
+            difference.
         layers, heads: Which ones; all when None.
         positions: Token indices or roles. With ``"pos"`` or ``"role"`` in ``over``, the ones to sweep;
             without, the ones that every cell patches.
@@ -115,7 +117,8 @@ def sweep(
             plain way and compares.
         batch_tokens: Tokens in one forward; what suits the device when None. Where memory runs out, fewer.
         checkpoint: A file to write finished cells to. The same sweep with the same file goes on from there, and
-            one with other inputs is refused.
+            one with other inputs is refused: other prompts, weights or settings, or a metric whose code, defaults,
+            closure, globals or state are others.
         progress: Show a bar; or a function that is told ``(done, total)`` after each batch, and may raise to stop.
 
     Returns:
@@ -127,7 +130,8 @@ def sweep(
 
     Raises:
         SweepError: Unknown site, axis, direction, metric, source or engine, indices out of range, a model in
-            train mode, NaN logits, a checkpoint of another sweep.
+            train mode or with hooks left on it, NaN logits, a metric that fails or goes by a prompt's place in the
+            batch, a checkpoint of another sweep or one that cannot be written.
         TaskError: The task's prompts or answers are unusable.
         ExactnessError: Fast and plain disagree.
 

@@ -307,7 +307,7 @@ def _(folder: Path) -> str:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             assert resumed(folder).equals(whole), "another number"
-        assert any("damaged" in str(warning.message) for warning in said), "not a word"
+        assert any("Damaged rows" in str(warning.message) for warning in said), "not a word"
 
     def flip(database):
         ((row, metrics),) = database.execute("SELECT rowid, metrics FROM finished LIMIT 1").fetchall()

@@ -154,6 +154,17 @@ def _() -> Refusal:
     return refused(lambda: values(unlucky), "unlucky", "KeyError", "line", "pairs.index")
 
 
+@case("C15", "a progress function that takes something else")
+def _() -> Refusal:
+    for tell in (lambda: None, lambda done: None, lambda done, total, more: None):
+        line = refused(
+            lambda tell=tell: patchlib.sweep(load_tiny("gpt2"), pairs(), progress=tell, **HOW),
+            "progress",
+            "(done, total)",
+        )
+    return line
+
+
 @case("A4", "results do not share memory with each other or with the task")
 def _() -> str:
     first = sweep(load_tiny("gpt2"), pairs(), metric=last, **HOW)
