@@ -452,7 +452,7 @@ def test_a_metric_that_is_not_finite_or_not_one_number_per_example(model, pairs)
         lambda logits, pairs: logits.mean(),
         lambda logits, pairs: [1.0],
     ):
-        with pytest.raises(patchlib.SweepError, match=r"must give one number per example, shape \[4\], not \[.*\]"):
+        with pytest.raises(patchlib.SweepError, match=r"must give one real number for each of the 4 prompts"):
             sweep(model, pairs, metric=wrong)
 
 
