@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from patchlib._util import Head, check_count, head_name
 from patchlib.errors import SweepError
-from patchlib.plots.style import AXIS, GREY, LINES, PALE, SILENT, layer_step, style
+from patchlib.plots.style import AXIS, GREY, LINES, PALE, add_band, layer_step, style
 
 SHADED = {"zmin": 0, "zmax": 1, "colorscale": [[0, "#ffffff"], [0.5, "#6baed6"], [1, "#08306b"]]}
 PANEL = 380
@@ -36,17 +36,14 @@ def loss_by_position(losses: xr.DataArray, copy: int | None = None, title: str =
         >>> figure.layout.shapes[0].x0  # the line where the row begins again
         11
     """
-    mean, n = losses.mean("example"), losses.sizes["example"]
-    spread = 1.96 * losses.std("example", ddof=1) / math.sqrt(n) if n > 1 else 0 * mean
+    inside, n = losses.isel(pos=slice(1, None)), losses.sizes["example"]
+    mean = inside.mean("example").to_series()
+    spread = 1.96 * inside.std("example", ddof=1).to_series() / math.sqrt(n) if n > 1 else 0 * mean
     figure = go.Figure()
-    inside = losses.pos.values[1:]
-    low, high = ((mean + sign * spread).values[1:].round(3) for sign in (-1, 1))
-    band_x, band_y = np.concatenate([inside, inside[::-1]]), np.concatenate([high, low[::-1]])
-    figure.add_scatter(x=band_x, y=band_y, mode="lines", line={"width": 0}, **SILENT)
-    figure.update_traces(fill="toself", fillcolor="rgba(0, 114, 178, 0.2)")
+    add_band(figure, mean - spread, mean + spread, LINES[0], 0.2)
     look = {"mode": "lines+markers", "line": {"color": LINES[0]}, "marker": {"size": 4}}
     hover = {"hovertemplate": "position %{x}<br>%{y:.2f} nats<extra></extra>", "showlegend": False}
-    figure.add_scatter(x=inside, y=mean.values[1:].round(3), **look, **hover)
+    figure.add_scatter(x=mean.index, y=mean.round(3), **look, **hover)
     if copy is not None:
         figure.add_vline(x=copy, line={"color": GREY, "dash": "dash"})
         at_top = {"y": 1, "yref": "paper", "xanchor": "left", "xshift": 6}
