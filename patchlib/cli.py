@@ -111,8 +111,9 @@ def run(
 
     Exit code 1 if a notebook failed.
     """
-    from patchlib.runs.execute.parameters import from_environment, read_yaml
+    from patchlib.runs.execute.parameters import from_environment
     from patchlib.runs.execute.runner import run as run_notebooks
+    from patchlib.runs.plain_yaml import read_yaml
 
     page = (Path(out_dir) / "index.html").resolve()
     pairs = [pair.partition("=") for pair in parameters or []]

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 from pydantic import TypeAdapter
 
@@ -134,27 +133,6 @@ def variable(name: str) -> str:
 def from_environment() -> dict[str, str]:
     """Defaults of parameters: ``PATCHLIB_PARAM_N_PROMPTS=4`` is n_prompts; each counts where a notebook has it."""
     return {key.removeprefix(PREFIX).lower(): text for key, text in os.environ.items() if key.startswith(PREFIX)}
-
-
-def read_yaml(path: str | Path, what: str) -> dict[str, Any]:
-    """A YAML file's names and values; RunError, which calls it ``what``, where it has none."""
-    try:
-        content = yaml.load(Path(path).read_text("utf-8"), _NoTwins)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RunError(f"{what} {path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise RunError(f"{what} {path} holds no keys; each line is a name and its value, such as `seed: 1`")
-    return content
-
-
-class _NoTwins(yaml.SafeLoader):
-    """YAML in which a name that stands twice is an error: the first one's values would be lost without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 def _literal(text: str) -> Any:
