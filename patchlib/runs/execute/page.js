@@ -1,6 +1,6 @@
 "use strict";
 // Figures are drawn when they come near, for there may be hundreds; one that names no colours takes those of the page.
-const figures = JSON.parse(document.getElementById("figures").textContent);
+const figures = JSON.parse(document.querySelector("script#figures").textContent);
 const places = [...document.querySelectorAll(".figure")];
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
