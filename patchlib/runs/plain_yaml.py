@@ -49,7 +49,7 @@ def read_yaml(path: str | Path, what: str) -> dict[str, Any]:
         if odd := re.search("[\x85\u2028\u2029]", text := content.decode("utf-8-sig")):
             raise ValueError(f"{odd[0]!r} ends a line to some readers of YAML: write that, in double quotes")
         values = yaml.load(text, _PlainLoader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
         raise RunError(f"{what} {path} cannot be read: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise RunError(f"{what} {path} cannot be read: its values are nested too deep") from error

@@ -81,7 +81,7 @@ def read_grid(path: str | Path, defaults: Mapping[str, Any] | None = None) -> li
         02_head_patching,seed=0 {'n_prompts': 2, 'seed': 0}
         02_head_patching,seed=1 {'n_prompts': 2, 'seed': 1}
     """
-    plan, base = _read(Path(path)), Path(path).resolve().parent
+    plan, base = _read(path), Path(path).resolve().parent
     defaults = {name: value for name, value in (defaults or {}).items() if name != "out_dir"}
     fixed = _mapping(plan, "parameters")
     wanted = [*_combinations(plan, base), *_single_runs(plan, base)]
@@ -146,7 +146,7 @@ def _is_plain(value: Any) -> bool:
         return False
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: str | Path) -> dict[str, Any]:
     plan = read_yaml(path, "the grid")
     if unknown := [key for key in plan if key not in KEYS]:
         close = difflib.get_close_matches(unknown[0], KEYS, n=1)
