@@ -71,10 +71,12 @@ class Parameter:
         if isinstance(given, str) and not isinstance(value, RawText):
             literal = _literal(given)
             is_text = isinstance(self.default, str | None) or not self.is_literal
-            if isinstance(value, CommandText) and (literal is None or adapter is None):
-                readings = [literal, given]  # None is None where that is allowed, and 4 a number where nothing is said
-            else:  # quoted by who gave it: another type only where the notebook has no use for text
-                readings = [given, literal] if adapter or is_text else [literal, given]
+            if adapter and isinstance(literal, str):
+                readings = [given]  # whose quotes are a part of it
+            elif isinstance(value, CommandText) or not (adapter or is_text):
+                readings = [literal, given]
+            else:  # quoted by who gave it: a number only where the notebook has no use for text
+                readings = [given, literal]
         for reading in readings:
             if adapter is None or _fits(reading, adapter) or reading is self.default is None:
                 return reading
