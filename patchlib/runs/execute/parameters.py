@@ -151,9 +151,12 @@ def read_notebook(path: Path) -> tuple[nbformat.NotebookNode, list[nbformat.Note
         nb = nbformat.read(path, as_version=4)
         tagged: dict[str, list[nbformat.NotebookNode]] = {"parameters": [], "injected-parameters": []}
         for cell in nb.cells:
-            tags = cell.metadata.get("tags", []) if cell.cell_type == "code" else []
-            for tag in tagged.keys() & set(tags):
-                tagged[tag].append(cell)
+            for tag in tagged.keys() & set(cell.metadata.get("tags", [])):
+                if cell.cell_type == "code":
+                    tagged[tag].append(cell)
+                else:
+                    cell.metadata.tags.remove(tag)  # or papermill would set them behind this one
+        json.dumps(nb, ensure_ascii=False).encode()  # it will be written as UTF-8
         kernel, language = nb.metadata.get("kernelspec", {}), nb.metadata.get("language_info", {})
         said = [language.get("name"), kernel.get("language")]
     except Exception as error:  # of many kinds: no JSON, no cells, cells that are none
@@ -184,6 +187,8 @@ def read_parameters(
         RunError: The notebook cannot be read; an unknown name, with the nearest right one; a wrong type.
     """
     declared = declared_parameters(path)
+    if not isinstance(values, Mapping):
+        raise RunError(f"parameters are names and their values, such as {{'seed': 1}}, not {values!r:.80}")
     further = {name: text for name, text in defaults_of(declared, defaults or {}).items() if name not in values}
     checked = {}
     for name, value in {**further, **values}.items():
