@@ -280,6 +280,8 @@ def _keep(job: _Job, manifest: dict[str, Any], outcome: dict[str, Any], code: bo
             notes.append(f"no {what}: {first_line(error)}")
 
     executed, html, said = (job.file(ending) for ending in ("ipynb", "html", "manifest.json"))
+    with noted("folder"):
+        prepare_folder(job.folder)  # the notebook may have taken it away
     with noted("results"):
         saved = read_json(job.saved)  # by the notebook, with save_run, if it got as far
         for file in saved.get("files", []):
