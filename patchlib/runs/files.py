@@ -23,16 +23,15 @@ def prepare_folder(out_dir: str | Path) -> Path:
     try:
         folder = Path(out_dir).resolve()
         str(folder).encode()  # pages, manifests and notebooks are UTF-8, and name the folder
-        if scheme := next((part for part in folder.parts if re.fullmatch(r"[A-Za-z][\w+.-]+:", part)), None):
-            raise RunError(f"{out_dir} is an address ({scheme}//...) and no folder: write to a disk, and copy it then")
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        scheme = next((part for part in folder.parts if re.fullmatch(r"[A-Za-z][\w+.-]+:", part)), None)
+        if scheme is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
             return folder
-    except (OSError, TypeError) as error:
+    except (OSError, TypeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
-        raise RunError(f"cannot write to the output folder {out_dir}: {reason}") from error
-    except UnicodeEncodeError as error:
-        raise RunError(f"the output folder {out_dir!r} is no UTF-8: rename it, or set PYTHONUTF8=1") from error
+        raise RunError(f"cannot write to the output folder {ascii(str(out_dir))[1:-1]}: {reason}") from error
+    raise RunError(f"{out_dir} is an address ({scheme}//...) and no folder: write to a disk, and copy from there")
 
 
 @contextmanager

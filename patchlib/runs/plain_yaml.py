@@ -50,7 +50,7 @@ def read_yaml(path: str | Path, what: str) -> dict[str, Any]:
             raise ValueError(f"{odd[0]!r} ends a line to some readers of YAML: write that, in double quotes")
         values = yaml.load(text, _PlainLoader)
     except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise RunError(f"{what} {path} cannot be read: {' '.join(str(error).split())}") from error
+        raise RunError(f"{what} {path!s:.200} cannot be read: {' '.join(str(error).split()):.300}") from error
     except RecursionError as error:
         raise RunError(f"{what} {path} cannot be read: its values are nested too deep") from error
     if not isinstance(values, dict):

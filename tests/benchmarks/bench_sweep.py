@@ -77,7 +77,9 @@ def cells(row: Row, result) -> pd.DataFrame:
 def transformer_lens(row: Row, index: pd.DataFrame) -> torch.Tensor:
     """The metric of these cells, `[cell example]`, as TransformerLens computes it."""
     device = row.model.cfg.device
-    base, source, answers = row.pairs.corrupted_batch(), row.pairs.clean_batch(), row.pairs.answers.to(device)
+    base, source, answers = (
+        t.to(device) for t in (row.pairs.corrupted_batch(), row.pairs.clean_batch(), row.pairs.answers)
+    )
     examples = torch.arange(len(row.pairs), device=device)
 
     def metric(logits):
@@ -93,7 +95,7 @@ def transformer_lens(row: Row, index: pd.DataFrame) -> torch.Tensor:
     return patching.generic_activation_patch(
         row.model, base, cache, metric, setters.get(row.site) or setters[index.columns[1]], row.site,
         index_df=index, reduce="none",
-    ).values  # fmt: skip
+    ).values.cpu()  # fmt: skip
 
 
 def naive_loop(row: Row, index: pd.DataFrame) -> None:
@@ -101,14 +103,14 @@ def naive_loop(row: Row, index: pd.DataFrame) -> None:
     for layer, head in index.itertuples(index=False):
         name = SITES[row.site].hook_name(layer)
         for clean, corrupted in zip(row.pairs.clean_tokens, row.pairs.corrupted_tokens, strict=True):
-            _, cache = row.model.run_with_cache(clean[None])
-            row.model(corrupted[None])
+            _, cache = row.model.run_with_cache(clean[None].to(row.model.cfg.device))
+            row.model(corrupted[None].to(row.model.cfg.device))
 
             def patch(z, hook, cache=cache, head=head):
                 z[:, :, head] = cache[hook.name][:, :, head]
                 return z
 
-            row.model.run_with_hooks(corrupted[None], fwd_hooks=[(name, patch)])
+            row.model.run_with_hooks(corrupted[None].to(row.model.cfg.device), fwd_hooks=[(name, patch)])
 
 
 def least_flops(row: Row, result) -> float:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::patchlib.ContrastWarning")
 
 
 def transformer_lens_sweep(model, pairs, site, direction, setter, axes) -> np.ndarray:
-    base, source = pairs.corrupted_batch(), pairs.clean_batch()
+    base, source = pairs.corrupted_batch().to(DEVICE), pairs.clean_batch().to(DEVICE)
     if direction == "noise":
         base, source = source, base
     right, wrong = pairs.answers.to(DEVICE).unbind(1)
@@ -186,9 +186,9 @@ def test_the_model_is_left_as_it_was():
     model = load_tiny("llama")
     pairs = make_pairs(model)
     with torch.no_grad():
-        before = model(pairs.clean_batch())
+        before = model(pairs.clean_batch().to(DEVICE))
     patchlib.sweep(model, pairs, "z", ("layer", "head"), progress=False)
     with torch.no_grad():
-        after = model(pairs.clean_batch())
+        after = model(pairs.clean_batch().to(DEVICE))
     assert torch.equal(before, after)
     assert not any(hook.fwd_hooks for hook in model.hook_dict.values())

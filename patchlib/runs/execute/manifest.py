@@ -16,7 +16,7 @@ import pandas as pd
 import psutil
 import xarray as xr
 
-from patchlib._util import sha256_of, versions
+from patchlib._util import first_line, sha256_of, versions
 from patchlib.errors import RunError
 from patchlib.runs.execute.parameters import Parameter, kept
 from patchlib.runs.execute.provenance import provenance
@@ -69,8 +69,12 @@ def save_run(
     """
     is_ours = RUNNING in os.environ  # whose runner holds the folder
     notebook = os.environ.get(RUNNING, notebook)
-    if not isinstance(notebook, str) or Path(notebook).name != notebook or not notebook.isprintable():
+    is_name = isinstance(notebook, str) and notebook.isprintable() and notebook.strip(". ")
+    if not is_name or Path(notebook).name != notebook:
         raise RunError(f"the notebook's name {notebook!r} is no name of a file; the folder is the first argument")
+    given = {"results": results, "parameters": parameters, "headline": headline or {}}
+    if wrong := [what for what, value in given.items() if not isinstance(value, Mapping)]:
+        raise RunError(f"{wrong[0]} are names and what they stand for, not {given[wrong[0]]!r:.80}")
     numbers = {name: _number(name, value) for name, value in (headline or {}).items()}
     folder = prepare_folder(out_dir)
     path = folder / f"{notebook}.manifest.json"
@@ -109,7 +113,7 @@ def _number(name: str, value: Any) -> float | None:
 
 
 def _save(result: object, folder: Path, notebook: str, name: str) -> Path:
-    if not re.fullmatch(r"[\w-]+", name):
+    if not re.fullmatch(r"[\w-]+", str(name)):
         raise RunError(f"result name {name!r} cannot be part of a file name; use letters, digits, _ and -")
     if not isinstance(result, xr.Dataset | pd.DataFrame):
         kind = type(result).__name__
@@ -122,20 +126,24 @@ def _save(result: object, folder: Path, notebook: str, name: str) -> Path:
             else:
                 named = result.rename_axis(index=lambda name: "index" if name is None else name)
                 named.to_csv(temporary, index=not isinstance(result.index, pd.RangeIndex))
-    except (TypeError, ValueError) as error:
-        raise RunError(f"result {name!r} cannot be saved as netCDF: {error}") from error
+    except RunError:
+        raise
+    except Exception as error:  # of many kinds, of xarray, h5netcdf and pandas
+        kind = "netCDF" if isinstance(result, xr.Dataset) else "CSV"
+        raise RunError(f"result {name!r} cannot be saved as {kind}: {first_line(error)}") from error
     return path
 
 
 def new_manifest(notebook: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return a manifest with all its keys, of which the running notebook and its runner each fill some."""
+    parameters = {str(name): kept(value) for name, value in parameters.items()}
     return {
         "notebook": notebook,
         "title": notebook,
         "description": "",
         "status": "ok",
         "error": None,
-        "parameters": {str(name): kept(value) for name, value in parameters.items()},
+        "parameters": parameters,
         "models": [],
         "headline": {},
         "versions": versions() | {"platform": platform.platform()},

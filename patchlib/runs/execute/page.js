@@ -20,7 +20,7 @@ function draw(place) {
 const near = new IntersectionObserver((entries) => {
   for (const { target } of entries.filter((entry) => entry.isIntersecting)) {
     near.unobserve(target);
-    draw(target);
+    try { draw(target); } catch (error) { target.textContent = `This figure cannot be drawn: ${error.message}`; }
   }
 }, { rootMargin: "300px" });
 places.forEach((place) => near.observe(place));

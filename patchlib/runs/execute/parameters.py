@@ -64,16 +64,18 @@ class Parameter:
         try:
             given = _plain(value)
         except (TypeError, ValueError, RecursionError) as error:
-            raise RunError(f"was given {value!r:.80}, which cannot be kept: {first_line(error)}") from error
+            raise RunError(f"was given a {type(value).__name__} that cannot be kept: {first_line(error)}") from error
         adapter = _adapter(self.kind) if self.kind not in ("", "Any") else None
         readings = [given]
         if isinstance(given, str) and not isinstance(value, RawText):
             literal = _literal(given)
             is_text = isinstance(self.default, str | None) or not self.is_literal
-            if isinstance(value, CommandText) and (literal is None or adapter is None):
-                readings = [literal, given]  # None is None where that is allowed, and 4 a number where nothing is said
-            else:  # quoted by who gave it: another type only where the notebook has no use for text
-                readings = [given, literal] if adapter or is_text else [literal, given]
+            if adapter and isinstance(literal, str):
+                readings = [given]  # whose quotes are a part of it
+            elif isinstance(value, CommandText) or not (adapter or is_text):
+                readings = [literal, given]
+            else:  # quoted by who gave it: a number only where the notebook has no use for text
+                readings = [given, literal]
         for reading in readings:
             if adapter is None or _fits(reading, adapter) or reading is self.default is None:
                 return reading
@@ -148,9 +150,12 @@ def read_notebook(path: Path) -> tuple[nbformat.NotebookNode, list[nbformat.Note
         nb = nbformat.read(path, as_version=4)
         tagged: dict[str, list[nbformat.NotebookNode]] = {"parameters": [], "injected-parameters": []}
         for cell in nb.cells:
-            tags = cell.metadata.get("tags", []) if cell.cell_type == "code" else []
-            for tag in tagged.keys() & set(tags):
-                tagged[tag].append(cell)
+            for tag in tagged.keys() & set(cell.metadata.get("tags", [])):
+                if cell.cell_type == "code":
+                    tagged[tag].append(cell)
+                else:
+                    cell.metadata.tags.remove(tag)  # or papermill would set them behind this one
+        json.dumps(nb, ensure_ascii=False).encode()  # it will be written as UTF-8
         kernel, language = nb.metadata.get("kernelspec", {}), nb.metadata.get("language_info", {})
         said = [language.get("name"), kernel.get("language")]
     except Exception as error:  # of many kinds: no JSON, no cells, cells that are none
@@ -181,6 +186,8 @@ def read_parameters(
         RunError: The notebook cannot be read; an unknown name, with the nearest right one; a wrong type.
     """
     declared = declared_parameters(path)
+    if not isinstance(values, Mapping):
+        raise RunError(f"parameters are names and their values, such as {{'seed': 1}}, not {values!r:.80}")
     further = {name: text for name, text in defaults_of(declared, defaults or {}).items() if name not in values}
     checked = {}
     for name, value in {**further, **values}.items():

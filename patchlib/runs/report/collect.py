@@ -206,9 +206,10 @@ def collect(folder: str | Path) -> Collection:
     """
     try:
         folder = Path(folder).resolve()
+        statuses = sorted(folder.glob(f"runs/*/{STATUS}"))
     except (TypeError, ValueError, OSError) as error:
-        raise RunError(f"{folder!r:.200} is no folder: {first_line(error)}") from error
-    runs = [_read(RunFolder(path.parent), path.parent.name) for path in sorted(folder.glob(f"runs/*/{STATUS}"))]
+        raise RunError(f"{folder!r:.200} is no folder: {first_line(error):.200}") from error
+    runs = [_read(RunFolder(path.parent), path.parent.name) for path in statuses]
     taken = {run.name for run in runs}
     for path in sorted(folder.glob("*.manifest.json")):
         stem = path.name.removesuffix(".manifest.json")
