@@ -48,15 +48,9 @@ def contrast(result: xr.Dataset) -> pd.DataFrame:
     unpatched = result[["clean", "corrupted"]].astype("float64")  # of which rounding makes numbers that can be read
     difference = unpatched.clean - unpatched.corrupted
     n = result.sizes["example"]
-    table = pd.DataFrame(
-        {
-            **{name: unpatched[name].mean("example").values for name in ("clean", "corrupted")},
-            "difference": difference.mean("example").values,
-            "spread": difference.std("example", ddof=1).values if n > 1 else np.nan,
-            "n": n,
-        },
-        index=pd.Index(result.metric.values, name="metric"),
-    )
+    spread = difference.std("example", ddof=1).values if n > 1 else np.nan
+    table = unpatched.mean("example").to_dataframe()[["clean", "corrupted"]]
+    table = table.assign(difference=difference.mean("example").values, spread=spread, n=n)
     gap = table.difference.where(table.index.isin(HIGHER_IS_BETTER), table.difference.abs())
     larger = np.maximum(table.clean.abs(), table.corrupted.abs())
     least = MIN_CONTRAST * table.spread if n > 1 else MIN_CONTRAST_OF_ONE * larger
@@ -319,15 +313,9 @@ def summary_table(
     result = one_metric(result, metric)
     dims = cell_dims(result)
     interval = effect_interval(result, confidence=confidence, seed=seed)
-    columns = xr.Dataset(
-        {
-            "effect": effect(result).isel(metric=0, drop=True),
-            "ci_low": interval.low,
-            "ci_high": interval.high,
-            "n": result.patched.isel(metric=0, drop=True).count("example"),
-            "p_value": p_values(result, seed=seed),
-        }
-    )
+    effects, n = effect(result).isel(metric=0, drop=True), result.patched.isel(metric=0, drop=True).count("example")
+    estimates = {"effect": effects, "ci_low": interval.low, "ci_high": interval.high}
+    columns = xr.Dataset({**estimates, "n": n, "p_value": p_values(result, seed=seed)})
     table = columns.reset_coords(drop=True).to_dataframe(dim_order=dims).reset_index()
     table = table.rename(columns={"head": "head_index"}).assign(p_adjusted=np.nan)
     tested = table.p_value.notna()

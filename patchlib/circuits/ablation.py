@@ -15,7 +15,6 @@ from patchlib._util import check_choice
 from patchlib.circuits.circuit import HeadSet
 from patchlib.circuits.streams import Read, ablation_hooks, read_under_ablations
 from patchlib.errors import SweepError
-from patchlib.models.check import check_model
 from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import check_batch_tokens, default_logit_bytes
 from patchlib.patching.donors import ABLATIONS
@@ -23,7 +22,7 @@ from patchlib.patching.engine import Hooks
 from patchlib.patching.metrics import METRICS, Readout, next_token_losses
 from patchlib.patching.selfcheck import fast_obstacle
 from patchlib.patching.sites import SITES, get_site
-from patchlib.tasks.base import PatchingDataset, as_pairs
+from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.pairs import PromptPairs
 
 HELD = 32
@@ -68,15 +67,14 @@ class Ablation:
     def __init__(
         self,
         model: TransformerBridge,
-        task: PatchingDataset | PromptPairs,
+        task: Task,
         *,
         source: str = "mean",
-        reference: PatchingDataset | PromptPairs | None = None,
+        reference: Task | None = None,
         seed: int = 0,
         metric: str = "logit_diff",
         batch_tokens: int | None = None,
     ) -> None:
-        check_model(model)
         check_choice("source", source, ABLATIONS)
         self.model, self.metric = model, check_choice("metric", metric, METRICS)
         self.pairs = as_pairs(model, task)

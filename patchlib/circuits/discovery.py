@@ -17,7 +17,7 @@ from patchlib.patching.paths import path_patch
 from patchlib.patching.receivers import Receiver, inputs_of
 from patchlib.patching.sweeps import sweep
 from patchlib.stats import summary_table
-from patchlib.tasks.base import PatchingDataset, as_pairs
+from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.pairs import PromptPairs
 
 STEPS = ["depth", "receivers", "site", "layer", "head_index", "position", "effect", "ci_low", "ci_high", "n"]
@@ -62,7 +62,7 @@ class Discovery:
 
 def discover(
     model: TransformerBridge,
-    task: PatchingDataset | PromptPairs,
+    task: Task,
     *,
     depth: int = 3,
     min_share: float = 0.1,

@@ -9,8 +9,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib.circuits.attention import attention_between
 from patchlib.circuits.heads import copying_scores
-from patchlib.tasks.base import PatchingDataset, as_pairs
-from patchlib.tasks.pairs import PromptPairs
+from patchlib.tasks.base import Task, as_pairs
 
 BY_ATTENTION = {
     ("END", "S2"): "S-inhibition",
@@ -23,7 +22,7 @@ BY_ATTENTION = {
 
 def head_types(
     model: TransformerBridge,
-    task: PatchingDataset | PromptPairs,
+    task: Task,
     steps: pd.DataFrame,
     *,
     min_attention: float = 0.2,

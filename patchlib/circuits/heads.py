@@ -21,12 +21,11 @@ from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_batch_tokens
 from patchlib.patching.engine import Hooks
 from patchlib.patching.sites import get_site
-from patchlib.tasks.base import PatchingDataset, as_pairs
-from patchlib.tasks.pairs import PromptPairs
+from patchlib.tasks.base import Task, as_pairs
 
 
 def direct_logit_attribution(
-    model: TransformerBridge, task: PatchingDataset | PromptPairs, hooks: Callable[[list[int]], Hooks] | None = None
+    model: TransformerBridge, task: Task, hooks: Callable[[list[int]], Hooks] | None = None
 ) -> xr.DataArray:
     """What each head writes at the last position along the right minus the wrong answer's direction, in logits.
 
@@ -61,7 +60,6 @@ def direct_logit_attribution(
         23     2       0.7
         Name: direct_logit_attribution, dtype: float32
     """
-    check_model(model)
     pairs = as_pairs(model, task)
     shape = (int(model.cfg.n_layers), int(model.cfg.n_heads))
     attribution = np.zeros((*shape, len(pairs)), dtype=np.float32)
@@ -116,8 +114,8 @@ def copying_scores(
     if ids.ndim != 1 or not len(ids) or not ((ids >= 0) & (ids < d_vocab)).all():
         raise SweepError(f"tokens must be a row of ids from 0 to {d_vocab - 1}, not {tokens!r}.")
     ids = ids.to(model.cfg.device)
-    every = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
-    heads = every if layer_heads is None else check_heads(layer_heads, n_layers, n_heads, least=0)
+    every = product(range(n_layers), range(n_heads))
+    heads = check_heads(every if layer_heads is None else layer_heads, n_layers, n_heads, least=0)
     check_count("top_k", top_k)
     scores = np.full((2, n_layers, n_heads), np.nan, dtype=np.float32)
     with torch.no_grad():
@@ -134,12 +132,9 @@ def copying_scores(
                 logits = model.unembed(model.ln_final(sign * written))[:, 0]  # [token d_vocab]
                 n_above = (logits > logits.gather(1, ids[:, None])).sum(1)  # [token]
                 scores[i, layer, head] = (n_above < top_k).float().mean().item()
-    dims = ("layer", "head")
-    return xr.Dataset(
-        {"copying": (dims, scores[0]), "suppressing": (dims, scores[1])},
-        coords={"layer": range(n_layers), "head": range(n_heads)},
-        attrs={"top_k": top_k, "n_tokens": len(ids)},
-    )
+    coords = {"score": ["copying", "suppressing"], "layer": range(n_layers), "head": range(n_heads)}
+    by_score = xr.DataArray(scores, coords, list(coords)).to_dataset("score")
+    return by_score.assign_attrs(top_k=top_k, n_tokens=len(ids))
 
 
 def k_composition(model: TransformerBridge, readers: Iterable[Head], n_random: int = 20, seed: int = 0) -> pd.DataFrame:

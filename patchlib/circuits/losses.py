@@ -8,15 +8,14 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import is_index
 from patchlib.errors import SweepError
-from patchlib.models.check import check_model
 from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_logit_bytes
 from patchlib.patching.metrics import next_token_losses
-from patchlib.tasks.base import PatchingDataset, as_pairs
+from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.pairs import PromptPairs
 
 
-def token_losses(model: TransformerBridge, task: PatchingDataset | PromptPairs) -> xr.DataArray:
+def token_losses(model: TransformerBridge, task: Task) -> xr.DataArray:
     """How surprised the model is by each next token of the clean prompts, which must be of one length.
 
     Args:
@@ -37,7 +36,6 @@ def token_losses(model: TransformerBridge, task: PatchingDataset | PromptPairs) 
         >>> [float(copy.mean().round()) for copy in (losses[1:26], losses[27:])]  # the second time it knows what comes
         [15.0, 4.0]
     """
-    check_model(model)
     pairs = as_pairs(model, task)
     rows = pairs.clean_batch()
     batch_tokens = default_logit_bytes(model) // (4 * int(model.cfg.d_vocab))

@@ -17,7 +17,7 @@ from patchlib.compat.printing import HeadPatchingResult, PatchingResult, grid_of
 from patchlib.errors import SweepError
 from patchlib.patching.sites import SITES, site_of
 from patchlib.patching.sweeps import sweep
-from patchlib.tasks.base import PatchingDataset, as_pairs
+from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.pairs import PromptPairs
 from patchlib.tasks.tokens import check_pair, tokenize
 
@@ -50,6 +50,7 @@ class _Patcher:
 
     def __init__(self, model: TransformerBridge) -> None:
         self.model = model
+        self.n_layers, self.n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
 
     def cache_activations(self, prompt: str) -> ActivationCache:
         """Run the model on one prompt and keep every activation."""
@@ -84,7 +85,7 @@ class _Patcher:
         if name not in self.model.hook_dict:
             raise SweepError(f"There is no hook point {name!r}; get_all_hook_points() lists those of this model.")
 
-    def _pairs(self, dataset: PatchingDataset | PromptPairs, indices: Sequence[int] | None) -> PromptPairs:
+    def _pairs(self, dataset: Task, indices: Sequence[int] | None) -> PromptPairs:
         pairs = as_pairs(self.model, dataset)
         return pairs if indices is None else pairs.select(indices)
 
@@ -121,7 +122,7 @@ class ActivationPatcher(_Patcher):
 
     def run_patching_experiment(
         self,
-        dataset: PatchingDataset | PromptPairs,
+        dataset: Task,
         hook_points: Sequence[str],
         pair_indices: Sequence[int] | None = None,
         position: int | None = None,
@@ -185,10 +186,6 @@ class HeadPatcher(_Patcher):
         [-2.9, 1.0, 4.4]
     """
 
-    def __init__(self, model: TransformerBridge) -> None:
-        super().__init__(model)
-        self.n_layers, self.n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
-
     def patch_head_output(
         self, corrupted_prompt: str, clean_cache: ActivationCache, layer: int, head: int, position: int | None = None
     ) -> Float[Tensor, "1 pos d_vocab"]:
@@ -216,7 +213,7 @@ class HeadPatcher(_Patcher):
 
     def run_all_heads_experiment(
         self,
-        dataset: PatchingDataset | PromptPairs,
+        dataset: Task,
         pair_indices: Sequence[int] | None = None,
         position: int | None = None,
         patch_type: Literal["output", "pattern"] = "output",

@@ -34,6 +34,7 @@ def _saved(figure: go.Figure, save_path: str | Path | None) -> go.Figure:
 
 
 def _unpatched(results: Sequence[HeadPatchingResult]) -> str:
+    _check_not_empty(results)
     clean, corrupted = (mean_of(results, f"{kind}_metric") for kind in ("clean", "corrupted"))
     return f"metric: clean {clean:.2f}, corrupted {corrupted:.2f}"
 
@@ -67,12 +68,11 @@ def create_head_heatmap(
         array([[nan, nan],
                [0. , 0.5]])
     """
-    _check_not_empty(results)
+    unpatched, grid = _unpatched(results), grid_of(results, n_layers, n_heads).double().numpy()
     coords = {"layer": np.arange(n_layers), "head": np.arange(n_heads)}
-    grid = grid_of(results, n_layers, n_heads).double().numpy()
-    effect = xr.DataArray(grid, coords, ("layer", "head"), attrs={"hover": f"<br>{_unpatched(results)}"})
-    subtitle = f"{len(results)} heads; {_unpatched(results)}"
-    return _saved(style.draw_maps({"": effect}, title, subtitle, MEANING["denoise"]), save_path)
+    effect = xr.DataArray(grid, coords, attrs={"hover": f"<br>{unpatched}"})
+    figure = style.draw_maps({"": effect}, title, f"{len(results)} heads; {unpatched}", MEANING["denoise"])
+    return _saved(figure, save_path)
 
 
 def create_layer_comparison(
@@ -146,10 +146,9 @@ def create_top_heads_bar(
         >>> patchlib.create_top_heads_bar(results, top_k=2).data[0].y
         ('L9H7', 'L9H6')
     """
-    _check_not_empty(results)
-    top = ranked(results)[: check_count("top_k", top_k)]
+    unpatched, top = _unpatched(results), ranked(results)[: check_count("top_k", top_k)]
     names, effects = [result.hook_name for result in top], [result.patching_effect for result in top]
-    subtitle = f"{len(top)} of {len(results)} heads; {_unpatched(results)}"
+    subtitle = f"{len(top)} of {len(results)} heads; {unpatched}"
     return _saved(style.draw_bars(names, effects, title, subtitle, MEANING["denoise"]), save_path)
 
 
@@ -177,7 +176,7 @@ def create_metric_scatter(
         >>> patchlib.create_metric_scatter(results).data[0].text
         ('L9H0', 'L9H1')
     """
-    _check_not_empty(results)
+    subtitle = f"{len(results)} heads, one at a time; {_unpatched(results)}"
     x, y = [result.layer for result in results], [round(result.patched_metric, 4) for result in results]
     text, hover = [result.hook_name for result in results], "%{text}<br>patched %{y:.3f}<extra></extra>"
     look = {"mode": "markers", "marker": {"color": style.LINES[0], "opacity": 0.7}}
@@ -189,7 +188,7 @@ def create_metric_scatter(
     dtick = style.layer_step(len({result.layer for result in results}))
     figure.update_xaxes(title="layer", showgrid=False, zeroline=False, dtick=dtick)
     figure.update_yaxes(title="metric (mean over prompts)", gridcolor=style.PALE, zeroline=False)
-    style.style(figure, title, f"{len(results)} heads, one at a time; {_unpatched(results)}", 420)
+    style.style(figure, title, subtitle, 420)
     return _saved(figure.update_layout(margin={"r": 80}), save_path)
 
 

@@ -14,6 +14,9 @@ from patchlib.errors import SweepError
 from patchlib.patching.sites import site_of
 from patchlib.tasks.ioi import classify_ioi_head
 
+NUMBERS = "{:>8.3f}{:>9.3f}{:>11.3f}{:>9.3f}"
+HEADER = "  effect    clean  corrupted  patched"
+
 
 @dataclass
 class PatchingResult:
@@ -113,9 +116,9 @@ def summarize_results(results: Mapping[str, Sequence[PatchingResult]], top_k: in
     rows.sort(key=lambda row: -abs(np.nan_to_num(row[1])))
     n = max(map(len, results.values()), default=0)
     print(f"TOP {check_count('top_k', top_k)} of {len(rows)} hook points by absolute effect, means over {n} pairs")
-    print(f"{'hook point':<28}{'effect':>8}{'clean':>9}{'corrupted':>11}{'patched':>9}")
-    for name, effect, clean, corrupted, patched in rows[:top_k]:
-        print(f"{name:<28}{effect:>8.3f}{clean:>9.3f}{corrupted:>11.3f}{patched:>9.3f}")
+    print(f"{'hook point':<28}{HEADER}")
+    for name, *numbers in rows[:top_k]:
+        print(f"{name:<28}{NUMBERS.format(*numbers)}")
 
 
 def create_patching_heatmap(
@@ -159,12 +162,12 @@ def print_head_results(results: Sequence[HeadPatchingResult], top_k: int = 20) -
         head      effect    clean  corrupted  patched   type in GPT-2 small
         L9H6       0.500    3.000     -1.000    1.000   Name Mover
     """
-    print(f"{'head':<8}{'effect':>8}{'clean':>9}{'corrupted':>11}{'patched':>9}   type in GPT-2 small")
+    print(f"{'head':<8}{HEADER}   type in GPT-2 small")
     measured = ranked(results)
     if not measured:
         print("No head has an effect: clean and corrupted prompts hardly differ.")
     for r in measured[: check_count("top_k", top_k)]:
-        numbers = f"{r.patching_effect:>8.3f}{r.clean_metric:>9.3f}{r.corrupted_metric:>11.3f}{r.patched_metric:>9.3f}"
+        numbers = NUMBERS.format(r.patching_effect, r.clean_metric, r.corrupted_metric, r.patched_metric)
         print(f"{r.hook_name:<8}{numbers}   {classify_ioi_head(r.layer, r.head)}")
 
 

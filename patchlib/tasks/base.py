@@ -9,6 +9,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import is_index
 from patchlib.errors import TaskError
+from patchlib.models.check import check_model
 from patchlib.tasks.pairs import PromptPairs, check_fits
 from patchlib.tasks.tokens import check_pair, tokenize
 
@@ -106,8 +107,18 @@ class PatchingDataset(ABC):
         return answers
 
 
-def as_pairs(model: TransformerBridge, task: PatchingDataset | PromptPairs) -> PromptPairs:
-    """Any task as PromptPairs that fit the model; TaskError where they do not."""
+Task = PatchingDataset | PromptPairs
+"""What every method takes: a task in text, or its tokens."""
+
+
+def as_pairs(model: TransformerBridge, task: Task) -> PromptPairs:
+    """Any task as PromptPairs that fit the model.
+
+    Raises:
+        SweepError: This is no model that can be patched.
+        TaskError: The task is unusable, or does not fit the model.
+    """
+    check_model(model)
     if isinstance(task, PatchingDataset):
         return task.to_pairs(model)
     if isinstance(task, PromptPairs):

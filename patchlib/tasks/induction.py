@@ -237,15 +237,13 @@ def repeated_tokens(model: TransformerBridge, n_rows: int = 8, seq_len: int = 25
     # The answers must differ; the generator may draw one token twice.
     other[:, -1] = torch.where(other[:, -1] == once[:, -1], (once[:, -1] + 1) % vocab, other[:, -1])
     bos = torch.tensor(_bos(model), dtype=torch.long).expand(n_rows, -1)  # [example pos], of one position or none
-    return check_fits(
-        model,
-        PromptPairs(
-            clean_tokens=tuple(torch.cat([bos, once, once], dim=1)),  # [example pos]
-            corrupted_tokens=tuple(torch.cat([bos, once, other], dim=1)),
-            answers=torch.stack([once[:, -1], other[:, -1]], dim=1),
-            roles={"copy": torch.full((n_rows,), bos.shape[1] + seq_len)},
-            name="repeated random tokens",
-            seed=seed,
-            metadata={"seq_len": seq_len, "n_prompts": n_rows},
-        ),
+    pairs = PromptPairs(
+        clean_tokens=tuple(torch.cat([bos, once, once], dim=1)),  # [example pos]
+        corrupted_tokens=tuple(torch.cat([bos, once, other], dim=1)),
+        answers=torch.stack([once[:, -1], other[:, -1]], dim=1),
+        roles={"copy": torch.full((n_rows,), bos.shape[1] + seq_len)},
+        name="repeated random tokens",
+        seed=seed,
+        metadata={"seq_len": seq_len, "n_prompts": n_rows},
     )
+    return check_fits(model, pairs)

@@ -106,10 +106,10 @@ class IOIDataset(PatchingDataset):
         templates: str | None = None,
         corruption: str = "swap_subject",
     ) -> None:
-        default = "ABBA" if n_prompts is None else "mixed"
-        order = default if templates is None else templates
+        if templates is None:
+            templates = "ABBA" if n_prompts is None else "mixed"
         self.model = model
-        self.order = check_choice("templates", order, TEMPLATES, error=TaskError)
+        self.order = check_choice("templates", templates, TEMPLATES, error=TaskError)
         self.corruption = check_choice("corruption", corruption, FRESH_NAMES, error=TaskError)
         self.seed = check_count("seed", seed, least=0, error=TaskError)
         names = single_tokens(model, NAMES, "names", least=2 + FRESH_NAMES[corruption])
@@ -127,10 +127,10 @@ class IOIDataset(PatchingDataset):
         self._name_ids = names
         # Its own generator, so that one seed gives the same clean prompts whatever the corruption.
         rng = random.Random(f"{self.seed} corruption")
-        orders = [ORDERS[i % 2] if order == "mixed" else order for i in range(len(wordings))]
-        self._groups = tuple(f"{order}: {wording}" for order, wording in zip(orders, wordings, strict=True))
-        slots = zip(wordings, self.templates, orders, strict=True)
-        self._pairs = [self._fill(rng, list(names), wording, fill, order) for wording, fill, order in slots]
+        orders = itertools.cycle(ORDERS if self.order == "mixed" else [self.order])
+        slots = list(zip(orders, wordings, self.templates, strict=False))
+        self._groups = tuple(f"{order}: {wording}" for order, wording, _ in slots)
+        self._pairs = [self._fill(rng, list(names), *slot) for slot in slots]
 
     def get_clean_corrupt_pairs(self) -> list[tuple[str, str]]:
         """(clean, corrupted) prompts as text."""
@@ -173,7 +173,7 @@ class IOIDataset(PatchingDataset):
         turns = [divmod(i, 2) if self.order == "mixed" else (i, 0) for i in range(n_prompts)]
         return fills, [deck[(turn + second * len(deck) // 2) % len(deck)] for turn, second in turns]
 
-    def _fill(self, rng: random.Random, names: list[str], wording: str, fill: Fill, order: str) -> tuple[str, str]:
+    def _fill(self, rng: random.Random, names: list[str], order: str, wording: str, fill: Fill) -> tuple[str, str]:
         io, subject, place, thing = fill
         unrelated = [name for name in names if name not in (io, subject)]
         fresh = rng.sample(unrelated, FRESH_NAMES[self.corruption])
