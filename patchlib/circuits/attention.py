@@ -18,7 +18,7 @@ from patchlib.patching.budget import default_batch_tokens
 from patchlib.patching.sites import get_site
 from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.induction import repeated_tokens
-from patchlib.tasks.tokens import as_row, tokenize
+from patchlib.tasks.tokens import as_row, check_rows, tokenize
 
 
 def detector_scores(model: TransformerBridge, n_rows: int = 4, seq_len: int = 50, seed: int = 0) -> xr.Dataset:
@@ -83,7 +83,7 @@ def attention_patterns(
 
     Raises:
         SweepError: A head that there is not, none at all, or a model in train mode.
-        TaskError: An empty text.
+        TaskError: An empty text, or tokens that the model cannot read.
 
     Example:
         >>> patterns = patchlib.attention_patterns(model, "red car sun boat tree dog red car sun", [(17, 4)])
@@ -94,6 +94,7 @@ def attention_patterns(
     check_model(model)
     heads = check_heads(layer_heads, int(model.cfg.n_layers), int(model.cfg.n_heads))
     row = tokenize(model, prompt) if isinstance(prompt, str) else as_row(prompt, "prompt")
+    check_rows(model, [row], "The prompt")
     patterns = _of_patterns(model, row[None], lambda pattern: pattern[0])  # [layer head dest src]
     names, positions = [head_name(*head) for head in heads], range(len(row))
     tokens = [model.to_string([token]) for token in row.tolist()]

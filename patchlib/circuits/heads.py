@@ -14,7 +14,7 @@ from transformer_lens import FactoredMatrix
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.utilities import composition_scores
 
-from patchlib._util import Head, check_count, check_heads, head_name
+from patchlib._util import Head, check_count, check_heads, check_seed, head_name, shown
 from patchlib.errors import SweepError
 from patchlib.models.check import check_model
 from patchlib.patching.batching import length_batches
@@ -22,6 +22,10 @@ from patchlib.patching.budget import default_batch_tokens
 from patchlib.patching.engine import Hooks
 from patchlib.patching.sites import get_site
 from patchlib.tasks.base import Task, as_pairs
+from patchlib.tasks.tokens import as_ids
+
+MOST_RANDOM = 1000
+"""More random matrices would fill the memory and say no more about their scores' mean."""
 
 
 def direct_logit_attribution(
@@ -61,6 +65,8 @@ def direct_logit_attribution(
         Name: direct_logit_attribution, dtype: float32
     """
     pairs = as_pairs(model, task)
+    if hooks is not None and not callable(hooks):
+        raise SweepError(f"hooks must be a function (examples) -> forward hooks, not {shown(hooks)}.")
     shape = (int(model.cfg.n_layers), int(model.cfg.n_heads))
     attribution = np.zeros((*shape, len(pairs)), dtype=np.float32)
     names = {get_site(model, "z").hook_name(layer) for layer in range(shape[0])} | {"ln_final.hook_scale"}
@@ -110,13 +116,13 @@ def copying_scores(
     """
     check_model(model)
     n_layers, n_heads, d_vocab = int(model.cfg.n_layers), int(model.cfg.n_heads), int(model.cfg.d_vocab)
-    ids = torch.as_tensor(tokens, dtype=torch.long)
+    ids = as_ids(tokens, "tokens")
     if ids.ndim != 1 or not len(ids) or not ((ids >= 0) & (ids < d_vocab)).all():
-        raise SweepError(f"tokens must be a row of ids from 0 to {d_vocab - 1}, not {tokens!r}.")
+        raise SweepError(f"tokens must be a row of ids from 0 to {d_vocab - 1}, not {shown(tokens)}.")
     ids = ids.to(model.cfg.device)
     every = product(range(n_layers), range(n_heads))
     heads = check_heads(every if layer_heads is None else layer_heads, n_layers, n_heads, least=0)
-    check_count("top_k", top_k)
+    top_k = check_count("top_k", top_k)
     scores = np.full((2, n_layers, n_heads), np.nan, dtype=np.float32)
     with torch.no_grad():
         rows = ids[:, None]
@@ -170,7 +176,7 @@ def k_composition(model: TransformerBridge, readers: Iterable[Head], n_random: i
     check_model(model)
     n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
     reading = check_heads(readers, n_layers, n_heads, first_layer=1)
-    check_count("n_random", n_random)
+    n_random, seed = check_count("n_random", n_random, most=MOST_RANDOM), check_seed(seed)
     with torch.no_grad():
         ov = [_ov(model, layer) for layer in range(max(layer for layer, _ in reading))]
         qk = [_qk(model, layer, head) for layer, head in reading]

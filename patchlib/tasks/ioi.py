@@ -9,8 +9,9 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import Head, check_choice, check_count
+from patchlib._util import Head, check_choice, check_count, check_heads, check_seed
 from patchlib.errors import TaskError
+from patchlib.models.check import check_model
 from patchlib.tasks.base import PatchingDataset
 from patchlib.tasks.pairs import PromptPairs
 from patchlib.tasks.tokens import single_tokens
@@ -46,11 +47,15 @@ def classify_ioi_head(layer: int, head: int) -> str:
     Returns:
         The head type as Wang et al. 2022, figure 2, name it; "Other" for heads outside their circuit.
 
+    Raises:
+        SweepError: Something that is no whole number from 0.
+
     Example:
         >>> patchlib.classify_ioi_head(9, 9), patchlib.classify_ioi_head(10, 7), patchlib.classify_ioi_head(0, 0)
         ('Name Mover', 'Negative Name Mover', 'Other')
     """
-    return next((head_type for head_type, heads in IOI_HEADS.items() if (layer, head) in heads), "Other")
+    (known,) = check_heads([(layer, head)])
+    return next((head_type for head_type, heads in IOI_HEADS.items() if known in heads), "Other")
 
 
 class IOIDataset(PatchingDataset):
@@ -108,10 +113,11 @@ class IOIDataset(PatchingDataset):
     ) -> None:
         if templates is None:
             templates = "ABBA" if n_prompts is None else "mixed"
+        check_model(model)
         self.model = model
         self.order = check_choice("templates", templates, TEMPLATES, error=TaskError)
         self.corruption = check_choice("corruption", corruption, FRESH_NAMES, error=TaskError)
-        self.seed = check_count("seed", seed, least=0, error=TaskError)
+        self.seed = check_seed(seed, error=TaskError)
         names = single_tokens(model, NAMES, "names", least=2 + FRESH_NAMES[corruption])
         if n_prompts is None:
             self.templates, wordings = list(SEED_FILLS), [SEED_WORDING] * len(SEED_FILLS)

@@ -2,7 +2,8 @@
 
 import xarray as xr
 
-from patchlib._util import check_count, head_name
+from patchlib._util import check_count, check_number, head_name
+from patchlib.plots.wording import check_array
 
 
 def of_attention(patterns: xr.DataArray) -> str:
@@ -23,6 +24,7 @@ def of_attention(patterns: xr.DataArray) -> str:
         >>> print(patchlib.plots.takeaways.of_attention(patterns))
         L17H4 looks most at ...
     """
+    check_array(patterns, "attention_patterns", "cell", "dest", "src")
     tokens = [str(token) for token in patterns.token.values]
     earlier = [max((j for j in range(i) if tokens[j] == token), default=None) for i, token in enumerate(tokens)]
     # For each textbook position: query's index -> key's index, of those queries that have one.
@@ -69,6 +71,8 @@ def of_scores(score: xr.DataArray, what: str, top_k: int = 5, least: float = 0.2
         >>> print(patchlib.plots.takeaways.of_scores(score, "induction scores", top_k=2))
         Highest induction scores: L0H1 0.70, L1H0 0.30; 2 of 4 heads above 0.2.
     """
+    check_array(score, "detector_scores", "layer", "head")
+    check_number("least", least)
     top = score.transpose("layer", "head").to_series().nlargest(check_count("top_k", top_k))
     names = [f"{head_name(*head)} {value:.2f}" for head, value in zip(top.index.to_list(), top, strict=True)]
     return f"Highest {what}: {', '.join(names)}; {int((score > least).sum())} of {score.size} heads above {least}."

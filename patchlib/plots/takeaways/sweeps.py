@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from patchlib import stats
-from patchlib.plots.wording import NO_CONTRAST, cell_names, with_interval
+from patchlib.plots.wording import NO_CONTRAST, cell_names, check_results, with_interval
 
 
 def of_contrast(results: Mapping[str, xr.Dataset]) -> str:
@@ -22,6 +22,7 @@ def of_contrast(results: Mapping[str, xr.Dataset]) -> str:
         >>> print(patchlib.plots.takeaways.of_contrast({"IOI": patchlib.baseline(model, task)}))
         IOI: 4.37 clean, -3.11 corrupted, a contrast that we can divide by.
     """
+    results = check_results(results)
     sentences = []
     for name, result in results.items():
         row = stats.contrast(result).iloc[0]
@@ -138,6 +139,7 @@ def of_layers(results: Mapping[str, xr.Dataset], metric: str | None = None) -> s
         >>> print(patchlib.plots.takeaways.of_layers({"attention": result}))
         attention peaks at layer 20 (0.38 [...]).
     """
+    results = check_results(results)
     sentences = []
     for name, result in results.items():
         table = stats.summary_table(result, None, metric).dropna(subset="effect")
