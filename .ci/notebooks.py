@@ -36,7 +36,9 @@ def execute(path: Path) -> None:
         client = NotebookClient(notebook, timeout=600, record_timing=False, store_widget_state=False)
         client.execute(cwd=folder)
     took = {"seconds": round(time.monotonic() - begin), "cores": os.cpu_count()}  # for `patchlib grid --dry-run`
-    kept = {"kernelspec": notebook.metadata.kernelspec, "language_info": {"name": "python"}}
+    # Without the last two, `jupyter nbconvert --to script` makes a text file.
+    language = {"name": "python", "file_extension": ".py", "nbconvert_exporter": "python"}
+    kept = {"kernelspec": notebook.metadata.kernelspec, "language_info": language}
     notebook.metadata = kept | {"patchlib": took}
     for cell in notebook.cells:
         if "live" in cell.metadata.get("tags", []):

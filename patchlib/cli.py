@@ -5,16 +5,16 @@ Nothing here imports more than typer before a command is called: `--help` answer
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import zip_longest
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 
@@ -24,20 +24,20 @@ from patchlib.errors import ModelError, PatchlibError, RunError
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from patchlib.models.cache import CachedModel
 
 _PRECEDENCE = (
     "A parameter's value is the first that there is of: {}, the environment's PATCHLIB_PARAM_NAME (such as "
     "PATCHLIB_PARAM_N_PROMPTS=4, for the notebooks that have it), the notebook's own. `patchlib parameters` lists them."
 )
 _WHICH = "A path, a name (02_head_patching) or a number (02); by default all of patchlib's."
-_PAIR = "Set a parameter of the notebooks; may be given again."
+_PAIR = "Set a parameter of the notebooks, to Python's or JSON's value; -p NAME=VALUE too; may be given again."
+_RAW = "The same, to text as it stands."
 _FILE = "YAML with `name: value` lines: parameters of the notebooks."
 _GRID = "YAML with notebooks, parameters (of all runs), grid (name: [values]), runs (single ones)."
 _SCHEDULER = "Of a Dask scheduler, instead of workers here."
 _THREADS = "Of each run (default: the cores shared by the workers)."
 _FETCH = "Fetch a model now, so that it loads without a network later."
-_CLEAR = "Delete a model from this disk; without a name, all in patchlib's own cache."
+_CLEAR = "Delete the model of that name from this disk; without a name, all in patchlib's own cache."
 
 
 class _Commands(typer.core.TyperGroup):
@@ -46,7 +46,8 @@ class _Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command; 2 where what was asked for cannot be done, 130 where it was interrupted."""
         try:
-            return super().invoke(ctx)
+            with _ended_by_signals():
+                return super().invoke(ctx)
         except PatchlibError as error:
             typer.echo(f"patchlib: {error}", err=True)
             raise typer.Exit(2) from error
@@ -63,22 +64,65 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: all went well; 1: a notebook failed; 2: what was asked for cannot be done; 130: interrupted.
     """
-    try:
-        app(_as_typer_reads(sys.argv[1:] if arguments is None else arguments), prog_name="patchlib")
-    except SystemExit as end:
-        return int(end.code or 0)
+    out, err = _Steady(sys.stdout), _Steady(sys.stderr)
+    with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
+        try:
+            app(None if arguments is None else list(arguments), prog_name="patchlib")
+        except SystemExit as end:
+            return int(end.code or 0)
     return 0
 
 
-def _as_typer_reads(arguments: Sequence[str]) -> list[str]:
-    """Two options as typer has none: one of two words that may be given again, and one whose word may be left out."""
-    words = list(arguments)
-    if words[:1] == ["run"]:
-        while "-p" in words[:-2]:
-            start = words.index("-p")
-            words[start : start + 3] = [f"-p{words[start + 1]}={words[start + 2]}"]
-    following = zip_longest(words, words[1:], fillvalue="-")
-    return ["--clear=" if word == "--clear" and after.startswith("-") else word for word, after in following]
+class _Steady:
+    """A stream whose reader may have seen enough, as with `| head`, or whose disk is full: commands go on without."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = open(os.devnull, "w") if stream is None else stream  # noqa: SIM115  as long as the process
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for what a terminal has no letter
+
+    def write(self, text: str) -> int:
+        """Write at once, where that can be done."""
+        with self._going_on():
+            self.stream.write(text)
+            self.stream.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing waits, unless somebody wrote to the stream itself."""
+        with self._going_on():
+            self.stream.flush()
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())  # what is in its buffer goes there too
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the stream's own."""
+        return getattr(self.stream, name)
+
+
+class _Run(typer.core.TyperCommand):
+    """A command with options as typer has none: of two words, and given as often as one likes."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Make one word of NAME and VALUE behind each -p and -r."""
+        words: list[str] = []
+        left = iter(args)
+        for word in left:
+            if word == "--":
+                words += [word, *left]
+            elif word in ("-p", "-r") and (name := next(left, None)) is not None:
+                if not name.partition("=")[0].isidentifier() or "=" not in name:
+                    value = next(left, None)
+                    name += "" if value is None else f"={value}"
+                words.append(word + name)
+            else:
+                words.append(word)
+        return super().parse_args(ctx, words)
 
 
 def _print_version(wanted: bool) -> None:
@@ -100,36 +144,42 @@ _OutDir = Annotated[str, typer.Option("-o", metavar="DIR", help="Output folder."
 _Folder = Annotated[str, typer.Argument(metavar="[FOLDER]", help="The runs'.")]
 
 
-@app.command(epilog=_PRECEDENCE.format("-p, the file of -f"))
+@app.command(cls=_Run, epilog=_PRECEDENCE.format("-p, the file of -f"))
 def run(
     notebooks: _Notebooks = None,
     parameters: Annotated[list[str] | None, typer.Option("-p", metavar="NAME VALUE", help=_PAIR)] = None,
+    raw: Annotated[list[str] | None, typer.Option("-r", metavar="NAME TEXT", help=_RAW)] = None,
     file: Annotated[str | None, typer.Option("-f", metavar="FILE", help=_FILE)] = None,
     out_dir: _OutDir = "out",
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="That a notebook may take.")] = None,
+    cell_timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="That each of its cells may.")] = None,
+    no_code: Annotated[bool, typer.Option("--no-code", help="Pages with text and results only.")] = False,
 ) -> None:
     """Execute notebooks headless; write each as .ipynb and .html, its results, a manifest, and an index of all.
 
     Exit code 1 if a notebook failed.
     """
-    from patchlib.runs.execute.parameters import from_environment, read_yaml
+    from patchlib.runs.execute.parameters import CommandText, RawText, from_environment, read_yaml
     from patchlib.runs.execute.runner import run as run_notebooks
 
     page = (Path(out_dir) / "index.html").resolve()
-    pairs = [pair.partition("=") for pair in parameters or []]
-    if lacking := [name for name, sign, _ in pairs if not sign]:
-        raise typer.BadParameter(f"{lacking[0]!r} lacks a value", param_hint="-p NAME VALUE")
     given = read_yaml(file, "the file of parameters") if file else {}
-    given |= {name: value for name, _, value in pairs}
+    for option, kind, pairs in (("-p", CommandText, parameters), ("-r", RawText, raw)):
+        for name, sign, value in (pair.partition("=") for pair in pairs or []):
+            if not sign:
+                raise typer.BadParameter(f"{name!r} lacks a value", param_hint=f"{option} NAME VALUE")
+            given[name] = kind(value)
+    how: dict[str, Any] = {"timeout": timeout, "cell_timeout": cell_timeout, "code": not no_code}
     try:
-        records = run_notebooks(notebooks, given, out_dir, defaults=from_environment())
+        records = run_notebooks(notebooks, given, out_dir, defaults=from_environment(), **how)
     except KeyboardInterrupt:
         if page.is_file():
             print(f"The page so far: {page.as_uri()}")
         raise
     for record in records:
-        memory = f"{record.peak_memory_mb:,.0f} MB" if record.peak_memory_mb else ""
-        head = f"{record.status:<8}{record.notebook:<28}{record.wall_time_s:>8.1f} s"
-        print(f"{head}  {record.error or memory}")
+        say(vars(record) | {"name": record.notebook})
+        for note in record.notes:
+            print(f"{'':<12}{record.notebook}: {note}")
     print(f"Open the page: {page.as_uri()}")
     raise typer.Exit(any(record.status != "ok" for record in records))
 
@@ -137,21 +187,19 @@ def run(
 @app.command(epilog=_PRECEDENCE.format("-p, the file of -f"))
 def parameters(notebooks: _Notebooks = None) -> None:
     """List the parameters of notebooks with type, default and comment."""
-    from patchlib.runs.execute.notebooks import find_notebooks
-    from patchlib.runs.execute.parameters import declared_parameters, from_environment, variable
+    from patchlib.runs.execute.notebooks import named_notebooks
+    from patchlib.runs.execute.parameters import declared_parameters, defaults_of, from_environment, variable
 
-    environment = from_environment()
-    for path in find_notebooks(notebooks):
-        print(path.stem)
-        rows = []
-        for parameter in declared_parameters(path).values():
-            kind = f": {parameter.kind}" if parameter.kind else ""
-            more = parameter.comment
-            if parameter.name in environment:
-                more += f" [now {environment[parameter.name]!r}, from {variable(parameter.name)}]"
-            rows.append((f"{parameter.name}{kind} = {parameter.default!r}", more.strip()))
-        width = max((len(head) for head, _ in rows), default=0)
-        print("\n".join(f"  {head:<{width}}  {more}".rstrip() for head, more in rows) or "  takes no parameters")
+    for name, path in named_notebooks(notebooks).items():
+        print(name)
+        declared = declared_parameters(path)
+        environment = defaults_of(declared, from_environment())
+        for name, parameter in declared.items():
+            head = f"{name}{': ' * bool(parameter.kind)}{parameter.kind} = {parameter.default!r}"
+            now = f" [now {environment[name]!r}, from {variable(name)}]" if name in environment else ""
+            print(f"  {head:<40}  {parameter.comment}{now}".rstrip())
+        if not declared:
+            print("  takes no parameters")
 
 
 @app.command(epilog=_PRECEDENCE.format("the grid's or the single run's, the file's `parameters`"))
@@ -181,13 +229,13 @@ def grid(
     if dry_run:
         print(what_it_would_do(runs, Path(out_dir).resolve(), workers, force))
         return
-    with _executor(scheduler) as executor, _ended_by_signals():
+    with _executor(scheduler) as executor:
         statuses = run_grid(runs, out_dir, executor, told=say, force=force, **settings)
     counts = Counter(status["status"] for status in statuses)
-    _print_line(", ".join(f"{count} {status}" for status, count in counts.items()))
+    print(", ".join(f"{count} {status}" for status, count in counts.items()))
     from patchlib.runs.report.write import write_report  # not before: the driver of a night does without papermill
 
-    _print_line(f"Open the page: {write_report(out_dir).as_uri()}")
+    print(f"Open the page: {write_report(out_dir).as_uri()}")
     raise typer.Exit(counts["ok"] < len(statuses))
 
 
@@ -212,10 +260,11 @@ def _executor(address: str | None) -> Iterator[Executor | None]:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """What a batch system or a closed terminal sends ends a grid as Ctrl-C does."""
-    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    """What a batch system or a closed terminal sends ends a command as Ctrl-C does."""
+    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}  # Windows has no SIGHUP
+    if threading.current_thread() is not threading.main_thread():  # which alone may change them
+        numbers = set()
     # What is not as it was by default, such as what nohup ignores, stays.
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
     for number in ours:
         signal.signal(number, signal.default_int_handler)
@@ -226,19 +275,11 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _print_line(text: str) -> None:
-    """A line; where it cannot be written, as when `| head` has seen enough, the runs go on without."""
-    try:
-        print(text, flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is in its buffer goes there too
-
-
 def say(status: dict[str, Any]) -> None:
     """A line about a run that ended."""
     seconds = f"{status['wall_time_s']:.1f} s" if status.get("wall_time_s") is not None else ""  # lost with its worker
     memory = f"{status['peak_memory_mb']:,.0f} MB" if status.get("peak_memory_mb") else ""
-    _print_line(f"{status['status']:<12}{seconds:>10}  {status['name']}  {status['error'] or memory}".rstrip())
+    print(f"{status['status']:<12}{seconds:>10}  {status['name']}  {status['error'] or memory}".rstrip())
 
 
 @app.command()
@@ -267,43 +308,33 @@ def verify(
 
 @app.command()
 def models(
-    filter: Annotated[str, typer.Argument(metavar="[FILTER]", help="Part of a name.")] = "",
-    fetch: Annotated[str | None, typer.Option(metavar="NAME", help=_FETCH)] = None,
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Or part of it.")] = "",
+    fetch: Annotated[bool, typer.Option("--fetch", help=_FETCH)] = False,
     cached: Annotated[bool, typer.Option("--cached", help="List the models on this disk with their sizes.")] = False,
-    clear: Annotated[str | None, typer.Option(metavar="[NAME]", help=_CLEAR)] = None,
+    clear: Annotated[bool, typer.Option("--clear", help=_CLEAR)] = False,
 ) -> None:
     """List the models that can be loaded by name; fetch one; show and clear what is on this disk."""
-    if sum([fetch is not None, cached, clear is not None]) > 1:
-        raise typer.BadParameter("--fetch, --cached and --clear do not go together")
-    if cached:
-        from patchlib.models.cache import cached_models
-
-        _print_models(model for model in cached_models() if filter.lower() in model.name.lower())
-    elif clear is not None:
-        from patchlib.models.cache import clear_models
-
-        deleted = clear_models(clear or None)
-        print("Deleted:" if deleted else "Nothing to delete.")
-        _print_models(deleted)
-    elif fetch:
+    if fetch + cached + clear > 1 or (fetch and not name):
+        raise typer.BadParameter("--fetch NAME, --cached and --clear do not go together")
+    if fetch:
         from patchlib.models.load import load_model
 
-        load_model(fetch, device="cpu")
-        print(f"{fetch} is on this disk.")
+        load_model(name, device="cpu")
+        print(f"{name} is on this disk.")
+    elif cached or clear:
+        from patchlib.models.cache import cached_models, clear_models
+
+        listed = clear_models(name or None) if clear else cached_models()
+        listed = [model for model in listed if name.lower() in model.name.lower()]
+        for model in listed:
+            print(f"{model.size / 1e6:>9,.0f} MB  {model.name}  ({model.where}: {model.folder})")
+        print(f"{sum(model.size for model in listed) / 1e6:>9,.0f} MB  {'deleted' if clear else 'in all'}")
     else:
         from patchlib.models.names import list_models
 
-        names = list_models(filter)
-        if not names:
-            raise ModelError(f"no model's name contains {filter!r}; `patchlib models` lists them all")
+        if not (names := list_models(name)):
+            raise ModelError(f"no model's name contains {name!r}; `patchlib models` lists them all")
         print("\n".join(names))
-
-
-def _print_models(models: Iterable[CachedModel]) -> None:
-    models = list(models)
-    for model in models:
-        print(f"{model.size / 1e6:>9,.0f} MB  {model.name}  ({model.where}: {model.folder})")
-    print(f"{sum(model.size for model in models) / 1e6:>9,.0f} MB  in all")
 
 
 @app.command()

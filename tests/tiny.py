@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,9 @@ She likes her car; he likes his bike. They were happy, but we are sad. Yes or no
 Red blue green black white big small old new good bad hot cold day night man woman boy girl water apple tree.
 0 1 2 3 4 5 6 7 8 9 . , : ; ? ! ' " ( ) -
 """
+
+DEVICE = os.environ.get("PATCHLIB_TEST_DEVICE", "cpu")
+"""Where the tiny models run: PATCHLIB_TEST_DEVICE=cuda asks a GPU whether it is as exact as the CPU."""
 
 KINDS = ("gpt2", "llama", "neox", "mistral", "qwen3", "gemma2", "opt", "phi", "falcon", "mixtral", "bloom")
 
@@ -151,5 +155,5 @@ def tiny_path(kind: str = "gpt2", seed: int = 0) -> str:
 
 @functools.cache
 def load_tiny(kind: str = "gpt2", seed: int = 0) -> TransformerBridge:
-    """One of KINDS as `patchlib.load_model` gives it, on the CPU. Shared by all tests: leave it as it is."""
-    return load_model(tiny_path(kind, seed), device="cpu")
+    """One of KINDS as `patchlib.load_model` gives it. Shared by all tests: leave it as it is."""
+    return load_model(tiny_path(kind, seed), device=DEVICE)

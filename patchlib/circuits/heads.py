@@ -75,7 +75,8 @@ def direct_logit_attribution(
         right, wrong = part.answers.to(model.W_U.device).unbind(1)
         direction = (model.W_U[:, right] - model.W_U[:, wrong]).T * _gain(model, model.ln_final)  # [example d_model]
         with torch.no_grad(), model.hooks(fwd_hooks=[] if hooks is None else hooks(examples)):
-            _, cache = model.run_with_cache(part.clean_batch(), names_filter=lambda name: name in names)
+            tokens = part.clean_batch().to(model.cfg.device)
+            _, cache = model.run_with_cache(tokens, names_filter=lambda name: name in names)
             written = cache.stack_head_results(pos_slice=-1)  # [layer*head example d_model]
             written = cache.apply_ln_to_stack(written, pos_slice=-1)
             values = (written.float() * direction.float()).sum(-1)  # [layer*head example]

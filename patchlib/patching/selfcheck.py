@@ -37,6 +37,7 @@ def float_noise(model: TransformerBridge, tokens: Int[Tensor, "batch pos"]) -> f
     Measured, because models amplify roundings by factors that differ a hundredfold between prompts: each number
     that enters a block is moved up or down by its last bit, and the logits are compared.
     """
+    tokens = tokens.to(model.cfg.device)
     generator = torch.Generator().manual_seed(0)
 
     def nudge(stream: Float[Tensor, "batch pos d_model"], hook: Any) -> Tensor:

@@ -44,17 +44,14 @@ def copy_notebooks(folder: str | Path = "patchlib-notebooks") -> Copies:
         (('01_layer_patching.ipynb',), (), True)
     """
     target = prepare_folder(folder)
-    names: dict[str, list[str]] = {"new": [], "same": [], "kept": []}
-    for ours in sorted(notebook_folder().glob("*.ipynb")):
-        theirs = target / ours.name
-        if not theirs.exists():
-            with replacing(theirs) as temporary:
-                shutil.copyfile(ours, temporary)
-            names["new"].append(ours.name)
-        else:
-            is_ours = theirs.is_file() and theirs.read_bytes() == ours.read_bytes()
-            names["same" if is_ours else "kept"].append(ours.name)
-    return Copies(target, tuple(names["new"]), tuple(names["same"]), tuple(names["kept"]))
+    ours = {path.name: path for path in notebook_folder().glob("*.ipynb")}
+    there = {name: target / name for name in ours if (target / name).exists()}
+    same = {name for name, path in there.items() if path.is_file() and path.read_bytes() == ours[name].read_bytes()}
+    for name in ours.keys() - there.keys():
+        with replacing(target / name) as temporary:
+            shutil.copyfile(ours[name], temporary)
+    new, kept = ours.keys() - there.keys(), there.keys() - same
+    return Copies(target, *(tuple(sorted(names)) for names in (new, same, kept)))
 
 
 def open_lab(folder: str | Path, arguments: Sequence[str] = ()) -> None:

@@ -1,6 +1,6 @@
 """How much faster `patchlib.sweep` is than `transformer_lens.patching`, and how near to what the hardware allows.
 
-    python -m tests.benchmarks.bench_sweep [--quick] [--repeats 3] [--rows z,resid_pre]
+    python -m tests.benchmarks.bench_sweep [--quick] [--repeats 3] [--rows '^z'] [--device cpu]
 
 Everything runs in one process and in turn, because machines are noisy: in each repeat our whole sweep, then
 TransformerLens on a part of the same cells (another part each time; every one of its cells is a whole forward,
@@ -13,7 +13,7 @@ and only for the answers. `difference` is the largest between the two ways, in t
 from __future__ import annotations
 
 import argparse
-import math
+import re
 import resource
 import statistics
 import time
@@ -28,7 +28,7 @@ from transformer_lens.model_bridge import TransformerBridge
 import patchlib
 from patchlib.patching.sites import SITES
 from tests.helpers import make_pairs
-from tests.tiny import load_tiny
+from tests.tiny import load_tiny, tiny_path
 
 SETTERS = {
     "head": patching.layer_head_vector_patch_setter,
@@ -51,20 +51,19 @@ class Row:
     naive: bool = False
 
 
-def gemm_peak() -> float:
+def gemm_peak(device: str) -> float:
     """Flops per second of a float32 matrix product, the best of several."""
-    a, b = torch.randn(1024, 768), torch.randn(768, 3072)
-    best = math.inf
-    for _ in range(30):
-        begin = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - begin)
-    return 2 * 1024 * 768 * 3072 / best
+    a, b = torch.randn(1024, 768, device=device), torch.randn(768, 3072, device=device)
+    return 2 * 1024 * 768 * 3072 / min(timed(torch.matmul, a, b)[0] for _ in range(30))
 
 
 def timed(function: Callable, *args, **kwargs):
+    """Seconds until the result is there, and the result; a GPU is waited for, which only queues what it is told."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
     begin = time.perf_counter()
     result = function(*args, **kwargs)
+    wait()
     return time.perf_counter() - begin, result
 
 
@@ -77,14 +76,17 @@ def cells(row: Row, result) -> pd.DataFrame:
 
 def transformer_lens(row: Row, index: pd.DataFrame) -> torch.Tensor:
     """The metric of these cells, `[cell example]`, as TransformerLens computes it."""
-    base, source, answers = row.pairs.corrupted_batch(), row.pairs.clean_batch(), row.pairs.answers
-    examples = torch.arange(len(row.pairs))
+    device = row.model.cfg.device
+    base, source, answers = (
+        t.to(device) for t in (row.pairs.corrupted_batch(), row.pairs.clean_batch(), row.pairs.answers)
+    )
+    examples = torch.arange(len(row.pairs), device=device)
 
     def metric(logits):
         return logits[examples, -1, answers[:, 0]] - logits[examples, -1, answers[:, 1]]
 
     def role_patch_setter(activation, index, clean):
-        positions = row.pairs.roles[index[1]]
+        positions = row.pairs.roles[index[1]].to(device)
         activation[examples, positions] = clean[examples, positions]
         return activation
 
@@ -93,7 +95,7 @@ def transformer_lens(row: Row, index: pd.DataFrame) -> torch.Tensor:
     return patching.generic_activation_patch(
         row.model, base, cache, metric, setters.get(row.site) or setters[index.columns[1]], row.site,
         index_df=index, reduce="none",
-    ).values  # fmt: skip
+    ).values.cpu()  # fmt: skip
 
 
 def naive_loop(row: Row, index: pd.DataFrame) -> None:
@@ -101,14 +103,14 @@ def naive_loop(row: Row, index: pd.DataFrame) -> None:
     for layer, head in index.itertuples(index=False):
         name = SITES[row.site].hook_name(layer)
         for clean, corrupted in zip(row.pairs.clean_tokens, row.pairs.corrupted_tokens, strict=True):
-            _, cache = row.model.run_with_cache(clean[None])
-            row.model(corrupted[None])
+            _, cache = row.model.run_with_cache(clean[None].to(row.model.cfg.device))
+            row.model(corrupted[None].to(row.model.cfg.device))
 
             def patch(z, hook, cache=cache, head=head):
                 z[:, :, head] = cache[hook.name][:, :, head]
                 return z
 
-            row.model.run_with_hooks(corrupted[None], fwd_hooks=[(name, patch)])
+            row.model.run_with_hooks(corrupted[None].to(row.model.cfg.device), fwd_hooks=[(name, patch)])
 
 
 def least_flops(row: Row, result) -> float:
@@ -175,40 +177,43 @@ def measure(row: Row, repeats: int, peak: float) -> dict[str, str]:
     }
 
 
-def rows(quick: bool) -> list[Row]:
-    """The sweeps of the table; on tiny models for a smoke run."""
-    shape = load_tiny("gpt2" if quick else "gpt2-small")
-    small = load_tiny("llama") if quick else patchlib.load_model(device="cpu")
+def rows(quick: bool, device: str, wanted: str) -> list[Row]:
+    """The sweeps of the table whose name `wanted`, a regular expression, finds; on tiny models for a smoke run."""
+    shape = load_tiny("gpt2") if quick else patchlib.load_model(tiny_path("gpt2-small"), device=device)
     part = 1 if quick else 12
     pairs, five = make_pairs(shape, n=8, length=15, start=10), make_pairs(shape, n=5, length=15, start=10)
     long = make_pairs(shape, n=2, length=60 if quick else 200, start=30 if quick else 150)
-    ioi = patchlib.IOIDataset(small, n_prompts=8, seed=0, templates="ABBA").to_pairs(small)
     head, pos, role = ("layer", "head"), ("layer", "pos"), ("layer", "role")
     table = [Row(f"{site}, {over[1]}", shape, pairs, site, over, part)
              for sites, over in ((["z"], head), (["resid_pre", "attn_out", "mlp_out"], pos),
                                  (["q", "k", "v", "pattern"], head)) for site in sites]  # fmt: skip
     table.append(Row("z, head, 5 prompts", shape, five, "z", head, part, naive=True))
     table.append(Row("z, head, 200 tokens", shape, long, "z", head, 1 if quick else 12))
-    table += [Row(f"default model: {s}, {over[1]}", small, ioi, s, over, 2 * part)
-              for s, over in (("z", head), ("resid_pre", role))]  # fmt: skip
-    return table
+    names = {f"default model: {site}, {over[1]}": (site, over) for site, over in (("z", head), ("resid_pre", role))}
+    if any(re.search(wanted, name) for name in names):  # it has to be fetched, which not every machine can
+        small = load_tiny("llama") if quick else patchlib.load_model(device=device)
+        ioi = patchlib.IOIDataset(small, n_prompts=8, seed=0, templates="ABBA").to_pairs(small)
+        table += [Row(name, small, ioi, *what, 2 * part) for name, what in names.items()]
+    return [row for row in table if re.search(wanted, row.name)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny models: does it run at all?")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rows", default="", help="only rows whose name contains this")
+    parser.add_argument("--rows", default="", help="only rows whose name has this, a regular expression")
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    peak = gemm_peak()
-    print(f"{torch.get_num_threads()} threads, GEMM peak {peak / 1e9:.0f} GFLOP/s, torch {torch.__version__}")
+    device = arguments.device
+    peak = gemm_peak(device)
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"{where}, GEMM peak {peak / 1e9:.0f} GFLOP/s, torch {torch.__version__}")
     table = []
-    for row in rows(arguments.quick):
-        if arguments.rows in row.name:
-            table.append(measure(row, arguments.repeats, peak))
-            print("; ".join(f"{name} {value}" for name, value in table[-1].items() if value), flush=True)
+    for row in rows(arguments.quick, device, arguments.rows):
+        table.append(measure(row, arguments.repeats, peak))
+        print("; ".join(f"{name} {value}" for name, value in table[-1].items() if value), flush=True)
     print(pd.DataFrame(table).to_string(index=False))
-    print(f"GEMM peak afterwards {gemm_peak() / 1e9:.0f} GFLOP/s; "
+    print(f"GEMM peak afterwards {gemm_peak(device) / 1e9:.0f} GFLOP/s; "
           f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")  # fmt: skip
 
 

@@ -105,7 +105,7 @@ def message(name: object, **options: object) -> str:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_local_folder_is_ready_to_hook(kind: str) -> None:
     folder = tiny_path(kind)
-    model = load_model(folder)
+    model = load_model(folder, device="cpu")
     assert model.cfg.model_name == folder
     assert not any(module.training for module in model.modules())
     assert not any(parameter.requires_grad for parameter in model.parameters())

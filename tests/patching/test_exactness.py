@@ -12,7 +12,7 @@ from patchlib.models.load import load_model
 from patchlib.patching.engine import PatchedForwards
 from patchlib.patching.selfcheck import fast_obstacle, tolerance
 from tests.helpers import ATOL, make_pairs
-from tests.tiny import load_tiny, tiny_path
+from tests.tiny import DEVICE, load_tiny, tiny_path
 
 BY_LAYER_POS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 BY_LAYER_HEAD = ("z", "q", "k", "v", "pattern")
@@ -24,11 +24,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::patchlib.ContrastWarning")
 
 
 def transformer_lens_sweep(model, pairs, site, direction, setter, axes) -> np.ndarray:
-    base, source = pairs.corrupted_batch(), pairs.clean_batch()
+    base, source = pairs.corrupted_batch().to(DEVICE), pairs.clean_batch().to(DEVICE)
     if direction == "noise":
         base, source = source, base
-    right, wrong = pairs.answers.unbind(1)
-    rows = torch.arange(len(pairs))
+    right, wrong = pairs.answers.to(DEVICE).unbind(1)
+    rows = torch.arange(len(pairs), device=DEVICE)
 
     def metric(logits):
         return logits[rows, -1, right] - logits[rows, -1, wrong]
@@ -38,7 +38,7 @@ def transformer_lens_sweep(model, pairs, site, direction, setter, axes) -> np.nd
         result = patching.generic_activation_patch(
             model, base, cache, metric, setter, site, index_axis_names=axes, reduce="none"
         )
-    return result.values.numpy()
+    return result.values.numpy(force=True)
 
 
 @pytest.mark.parametrize("kind", FAST + FALLBACK)
@@ -159,7 +159,7 @@ def test_an_architecture_that_cannot_resume_falls_back_and_says_why():
 
 
 def test_bfloat16_is_as_exact_as_its_few_bits():
-    model = load_model(tiny_path("llama"), device="cpu", dtype="bfloat16")
+    model = load_model(tiny_path("llama"), device=DEVICE, dtype="bfloat16")
     pairs = make_pairs(model)
     fast, plain = (
         patchlib.sweep(model, pairs, "z", ("layer", "head"), engine=engine, progress=False).patched
@@ -186,9 +186,9 @@ def test_the_model_is_left_as_it_was():
     model = load_tiny("llama")
     pairs = make_pairs(model)
     with torch.no_grad():
-        before = model(pairs.clean_batch())
+        before = model(pairs.clean_batch().to(DEVICE))
     patchlib.sweep(model, pairs, "z", ("layer", "head"), progress=False)
     with torch.no_grad():
-        after = model(pairs.clean_batch())
+        after = model(pairs.clean_batch().to(DEVICE))
     assert torch.equal(before, after)
     assert not any(hook.fwd_hooks for hook in model.hook_dict.values())

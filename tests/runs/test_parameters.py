@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_notebook
@@ -16,7 +17,7 @@ from patchlib import RunError, read_grid
 from patchlib.cli import main
 from patchlib.runs import run
 from patchlib.runs.execute.notebooks import find_notebooks
-from patchlib.runs.execute.parameters import declared_parameters, read_parameters
+from patchlib.runs.execute.parameters import CommandText, RawText, declared_parameters, read_parameters
 
 CELL = """\
 %matplotlib inline
@@ -81,20 +82,43 @@ def test_every_notebook_of_ours_declares_types_and_comments_and_passes_its_own_c
         ("x: bool = False", "true", True),
         ("x: str = 'gpt2'", "2024", "2024"),
         ("x: str = 'gpt2'", "True", "True"),
-        ("x: str | None = None", "None", "None"),
+        ("x: str | None = None", "None", None),
+        ("x: str | None = None", "null", None),
+        ("x: str = None", "None", None),
+        ("x: str = 'a'", "None", "None"),
         ("x: list[int] = []", "[1, 2]", [1, 2]),
         ("x: int | None = None", "None", None),
         ("x: Optional[int] = 3", "4", 4),
         ("x: 'int' = 3", "4", 4),
         ("x: Literal['a', 'b'] = 'a'", "b", "b"),
         ("x = None", "4", 4),
+        ("x: Any = None", "[1, true, null]", [1, True, None]),
+        ("x: tuple[int, ...] = ()", "(1, 2)", [1, 2]),
+        ("x: int = 1", np.int64(4), 4),
+        ("x: str | None = None", RawText("None"), "None"),
+        ("x = 1.5", RawText("1"), "1"),
         ("x: Site = make()", "anything", "anything"),
         ("x: np.float64 = 3", "4.5", 4.5),
     ],
 )
 def test_values_are_read_as_the_declared_type(tmp_path, source, value, expected):
-    _, checked = read_parameters(notebook_with(tmp_path, source), {"x": value})
+    said = CommandText(value) if type(value) is str else value
+    _, checked = read_parameters(notebook_with(tmp_path, source), {"x": said})
     assert checked == {"x": expected} and type(checked["x"]) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("source", "value", "expected"),
+    [
+        ("x = None", "4", "4"),
+        ("x = 'a'", "4", "4"),
+        ("x = 1.5", "4", 4),
+        ("x: int = 1", "4", 4),
+        ("x: str | None = None", "None", "None"),
+    ],
+)
+def test_text_that_python_or_a_file_gives_stays_text_where_it_can_be_text(tmp_path, source, value, expected):
+    assert read_parameters(notebook_with(tmp_path, source), {"x": value})[1] == {"x": expected}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +154,7 @@ def test_an_unknown_parameter_is_named_with_the_nearest_right_one(notebook):
 
 
 def test_a_cell_that_is_no_python_is_named(tmp_path):
-    with pytest.raises(RunError, match=r"one\.ipynb cannot be read as a notebook: .* was never closed"):
+    with pytest.raises(RunError, match=r"the parameters of .*one\.ipynb cannot be read: .* was never closed"):
         declared_parameters(notebook_with(tmp_path, "x: int = ("))
 
 

@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -15,14 +16,19 @@ import pandas as pd
 import psutil
 import xarray as xr
 
-from patchlib._util import sha256_of, versions
+from patchlib._util import first_line, sha256_of, versions
 from patchlib.errors import RunError
+from patchlib.runs.execute.parameters import Parameter, kept
 from patchlib.runs.execute.provenance import provenance
-from patchlib.runs.files import prepare_folder, replacing, write_json
+from patchlib.runs.files import alone, prepare_folder, replacing, write_json
 from patchlib.runs.folder import now
 
 RUNNING = "PATCHLIB_NOTEBOOK"
 """Tells a kernel that patchlib started which notebook it runs."""
+WAIT = 10.0
+"""Seconds to wait for another process that is saving the same notebook in the same folder."""
+_SAVED: dict[Path, dict[str, Any]] = {}
+"""What this process has saved: manifest's path -> manifest."""
 
 
 def save_run(
@@ -33,6 +39,9 @@ def save_run(
     headline: Mapping[str, float] | None = None,
 ) -> Path:
     """Save a notebook's results and the manifest that says how they came about.
+
+    Called again by the same notebook with the same parameters, it adds to what is there. Where patchlib runs the
+    notebook, the manifest says "ok" once the notebook has ended, and not before.
 
     Each dataset goes to `<notebook>.<name>.nc`, each table to `<notebook>.<name>.csv`, the manifest to
     `<notebook>.manifest.json`. Every file appears whole or not at all.
@@ -49,8 +58,8 @@ def save_run(
         The path of the manifest.
 
     Raises:
-        RunError: the folder cannot be written, a result is of another type or cannot be saved, or a headline is no
-            number.
+        RunError: the folder cannot be written, or another run of the notebook is at work in it; the name is that of
+            another folder's file; a result is of another type or cannot be saved, or a headline is no number.
 
     Example:
         >>> result = xr.Dataset({"effect": ("layer", [0.1, 0.7])})
@@ -58,20 +67,39 @@ def save_run(
         >>> sorted(file.name for file in tmp_path.iterdir())
         ['layers.effects.nc', 'layers.manifest.json']
     """
+    is_ours = RUNNING in os.environ  # whose runner holds the folder
     notebook = os.environ.get(RUNNING, notebook)
+    is_name = isinstance(notebook, str) and notebook.isprintable() and notebook.strip(". ")
+    if not is_name or Path(notebook).name != notebook:
+        raise RunError(f"the notebook's name {notebook!r} is no name of a file; the folder is the first argument")
     numbers = {name: _number(name, value) for name, value in (headline or {}).items()}
     folder = prepare_folder(out_dir)
-    paths = [_save(result, folder, notebook, name) for name, result in results.items()]
-    attrs = [result.attrs for result in results.values() if "model" in result.attrs]
-    models = dict.fromkeys((attr["model"], attr.get("weights_hash")) for attr in attrs)
-    manifest = new_manifest(notebook, parameters) | {
-        "models": [{"name": name, "weights_hash": weights} for name, weights in models],
-        "headline": numbers,
-        "wall_time_s": round(time.time() - psutil.Process().create_time()),
-        "peak_memory_mb": round(peak_memory() / 2**20, 1),
-        "files": [{"name": path.name, "sha256": sha256_of(path)} for path in paths],
-    }
-    return write_json(folder / f"{notebook}.manifest.json", manifest)
+    path = folder / f"{notebook}.manifest.json"
+    with nullcontext() if is_ours else alone(folder, notebook, wait=WAIT):
+        files = [_save(result, folder, notebook, name) for name, result in results.items()]
+        attrs = [result.attrs for result in results.values() if "model" in result.attrs]
+        models = dict.fromkeys((attr["model"], attr.get("weights_hash")) for attr in attrs)
+        manifest = new_manifest(notebook, parameters) | {
+            "status": "running" if is_ours else "ok",
+            "models": [{"name": name, "weights_hash": weights} for name, weights in models],
+            "headline": numbers,
+            "wall_time_s": round(time.time() - psutil.Process().create_time()),
+            "peak_memory_mb": round(peak_memory() / 2**20, 1),
+            "files": [{"name": path.name, "sha256": sha256_of(path)} for path in files],
+        }
+        before = _SAVED.get(path, manifest)
+        if is_ours or before["parameters"] == manifest["parameters"]:  # else it is another run in this process
+            manifest |= _together(before, manifest)
+        _SAVED[path] = manifest
+        return write_json(path, manifest)
+
+
+def _together(before: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What two manifests of one run hold, the later one's where both have it."""
+    files = {file["name"]: file for file in (*before["files"], *manifest["files"])}
+    models = [*before["models"], *(model for model in manifest["models"] if model not in before["models"])]
+    merged = {key: {**before[key], **manifest[key]} for key in ("parameters", "headline")}
+    return {**merged, "models": models, "files": list(files.values())}
 
 
 def _number(name: str, value: Any) -> float | None:
@@ -95,20 +123,24 @@ def _save(result: object, folder: Path, notebook: str, name: str) -> Path:
             else:
                 named = result.rename_axis(index=lambda name: "index" if name is None else name)
                 named.to_csv(temporary, index=not isinstance(result.index, pd.RangeIndex))
-    except (TypeError, ValueError) as error:
-        raise RunError(f"result {name!r} cannot be saved as netCDF: {error}") from error
+    except RunError:
+        raise
+    except Exception as error:  # of many kinds, of xarray, h5netcdf and pandas
+        kind = "netCDF" if isinstance(result, xr.Dataset) else "CSV"
+        raise RunError(f"result {name!r} cannot be saved as {kind}: {first_line(error)}") from error
     return path
 
 
 def new_manifest(notebook: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return a manifest with all its keys, of which the running notebook and its runner each fill some."""
+    parameters = {str(name): kept(value) for name, value in parameters.items()}
     return {
         "notebook": notebook,
         "title": notebook,
         "description": "",
         "status": "ok",
         "error": None,
-        "parameters": dict(parameters),
+        "parameters": parameters,
         "models": [],
         "headline": {},
         "versions": versions() | {"platform": platform.platform()},
@@ -121,10 +153,14 @@ def new_manifest(notebook: str, parameters: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def repeat_command(name: str, parameters: Mapping[str, Any]) -> str:
+def repeat_command(name: str, parameters: Mapping[str, Any], declared: Mapping[str, Parameter] | None = None) -> str:
     """Return the command line that repeats a run, whatever folder it writes to."""
-    options = [("-p", key, str(value)) for key, value in parameters.items() if key != "out_dir"]
-    return shlex.join(["patchlib", "run", name, *(word for option in options for word in option)])
+    options: list[str] = []
+    for key, value in parameters.items():
+        one = (declared or {}).get(key, Parameter(key, "", None, ""))
+        if key != "out_dir" and (option := one.option(value)):
+            options += [option[0], key, option[1]]
+    return shlex.join(["patchlib", "run", name, *options])
 
 
 def peak_memory() -> int:

@@ -1,6 +1,9 @@
 """Notebooks before they run: where they are, and how their errors read."""
 
+import os
+from collections import Counter
 from collections.abc import Sequence
+from itertools import chain, count
 from pathlib import Path
 
 from patchlib.errors import RunError
@@ -18,20 +21,32 @@ def find_notebooks(names: Sequence[str | Path] | None = None, base: Path | None 
 
     Paths are relative to the working directory, or to ``base``.
     """
+    notebooks = named_notebooks(names, base)
+    if twin := next((path.stem for name, path in notebooks.items() if name != path.stem), None):
+        raise RunError(f"two notebooks are called {twin}.ipynb; run them with different output folders")
+    return list(notebooks.values())
+
+
+def named_notebooks(names: Sequence[str | Path] | None = None, base: Path | None = None) -> dict[str, Path]:
+    """The same by what their files are called: the stem, or where several share it, "alice-ps1" and "bob-ps1"."""
+    names = [names] if isinstance(names, str | os.PathLike) else names
     ours = sorted(notebook_folder().glob("*.ipynb"))
     taught = [path for path in ours if path.stem[0].isdigit()]  # the one over many runs needs runs
     if not names and not taught:
         raise RunError(f"there are no notebooks in {notebook_folder()}; give the path of one")
-    notebooks = list(dict.fromkeys(_find(str(name), ours, base or Path()) for name in names)) if names else taught
-    stems = [path.stem for path in notebooks]
-    if len(set(stems)) < len(stems):
-        twin = max(stems, key=stems.count)
-        raise RunError(f"two notebooks are called {twin}.ipynb; run them with different output folders")
+    paths = list(dict.fromkeys(_find(str(name), ours, base or Path()) for name in names)) if names else taught
+    stems = Counter(path.stem.casefold() for path in paths)  # some disks take A for a
+    notebooks: dict[str, Path] = {}
+    for path in paths:
+        name = path.stem if stems[path.stem.casefold()] == 1 else f"{path.parent.name}-{path.stem}"
+        taken = {other.casefold() for other in notebooks}
+        numbered = chain([name], (f"{name}-{number}" for number in count(2)))
+        notebooks[next(free for free in numbered if free.casefold() not in taken)] = path
     return notebooks
 
 
 def _find(name: str, ours: list[Path], base: Path) -> Path:
-    if name.endswith(".ipynb") and (base / name).is_file():
+    if name.endswith(".ipynb") and os.path.isfile(base / name):  # which is False for what can be no path
         return (base / name).resolve()
     key = name.removesuffix(".ipynb")
     for path in ours:
@@ -39,4 +54,4 @@ def _find(name: str, ours: list[Path], base: Path) -> Path:
             return path
     known = ", ".join(path.stem for path in ours) or "none"
     where = f" in {base}" if base != Path() and name.endswith(".ipynb") else ""
-    raise RunError(f"there is no notebook {name!r}{where}; give the path of one, or one of: {known}")
+    raise RunError(f"there is no notebook {name!r:.80}{where}; give the path of one, or one of: {known}")

@@ -1,6 +1,6 @@
 "use strict";
 // Figures are drawn when they come near, for there may be hundreds; one that names no colours takes those of the page.
-const figures = JSON.parse(document.getElementById("figures").textContent);
+const figures = JSON.parse(document.querySelector("script#figures").textContent);
 const places = [...document.querySelectorAll(".figure")];
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -20,7 +20,7 @@ function draw(place) {
 const near = new IntersectionObserver((entries) => {
   for (const { target } of entries.filter((entry) => entry.isIntersecting)) {
     near.unobserve(target);
-    draw(target);
+    try { draw(target); } catch (error) { target.textContent = `This figure cannot be drawn: ${error.message}`; }
   }
 }, { rootMargin: "300px" });
 places.forEach((place) => near.observe(place));

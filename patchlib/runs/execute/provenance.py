@@ -29,8 +29,11 @@ def code_hash(notebook: Path | None = None) -> str:
     """A hash of patchlib's source and, if given, of a notebook's code and of the modules beside it that it imports."""
     digest = _package_digest().copy()
     if notebook:  # read each time: it may change between two calls, and what this process imported does not
-        cells = json.loads(notebook.read_text("utf-8"))["cells"]
-        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        content = json.loads(notebook.read_text("utf-8"))
+        # Until nbformat 3 notebooks had sheets, and code cells "input".
+        cells = content.get("cells") or [cell for sheet in content.get("worksheets", []) for cell in sheet["cells"]]
+        codes = (cell for cell in cells if cell["cell_type"] == "code")
+        sources = ["".join(cell.get("source", cell.get("input", ""))) for cell in codes]
         digest.update(json.dumps(sources + _beside(notebook.parent, sources)).encode())
     return digest.hexdigest()[:16]
 
