@@ -7,6 +7,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from patchlib._util import check_flag
+
 Progress = bool | Callable[[int, int], None]
 """Whether to show a bar; or a function that is told ``(done, total)``, and may raise to stop the work."""
 
@@ -29,5 +31,5 @@ def progress_bar(total: int, desc: str, show: Progress = True, **options: Any) -
     """
     if callable(show):
         return nullcontext(_Told(total, show))
-    hidden = not show or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
+    hidden = not check_flag("progress", show) or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
     return tqdm(total=total, desc=desc, disable=hidden, **options)

@@ -17,6 +17,7 @@ import plotly.io as pio
 import xarray as xr
 from plotly.subplots import make_subplots
 
+from patchlib._util import check_text
 from patchlib.plots.wording import AXIS_NAMES, NO_CONTRAST, column_names
 
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -53,6 +54,7 @@ def is_colab() -> bool:
 
 def style(figure: go.Figure, title: str, subtitle: str, height: int, width: int = 820, above: int = 0) -> go.Figure:
     """The look that all figures share; long titles wrap, and ``above`` pixels stay free between them and the axes."""
+    check_text("A title", title)
     subtitle = subtitle.replace(" = ", "\u00a0=\u00a0")  # no line ends there
     heading, small = textwrap.wrap(title, width // 10), textwrap.wrap(subtitle, width // 6, break_on_hyphens=False)
     # Set here rather than as a template: plotly's default one adds 6.5 KB to each figure in a notebook.

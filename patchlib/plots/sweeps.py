@@ -22,7 +22,7 @@ Results = Mapping[str, xr.Dataset] | xr.Dataset
 
 def _of_metric(results: Results, metric: str | None, *allowed: tuple[str, ...]) -> dict[str, xr.Dataset]:
     """One metric of each result; SweepError where one was not swept over one of the sets of axes (none: all go)."""
-    named = {"": results} if isinstance(results, xr.Dataset) else results  # a Dataset is a Mapping too
+    named = wording.check_results(results)
     if not named:
         raise SweepError("There is no result to draw: the mapping of names to results is empty.")
     checked = {}

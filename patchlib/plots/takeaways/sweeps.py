@@ -6,8 +6,8 @@ import numpy as np
 import xarray as xr
 
 from patchlib import stats
-from patchlib._util import check_count, head_name
-from patchlib.plots.wording import NO_CONTRAST, cell_names, with_interval
+from patchlib._util import check_count, check_number, head_name
+from patchlib.plots.wording import NO_CONTRAST, cell_names, check_array, check_results, with_interval
 
 
 def of_contrast(results: Mapping[str, xr.Dataset]) -> str:
@@ -23,6 +23,7 @@ def of_contrast(results: Mapping[str, xr.Dataset]) -> str:
         >>> print(patchlib.plots.takeaways.of_contrast({"IOI": patchlib.baseline(model, task)}))
         IOI: 4.37 clean, -3.11 corrupted, a contrast that we can divide by.
     """
+    results = check_results(results)
     sentences = []
     for name, result in results.items():
         row = stats.contrast(result).iloc[0]
@@ -139,6 +140,7 @@ def of_layers(results: Mapping[str, xr.Dataset], metric: str | None = None) -> s
         >>> print(patchlib.plots.takeaways.of_layers({"attention": result}))
         attention peaks at layer 20 (0.38 [...]).
     """
+    results = check_results(results)
     sentences = []
     for name, result in results.items():
         table = stats.summary_table(result, None, metric).dropna(subset="effect")
@@ -168,6 +170,7 @@ def of_attention(patterns: xr.DataArray) -> str:
         >>> print(patchlib.plots.takeaways.of_attention(patterns))
         L17H4 looks most at ...
     """
+    check_array(patterns, "attention_patterns", "cell", "dest", "src")
     tokens = [str(token) for token in patterns.token.values]
     earlier = [max((j for j in range(i) if tokens[j] == token), default=None) for i, token in enumerate(tokens)]
     # For each textbook position: query's index -> key's index, of those queries that have one.
@@ -214,6 +217,8 @@ def of_scores(score: xr.DataArray, what: str, top_k: int = 5, least: float = 0.2
         >>> print(patchlib.plots.takeaways.of_scores(score, "induction scores", top_k=2))
         Highest induction scores: L0H1 0.70, L1H0 0.30; 2 of 4 heads above 0.2.
     """
+    check_array(score, "detector_scores", "layer", "head")
+    check_number("least", least)
     top = score.transpose("layer", "head").to_series().nlargest(check_count("top_k", top_k))
     names = [f"{head_name(*head)} {value:.2f}" for head, value in zip(top.index.to_list(), top, strict=True)]
     return f"Highest {what}: {', '.join(names)}; {int((score > least).sum())} of {score.size} heads above {least}."
