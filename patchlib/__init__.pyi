@@ -55,11 +55,11 @@ from .models.load import weights_hash as weights_hash
 from .models.names import list_models as list_models
 from .patching.donors import SOURCES as SOURCES
 from .patching.metrics import METRICS as METRICS
-from .patching.paths import path_patch as path_patch
 from .patching.receivers import Receiver as Receiver
 from .patching.receivers import inputs_of as inputs_of
 from .patching.sites import SITES as SITES
 from .patching.sweeps import baseline as baseline
+from .patching.sweeps import path_patch as path_patch
 from .patching.sweeps import sweep as sweep
 from .runs.execute.manifest import save_run as save_run
 from .runs.execute.runner import RunRecord as RunRecord

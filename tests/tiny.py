@@ -34,8 +34,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from patchlib.models.convert import without_loading_bars
-from patchlib.models.load import load_model
+from patchlib.models.load import load_model, without_loading_bars
 from patchlib.tasks import words as ioi_words
 
 TEXT = """

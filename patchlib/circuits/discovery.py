@@ -13,9 +13,8 @@ from patchlib._util import Head, check_count, check_number, head_names
 from patchlib.circuits.circuit import Circuit
 from patchlib.circuits.head_types import head_types
 from patchlib.errors import SweepError
-from patchlib.patching.paths import path_patch
 from patchlib.patching.receivers import Receiver, inputs_of
-from patchlib.patching.sweeps import sweep
+from patchlib.patching.sweeps import path_patch, sweep
 from patchlib.stats import summary_table
 from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.pairs import PromptPairs

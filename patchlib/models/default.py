@@ -87,7 +87,7 @@ def _build(weights: Weights, folder: Path) -> None:
         return
     if folder.exists():
         log.warning("the cached model %s is damaged (%s); it is being rebuilt", folder, fault)
-    from patchlib.models.convert import convert  # brings torch, of which a folder that is whole has no need
+    from patchlib.models.load import convert  # brings torch, of which a folder that is whole has no need
 
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as temporary:
         temp = Path(temporary)

@@ -1,22 +1,31 @@
 """A model's name -> a TransformerBridge in eval mode, without gradients, with the familiar hook names."""
 
 import hashlib
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.utilities import get_device
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
+from patchlib._util import sha256_of
 from patchlib.errors import ModelError
-from patchlib.models.convert import without_loading_bars
-from patchlib.models.default import DEFAULT_MODEL, SMOLLM2, model_folder
+from patchlib.models.default import DEFAULT_MODEL, RECORD, SMOLLM2, Weights, model_folder
+from patchlib.models.fit import check_fit
 from patchlib.models.names import brief, source_of
+from patchlib.progress import progress_bar
 
-# model -> (which tensors were hashed, their hash)
-_hashes: WeakKeyDictionary[TransformerBridge, tuple[tuple[Any, ...], str]] = WeakKeyDictionary()
+_HASHES: WeakKeyDictionary[TransformerBridge, tuple[list[object], str]] = WeakKeyDictionary()
+"""What a model's tensors looked like when they were hashed, and their hash."""
+N_LOOKED_AT = 4096
+"""Numbers of a tensor that are looked at before a hash is taken to hold still."""
 
 
 def load_model(
@@ -76,8 +85,7 @@ def load_model(
 def weights_hash(model: TransformerBridge) -> str:
     """The sha256 (hex) of all parameters: name, dtype, shape and bytes, in the order of their names.
 
-    The same on every device. Kept per model, and computed again once a parameter was replaced or changed in
-    place (other than through `.data`, which PyTorch does not record).
+    The same on every device. All of them are read in each call.
 
     Args:
         model: As `load_model` gives it.
@@ -89,17 +97,68 @@ def weights_hash(model: TransformerBridge) -> str:
         >>> patchlib.weights_hash(model)[:12]
         'd4fefa0c648f'
     """
-    parameters = sorted(model.original_model.named_parameters())
-    state = tuple((name, p.data_ptr(), None if p.is_inference() else p._version) for name, p in parameters)
-    if model not in _hashes or _hashes[model][0] != state:
-        digest = hashlib.sha256()
-        for name, parameter in parameters:
-            digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-            # as bytes, because NumPy has no bfloat16
-            raw = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(raw.numpy().data)
-        _hashes[model] = (state, digest.hexdigest())
-    return _hashes[model][1]
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.original_model.named_parameters()):
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+        digest.update(raw_bytes(parameter))
+    _HASHES[model] = (_look(model), digest.hexdigest())
+    return _HASHES[model][1]
+
+
+def last_weights_hash(model: TransformerBridge) -> str:
+    """What `weights_hash` gave last, unless a tensor was replaced or changed since.
+
+    PyTorch counts changes, other than through `.data`; against those some numbers of each tensor are compared too.
+    """
+    kept = _HASHES.get(model)
+    return kept[1] if kept is not None and kept[0] == _look(model) else weights_hash(model)
+
+
+def _look(model: TransformerBridge) -> list[object]:
+    """Where each tensor lies, how often it was changed, and every so many of its numbers, to the bit."""
+    looks: list[object] = []
+    for name, parameter in sorted(model.original_model.named_parameters()):
+        few = parameter.detach().reshape(-1)[:: max(1, parameter.numel() // N_LOOKED_AT)]
+        version = None if parameter.is_inference() else parameter._version
+        looks.append((name, parameter.data_ptr(), version, hash(bytes(raw_bytes(few)))))
+    return looks
+
+
+def raw_bytes(tensor: torch.Tensor) -> memoryview:
+    """A tensor's numbers as they lie in memory: NumPy, which reads them, has no bfloat16."""
+    whole = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    return whole.reshape(-1).view(torch.uint8).numpy().data
+
+
+def convert(weights: Weights, gguf: Path, folder: Path) -> None:
+    """Write the dequantised float32 model, its tokenizer and the RECORD into a new folder."""
+    with without_loading_bars(), progress_bar(3, f"converting {weights.name}, once") as bar:
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        bar.update()
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        bar.update()
+        # the weights are plain float32 now, but transformers refuses to save a model that was once quantised
+        del model.hf_quantizer
+        del model.config.quantization_config
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        files = {file.name: sha256_of(file) for file in sorted(folder.iterdir())}
+        (folder / RECORD).write_text(json.dumps({"source_sha256": weights.sha256, "files": files}, indent=1))
+        bar.update()
+
+
+@contextmanager
+def without_loading_bars() -> Iterator[None]:
+    """Hide the bars that transformers shows while it reads and writes files; the hub's download bars stay."""
+
+    def hidden(bar: Any, args: Any, options: Any) -> Any:
+        return bar(*args, **options | {"disable": True})
+
+    former_hook = logging.set_tqdm_hook(hidden)
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(former_hook)
 
 
 class _SafeWeights:
@@ -107,16 +166,11 @@ class _SafeWeights:
 
     @staticmethod
     def from_pretrained(source: str, **options: Any) -> torch.nn.Module:
-        """What the Auto class would load; raises ModelError where a tensor is absent or of another shape."""
+        """What the Auto class would load; raises ModelError where the weights do not fit the config."""
         options |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
         model: torch.nn.Module
         model, report = AutoModelForCausalLM.from_pretrained(source, **options)
-        wrong = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
-        if wrong:
-            raise ModelError(
-                f"the weights in {source!r} do not fit their config.json ({len(wrong)} tensors are missing "
-                f"or of another shape, such as {wrong[0]}); fetch or save the model again"
-            )
+        check_fit(model, report, source)
         return model
 
 

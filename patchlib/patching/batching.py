@@ -35,7 +35,7 @@ def example_batches(pairs: PromptPairs, batch_tokens: int) -> Iterator[list[int]
             if len(together) >= FULL:
                 yield from _split(together, size)
                 together = []
-            together += examples
+            together = sorted(together + examples)  # in the task's order, which is the one that a metric expects
         yield from _split(together, size)
 
 

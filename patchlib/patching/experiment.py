@@ -1,25 +1,32 @@
-"""What a sweep is made of, checked once: what to patch, what to write in, what to measure, and how to run it."""
+"""A sweep, checked once and then run: what to patch, what to write in, what to measure, and how to run it."""
 
+import math
+import random
+import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import check_choice
-from patchlib.errors import SweepError
+from patchlib import stats
+from patchlib._util import check_choice, versions
+from patchlib.errors import ContrastWarning, SweepError
+from patchlib.models.load import last_weights_hash, weights_hash
+from patchlib.patching.batching import example_batches, patch_cells
 from patchlib.patching.budget import check_batch_tokens
+from patchlib.patching.checkpoint import open_checkpoint
 from patchlib.patching.donors import Donors
 from patchlib.patching.engine import PatchedForwards, Work
-from patchlib.patching.grid import Grid
-from patchlib.patching.labels import labels, result_attributes
+from patchlib.patching.grid import Cell, Grid
 from patchlib.patching.metrics import Metrics, Readout, Reads
 from patchlib.patching.path_engine import PathForwards
 from patchlib.patching.receivers import Receiver, receiver_masks
-from patchlib.patching.selfcheck import fast_obstacle
-from patchlib.progress import Progress
+from patchlib.patching.selfcheck import SelfCheck, fast_obstacle
+from patchlib.progress import Progress, progress_bar
 from patchlib.tasks.pairs import PromptPairs
 
 Engine = Literal["auto", "fast", "plain"]
@@ -89,7 +96,8 @@ class Experiment:
         """Put the metrics of the clean and corrupted prompts into a result, and give what reads the patched logits."""
         both = (forwards.base_logits, forwards.other_logits)
         logits = dict(zip(self.donors.base_and_other, both, strict=True))
-        readout = Readout(self.metrics, self.pairs.select(examples), logits["clean"], forwards.reads.vocab)
+        chosen, vocab, n_all = self.pairs.select(examples), forwards.reads.vocab, len(self.pairs)
+        readout = Readout(self.metrics, chosen, logits["clean"], vocab, n_all)
         for prompts in ("clean", "corrupted"):
             values = readout(logits[prompts][None], f"the {prompts} forward pass")  # [metric 1 example]
             result[prompts].values[:, examples] = values[:, 0].numpy()
@@ -107,8 +115,8 @@ class Experiment:
         unpatched = {prompts: missing("metric", "example") for prompts in ("clean", "corrupted")}
         return xr.Dataset(
             {"patched": missing(*sizes), **unpatched},
-            coords={"metric": list(self.metrics), **values, **labels(self.model, self.pairs, values)},
-            attrs=result_attributes(self.model, self.pairs),
+            coords={"metric": list(self.metrics), **values, **self._labels()},
+            attrs=self._origin(),
         )
 
     def attributes(self) -> dict[str, str | int]:
@@ -117,3 +125,110 @@ class Experiment:
         site = {"site": self.grid.site.name}
         paths = {} if self.receivers is None else {"receivers": ", ".join(map(str, self.receivers)) or "logits"}
         return {**site, **self.donors.attributes(), **self.grid.attributes(), "engine": engine, **paths}
+
+    def run(self) -> xr.Dataset:
+        """Every cell of the grid patched, beside the two unpatched forwards: what ``sweep`` returns."""
+        pairs, grid, how = self.pairs, self.grid, self.how
+        direction, (base, _) = self.donors.direction, self.donors.base_and_other
+        result = self.empty_result().assign_attrs(self.attributes())
+        patched = result.patched.values  # written in place: [metric *axes example]
+        batches = list(example_batches(pairs, how.batch_tokens))
+        # One batch of prompts, always the same one, has some of its cells computed the plain way too.
+        checked = random.Random(0).randrange(len(batches)) if how.why_plain is None else None
+        n_cells = math.prod(grid.shape)
+        with (
+            open_checkpoint(how.checkpoint, self, result) as finished,
+            progress_bar(len(pairs) * n_cells, f"{direction} {grid.site.name}", how.progress) as bar,
+        ):
+            for number, examples in enumerate(batches):
+                forwards = self.start_forwards(examples)
+                readout = self.read_unpatched(forwards, examples, result)
+                unpatched = result[base].values[:, examples]  # [metric example]
+                cells = []
+                for cell in grid.cells(pairs.select(examples)):
+                    saved = finished.get(cell, examples)
+                    # Without a forward: what was done before, and what a patch gives that changes nothing.
+                    patched[_indexer(cell, examples)] = unpatched if saved is None else saved
+                    if saved is None:
+                        cells.append(cell)
+                start_plain = partial(self.start_forwards, plain=True)
+                check = SelfCheck(start_plain, examples, forwards, cells) if number == checked else None
+                n_done = 0
+                for batch, logits in patch_cells(forwards, cells, how.batch_tokens):
+                    where = f"patched at {grid.site.name} from layer {batch[0].layers[0]} on"
+                    values = readout(logits, f"a {direction} forward pass, {where}").numpy()
+                    for i, cell in enumerate(batch):
+                        patched[_indexer(cell, examples)] = values[:, i]
+                        if check:
+                            check.saw(cell, logits[i])
+                    finished.add(batch, examples, values)
+                    bar.update(len(batch) * len(examples))
+                    n_done += len(batch) * len(examples)
+                if check:
+                    check.compare()
+                bar.update(n_cells * len(examples) - n_done)  # cells that needed no forward
+
+        _warn_of_contrast(result)
+        return result.assign(effect=stats.effect(result))
+
+    def _labels(self) -> dict[str, Any]:
+        """Coordinates beside the axes: prompts and answers per example, and what stands at each position."""
+        texts = self.pairs.example_prompts(self.model)
+        coords: dict[str, Any] = {name: ("example", list(map(_savable, column))) for name, column in texts.items()}
+        coords["example"] = np.arange(len(self.pairs))
+        if "pos" in self.grid.values:
+            coords["pos_label"] = ("pos", [_savable(self._shared(position)) for position in self.grid.values["pos"]])
+        return coords
+
+    def _shared(self, position: int) -> str:
+        """The token where all prompts have the same one, else the role, in angle brackets, that all have there."""
+        pairs, to_string = self.pairs, self.model.to_string
+        rows = [(i, row) for i, row in enumerate(pairs.clean_tokens) if position < len(row)]
+        others = [pairs.corrupted_tokens[i] for i, _ in rows]
+        if len(tokens := {int(row[position]) for row in (*(row for _, row in rows), *others)}) == 1:
+            token = to_string([tokens.pop()])
+            return token.strip() or repr(token)
+        shared = [role for role, index in pairs.roles.items() if all(int(index[i]) == position for i, _ in rows)]
+        return f"<{shared[0]}>" if shared else ""
+
+    def _origin(self) -> dict[str, str | int | float]:
+        """Model, weights, task and library versions, as attributes that netCDF can hold."""
+        model, pairs = self.model, self.pairs
+        return {
+            "model": str(model.cfg.model_name),
+            # A checkpoint may be of weights that were changed behind PyTorch's back: all are read.
+            "weights_hash": last_weights_hash(model) if self.how.checkpoint is None else weights_hash(model),
+            "dtype": str(model.cfg.dtype).removeprefix("torch."),
+            "device": str(model.cfg.device),
+            "prepend_bos": str(bool(model.cfg.default_prepend_bos)),
+            "task": pairs.name,
+            "seed": "none" if pairs.seed is None else int(pairs.seed),
+            "n_examples": len(pairs),
+            **{f"task_{k}": str(value) if isinstance(value, bool) else value for k, value in pairs.metadata.items()},
+            **{f"version_{name.replace('-', '_')}": version for name, version in versions().items()},
+        }
+
+
+def _savable(text: str) -> str:
+    return text.replace("\0", "\\0")  # some tokens are that byte, which netCDF refuses
+
+
+def _indexer(cell: Cell, examples: list[int]) -> Any:
+    return (slice(None), *cell.index, examples)  # [metric *axes example]
+
+
+def _warn_of_contrast(result: xr.Dataset) -> None:
+    turned_around = stats.contrast(result.rename(clean="corrupted", corrupted="clean"))
+    table = stats.contrast(result).assign(is_swapped=turned_around.usable)
+    for metric, row in table[~table.usable].iterrows():
+        spread = f" with a spread of {row.spread:.2g}" if row.n > 1 else ""
+        mend = "Choose a corruption that changes the answer (for IOI: corruption='swap_subject')."
+        if row.is_swapped:
+            mend = "The corrupted prompts come out above the clean ones: are the right and the wrong answers swapped?"
+        warnings.warn(
+            f"{metric} gives no usable contrast: {row.clean:.3g} on clean and {row.corrupted:.3g} on corrupted "
+            f"prompts, a difference of {row.difference:.2g}{spread} (n = {row.n:.0f}). Effects are NaN, because "
+            f"dividing by it would {'turn every sign around' if row.is_swapped else 'give noise'}. {mend}",
+            ContrastWarning,
+            stacklevel=4,
+        )

@@ -18,7 +18,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +27,7 @@ from torch.nn.functional import cross_entropy
 
 from patchlib._util import listed, shown
 from patchlib.errors import SweepError
+from patchlib.patching.own_metrics import MetricFunction, as_numbers, check_order, check_signature, scores
 from patchlib.tasks.pairs import PromptPairs
 
 Logits = Float[Tensor, "*cell example d_vocab"]
@@ -35,8 +36,6 @@ Answers = Int[Tensor, "example 2"]
 Values = Float[Tensor, "*cell example"]
 Metric = Callable[[Logits, Answers, CleanLogits], Values]
 """(logits at the last position, (right, wrong) token ids, the clean logits there) -> one number a prompt."""
-MetricFunction = Callable[[Float[Tensor, "example pos d_vocab"], PromptPairs], Any]
-"""(logits, prompts) -> one number a prompt, in anything that torch makes a tensor of."""
 Metrics = dict[str, Metric | MetricFunction]
 FLOAT32 = "If the model runs in float16, load it in float32 (load_model(..., dtype='float32'));"
 
@@ -75,7 +74,7 @@ def task_metric(logits: Float[Tensor, "example pos d_vocab"], pairs: PromptPairs
     """The task's own ``compute_metric``, which sees one prompt at a time and all its positions."""
     compute_metric = pairs.compute_metric
     assert compute_metric is not None  # resolve_metrics gives this function only where there is one
-    return torch.tensor([float(compute_metric(logits[i : i + 1], i)) for i in range(len(pairs))])
+    return torch.stack([as_numbers("task_metric", compute_metric(logits[i : i + 1], i), ()) for i in range(len(pairs))])
 
 
 def resolve_metrics(
@@ -109,6 +108,8 @@ def resolve_metrics(
                 f"Unknown metric {shown(entry)}. Choose from {', '.join(by_name)}, or pass a function "
                 "(logits[example pos d_vocab], pairs) -> one number per example."
             )
+        if function not in by_name.values():
+            check_signature(name, function)
         chosen[name] = function
     if not chosen:
         raise SweepError(f"No metric was asked for. Choose from {', '.join(by_name)}.")
@@ -139,6 +140,10 @@ class Readout:
         pairs: The prompts that the logits are of.
         clean_logits: Of the unpatched clean prompts.
         vocab: The token ids that the logits are of; all when None.
+        n_all: How many prompts the task has; as many as ``pairs`` when None.
+
+    Raises:
+        SweepError: These prompts are a part of the task, and a metric goes by the place of a prompt among them.
     """
 
     def __init__(
@@ -147,12 +152,16 @@ class Readout:
         pairs: PromptPairs,
         clean_logits: Float[Tensor, "example read read_vocab"],
         vocab: Int[Tensor, " read_vocab"] | None = None,
+        n_all: int | None = None,
     ) -> None:
-        self.metrics, self.pairs = metrics, pairs
+        self.metrics, self.pairs, self.n_all = metrics, pairs, n_all or len(pairs)
         self.clean_logits = clean_logits[:, -1]
         # Where only the answers' logits were computed, an answer's place among them stands for its token id.
         answers = pairs.answers if vocab is None else torch.searchsorted(vocab, pairs.answers)
         self.answers = answers.to(clean_logits.device)
+        for name, metric in metrics.items():
+            if metric is not task_metric and metric not in METRICS.values():
+                check_order(name, metric, clean_logits, pairs, self.n_all)
 
     def __call__(
         self, logits: Float[Tensor, "cell example read read_vocab"], origin: str
@@ -169,16 +178,11 @@ class Readout:
         if metric in METRICS.values():
             values = metric(logits[:, :, -1], self.answers, self.clean_logits)
         else:
-            rows = [torch.as_tensor(metric(cell_logits, self.pairs)).detach() for cell_logits in logits]
-            if any(row.shape != (len(self.pairs),) for row in rows):
-                raise SweepError(
-                    f"Metric {name!r} must give one number per example, shape [{len(self.pairs)}], "
-                    f"not {list(rows[0].shape)}."
-                )
-            values = torch.stack(rows)
+            values = torch.stack([scores(name, metric, rows, self.pairs, self.n_all) for rows in logits])
+        values = values.float().cpu()
         if not torch.isfinite(values).all():
             raise SweepError(f"{name} is NaN or infinite in {origin}. {FLOAT32} else look at the metric.")
-        return values.float().cpu()
+        return values
 
 
 def next_token_losses(

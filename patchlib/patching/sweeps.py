@@ -1,29 +1,21 @@
-"""Which cells to patch, in which direction, read by which metrics -> one labelled result."""
+"""Which cells to patch, everywhere or along direct paths, read by which metrics -> one labelled result."""
 
-import math
-import random
-import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib import stats
-from patchlib.errors import ContrastWarning
-from patchlib.models.check import check_model
-from patchlib.patching.batching import example_batches, patch_cells
+from patchlib.patching.batching import example_batches
 from patchlib.patching.budget import check_batch_tokens
-from patchlib.patching.checkpoint import open_checkpoint
 from patchlib.patching.donors import Donors, resolve_donors
 from patchlib.patching.experiment import Engine, Experiment, HowToRun, resolve_how
-from patchlib.patching.grid import Cell, Grid, resolve_grid
-from patchlib.patching.metrics import MetricFunction, resolve_metrics
-from patchlib.patching.selfcheck import SelfCheck
+from patchlib.patching.grid import Grid, resolve_grid
+from patchlib.patching.metrics import resolve_metrics
+from patchlib.patching.own_metrics import MetricFunction
+from patchlib.patching.receivers import Receiver, check_receivers
 from patchlib.patching.sites import get_site
-from patchlib.progress import progress_bar
 from patchlib.tasks.base import PatchingDataset, as_pairs
 from patchlib.tasks.pairs import PromptPairs
 
@@ -60,7 +52,6 @@ def baseline(
         >>> unpatched.corrupted.sel(metric="accuracy").values
         array([0., 0., 0., 0.], dtype=float32)
     """
-    check_model(model)
     pairs = as_pairs(model, task)
     how = HowToRun(check_batch_tokens(model, batch_tokens), why_plain="nothing is patched")
     nothing = Grid(get_site(model, "resid_pre"), values={}, layers=[])
@@ -152,77 +143,72 @@ def sweep(
         >>> result.effect.sel(metric="logit_diff", layer=20).values.round(2)
         array([0.36, 0.01], dtype=float32)
     """
-    check_model(model)
     pairs = as_pairs(model, task)
     grid = resolve_grid(model, pairs, site, over, layers, heads, positions)
     donors = resolve_donors(model, pairs, direction, source, reference, source_seed)
     metrics = resolve_metrics(metric, pairs)
     how = resolve_how(model, engine, batch_tokens, checkpoint, progress)
-    return patch_grid(Experiment(model, pairs, grid, donors, metrics, how))
+    return Experiment(model, pairs, grid, donors, metrics, how).run()
 
 
-def patch_grid(experiment: Experiment) -> xr.Dataset:
-    """Every cell of an experiment's grid patched, beside the two unpatched forwards: what ``sweep`` returns."""
-    pairs, grid, how = experiment.pairs, experiment.grid, experiment.how
-    direction, (base, _) = experiment.donors.direction, experiment.donors.base_and_other
-    result = experiment.empty_result().assign_attrs(experiment.attributes())
-    patched = result.patched.values  # written in place: [metric *axes example]
-    batches = list(example_batches(pairs, how.batch_tokens))
-    # One batch of prompts, always the same one, has some of its cells computed the plain way too.
-    checked = random.Random(0).randrange(len(batches)) if how.why_plain is None else None
-    n_cells = math.prod(grid.shape)
-    with (
-        open_checkpoint(how.checkpoint, experiment, result) as finished,
-        progress_bar(len(pairs) * n_cells, f"{direction} {grid.site.name}", how.progress) as bar,
-    ):
-        for number, examples in enumerate(batches):
-            forwards = experiment.start_forwards(examples)
-            readout = experiment.read_unpatched(forwards, examples, result)
-            unpatched = result[base].values[:, examples]  # [metric example]
-            cells = []
-            for cell in grid.cells(pairs.select(examples)):
-                saved = finished.get(cell, examples)
-                # Without a forward: what was done before, and what a patch gives that changes nothing.
-                patched[_indexer(cell, examples)] = unpatched if saved is None else saved
-                if saved is None:
-                    cells.append(cell)
-            start_plain = partial(experiment.start_forwards, plain=True)
-            check = SelfCheck(start_plain, examples, forwards, cells) if number == checked else None
-            n_done = 0
-            for batch, logits in patch_cells(forwards, cells, how.batch_tokens):
-                origin = f"a {direction} forward pass, patched at {grid.site.name} from layer {batch[0].layers[0]} on"
-                values = readout(logits, origin).numpy()
-                for i, cell in enumerate(batch):
-                    patched[_indexer(cell, examples)] = values[:, i]
-                    if check:
-                        check.saw(cell, logits[i])
-                finished.add(batch, examples, values)
-                bar.update(len(batch) * len(examples))
-                n_done += len(batch) * len(examples)
-            if check:
-                check.compare()
-            bar.update(n_cells * len(examples) - n_done)  # cells that needed no forward
+def path_patch(
+    model: TransformerBridge,
+    task: PatchingDataset | PromptPairs,
+    receivers: Literal["logits"] | Sequence[Receiver] = "logits",
+    over: Sequence[str] = ("layer", "head"),
+    direction: Literal["denoise", "noise"] = "noise",
+    metric: str | MetricFunction | Sequence[str | MetricFunction] | None = None,
+    *,
+    layers: Sequence[int] | int | None = None,
+    heads: Sequence[int] | int | None = None,
+    positions: Sequence[int | str] | int | str | None = None,
+    source: Literal["other", "zero", "mean", "resample"] = "other",
+    reference: PatchingDataset | PromptPairs | None = None,
+    source_seed: int = 0,
+    engine: Engine = "auto",
+    batch_tokens: int | None = None,
+    checkpoint: str | Path | None = None,
+    progress: bool | Callable[[int, int], None] = True,
+) -> xr.Dataset:
+    """Patch each head's direct paths to some receivers, one sender at a time (Wang et al. 2022, section 3.1).
 
-    _warn_of_contrast(result)
-    return result.assign(effect=stats.effect(result))
+    The algorithm is that of appendix B: (1) run both prompts; (2) run the base prompt with the sender's output
+    patched and every other head frozen at its base output, while MLPs and norms are computed anew, and keep what
+    then arrives at the receivers; (3) run the base prompt with the receivers' inputs set to that and all else free.
+    With the logits as the receiver, step 2 ends in them. The paths of a sender are thus those that pass no other
+    head: straight along the residual stream or through MLPs.
 
+    Args:
+        model: As for ``sweep``.
+        task: As for ``sweep``.
+        receivers: ``"logits"``, or inputs of heads that receive together (``inputs_of``).
+        over: As for ``sweep``: of the senders. A position axis is that of the sender's output.
+        direction: ``"noise"`` as in the paper: the clean forward pass with the sender's output from the corrupted one.
+        metric, layers, heads, positions, source, reference, source_seed: As for ``sweep``, of the senders.
+        engine, batch_tokens, checkpoint, progress: As for ``sweep``.
 
-def _indexer(cell: Cell, examples: list[int]) -> Any:
-    return (slice(None), *cell.index, examples)  # [metric *axes example]
+    Returns:
+        As ``sweep``, with the attribute ``receivers``. Senders that cannot reach any receiver have effect 0.
 
+    Raises:
+        SweepError: As ``sweep``, and for receivers that the model or the task does not have.
+        TaskError, ExactnessError: As ``sweep``.
 
-def _warn_of_contrast(result: xr.Dataset) -> None:
-    turned_around = stats.contrast(result.rename(clean="corrupted", corrupted="clean"))
-    table = stats.contrast(result).assign(is_swapped=turned_around.usable)
-    for metric, row in table[~table.usable].iterrows():
-        spread = f" with a spread of {row.spread:.2g}" if row.n > 1 else ""
-        mend = "Choose a corruption that changes the answer (for IOI: corruption='swap_subject')."
-        if row.is_swapped:
-            mend = "The corrupted prompts come out above the clean ones: are the right and the wrong answers swapped?"
-        warnings.warn(
-            f"{metric} gives no usable contrast: {row.clean:.3g} on clean and {row.corrupted:.3g} on corrupted "
-            f"prompts, a difference of {row.difference:.2g}{spread} (n = {row.n:.0f}). Effects are NaN, because "
-            f"dividing by it would {'turn every sign around' if row.is_swapped else 'give noise'}. {mend}",
-            ContrastWarning,
-            stacklevel=4,
-        )
+    Warns:
+        ContrastWarning: As ``sweep``.
+
+    Example:
+        Two heads with a large effect in a sweep. L23H3 writes to the logits directly; L20H0 does not, and so has to
+        work through later heads:
+
+        >>> direct = patchlib.path_patch(model, task, "logits", layers=[20, 23], heads=[0, 3], progress=False)
+        >>> effect = direct.effect.sel(metric="logit_diff")
+        >>> round(effect.sel(layer=20, head=0).item(), 2), round(effect.sel(layer=23, head=3).item(), 2)
+        (0.01, 0.59)
+    """
+    pairs = as_pairs(model, task)
+    grid = resolve_grid(model, pairs, "z", over, layers, heads, positions)
+    donors = resolve_donors(model, pairs, direction, source, reference, source_seed)
+    metrics = resolve_metrics(metric, pairs)
+    how = resolve_how(model, engine, batch_tokens, checkpoint, progress)
+    return Experiment(model, pairs, grid, donors, metrics, how, check_receivers(model, pairs, receivers)).run()

@@ -1,7 +1,9 @@
 """A task in text, as users write one, and any task as the tokens that a sweep runs."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
@@ -127,6 +129,10 @@ def as_pairs(model: TransformerBridge, task: Task) -> PromptPairs:
     if not isinstance(task, Task):
         given = task.__name__ if isinstance(task, type) else type(task).__name__
         raise TaskError(f"A task is a PatchingDataset (an instance, not the class) or PromptPairs, not {given}.")
-    pairs = task.to_pairs(model) if isinstance(task, PatchingDataset) else check_fits(model, task)
+    if isinstance(task, PatchingDataset):
+        pairs = task.to_pairs(model)
+    else:
+        # A task is what was asked for: a part of another one is numbered anew, like the results that it gets.
+        pairs = check_fits(model, task if torch.equal(task.index, torch.arange(len(task))) else replace(task))
     warn_of_answers(model, pairs)
     return pairs

@@ -54,6 +54,10 @@ class PromptPairs:
         keep_pads: Rows may begin or end in the tokenizer's padding token, which often is its end-of-text token too.
             Otherwise a model refuses such rows, as they come from padding prompts of several lengths to one.
 
+    Attributes:
+        index: Each pair's number in the task, which ``select`` keeps: a metric of your own is given some of a task's
+            prompts at a time, and finds what belongs to them as ``data[pairs.index]``.
+
     Raises:
         AlignmentError: A pair's rows differ in length.
         TaskError: Anything else that cannot be patched: no prompts, identical rows, equal answers.
@@ -85,6 +89,7 @@ class PromptPairs:
     metadata: dict[str, str | int | float] = field(default_factory=dict)
     groups: tuple[str, ...] = ()
     keep_pads: bool = False
+    index: Int[Tensor, " example"] = field(init=False)
 
     def __post_init__(self) -> None:
         check_text("The name of PromptPairs", self.name, TaskError)
@@ -133,7 +138,7 @@ class PromptPairs:
         }
         # The class is frozen, so that nobody edits prompts under a sweep: only here are values put into their form.
         vars(self).update(clean_tokens=clean, corrupted_tokens=corrupted, answers=answers)
-        vars(self).update(roles=roles, metadata=metadata, seed=seed, groups=groups)
+        vars(self).update(roles=roles, metadata=metadata, seed=seed, groups=groups, index=torch.arange(len(clean)))
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -159,7 +164,7 @@ class PromptPairs:
         return [torch.tensor([i for i, n in enumerate(lengths) if n == length]) for length in sorted(set(lengths))]
 
     def select(self, indices: Int[Tensor, " chosen"] | Sequence[int]) -> PromptPairs:
-        """The pairs at `indices`, in that order; ``compute_metric`` still sees each pair's own number.
+        """The pairs at `indices`, in that order; ``index`` and ``compute_metric`` still have each pair's own number.
 
         Args:
             indices: Numbers of pairs, from 0.
@@ -179,7 +184,7 @@ class PromptPairs:
         if not chosen or any(isinstance(i, list) for i in chosen) or not all(0 <= i < len(self) for i in chosen):
             raise TaskError(f"Cannot select pairs {shown(chosen)}: give some of 0 to {len(self) - 1}.")
         metric = self.compute_metric
-        return replace(
+        selected = replace(
             self,
             clean_tokens=tuple(self.clean_tokens[i] for i in chosen),
             corrupted_tokens=tuple(self.corrupted_tokens[i] for i in chosen),
@@ -188,6 +193,8 @@ class PromptPairs:
             groups=tuple(self.groups[i] for i in chosen) if self.groups else (),
             compute_metric=None if metric is None else lambda logits, i: metric(logits, chosen[i]),
         )
+        vars(selected).update(index=self.index[chosen])
+        return selected
 
     def reversed(self) -> PromptPairs:
         """Clean and corrupted change places, and the right and the wrong answer with them.

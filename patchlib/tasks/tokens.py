@@ -26,7 +26,7 @@ def as_ids(values: Any, name: str) -> Int[Tensor, "*shape"]:
         raise TaskError(f"The {name} cannot be read as whole numbers ({first_line(error)}).") from error
     if tensor.numel() and (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool):
         raise TaskError(f"The {name} must be whole numbers, not {tensor.dtype}.")
-    return tensor.to(device="cpu", dtype=torch.long)
+    return tensor.to(device="cpu", dtype=torch.long, copy=True)  # what was given may be written into later
 
 
 def as_row(values: Any, name: str) -> Int[Tensor, " pos"]:

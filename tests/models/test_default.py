@@ -22,8 +22,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from patchlib.errors import ModelError
-from patchlib.models import convert as conversion
 from patchlib.models import default
+from patchlib.models import load as conversion
 from patchlib.models.default import RECORD, SMOLLM2, Weights, cache_dir, model_folder
 from patchlib.models.load import load_model, weights_hash
 from tests.tiny import tiny_model, tiny_tokenizer

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 import patchlib.models.load
 from patchlib.errors import ModelError
 from patchlib.models.default import DEFAULT_MODEL
-from patchlib.models.load import load_model, weights_hash
+from patchlib.models.load import last_weights_hash, load_model, weights_hash
 from patchlib.models.names import list_models
 from tests.tiny import KINDS, load_tiny, tiny_model, tiny_path, tiny_tokenizer
 
@@ -162,13 +162,19 @@ def test_hash_is_kept_but_notices_an_edit_in_place(monkeypatch: pytest.MonkeyPat
     before = weights_hash(model)
     with monkeypatch.context() as patch:
         patch.delattr(patchlib.models.load, "hashlib")  # nothing may be hashed the second time
-        assert weights_hash(model) == before
+        assert last_weights_hash(model) == before
     parameter = next(model.original_model.parameters())
     original = parameter.clone()
     parameter += 1
-    assert weights_hash(model) != before
+    assert last_weights_hash(model) != before
     parameter.copy_(original)
+    assert last_weights_hash(model) == before
+    parameter.data *= 2  # which PyTorch does not count
+    assert last_weights_hash(model) != before
+    parameter.data.copy_(original)
     assert weights_hash(model) == before
+    parameter.data.view(-1)[1] += 1  # a single number
+    assert weights_hash(model) != before
 
 
 def test_hash_of_a_model_loaded_in_inference_mode() -> None:

@@ -156,7 +156,7 @@ FAULTS = (
         ("batch_tokens // (2 * n_pos)", "batch_tokens // n_pos"),
     ),
     *faults(
-        f"{PATCHING}/sweeps.py",
+        f"{PATCHING}/experiment.py",
         (COSTS, BY_HAND),
         ("unpatched if saved is None else saved", "np.nan if saved is None else saved"),
         ("SelfCheck(start_plain, examples, forwards, cells) if number == checked else None", "None"),
@@ -164,7 +164,7 @@ FAULTS = (
     *faults(
         f"{PATCHING}/experiment.py",
         (BY_HAND,),
-        ('logits["clean"], forwards.reads.vocab', 'logits["corrupted"], forwards.reads.vocab'),
+        ('logits["clean"], vocab, n_all', 'logits["corrupted"], vocab, n_all'),
     ),
     *faults(
         f"{PATCHING}/grid.py",
@@ -244,8 +244,17 @@ FAULTS = (
         ("(*pairs.clean_tokens, *pairs.corrupted_tokens)", "pairs.clean_tokens"),
         ("pairs.answers.tolist(), roles]", "roles]"),
         ("_hash([[row.tolist() for row in donors.rows], donors.donor_of])", "_hash([donors.donor_of])"),
-        ("_code(pairs.compute_metric)", '""'),
-        ("code.co_code + repr(code.co_consts).encode()", "code.co_code"),
+        ('identity(pairs.compute_metric, "compute_metric")', '""'),
+        ("_hash([self._seal, str(key)", "_hash([str(key)"),
+    ),
+    *faults(
+        f"{PATCHING}/identity.py",
+        (CHECKPOINT,),
+        ("yield self.digest(code.co_consts)", "yield b''"),
+        ("repr((code.co_names, ", "repr(("),
+        ("(function.__defaults__, function.__kwdefaults__, vars(function))", "(function.__kwdefaults__,)"),
+        ("yield from self._used(content, attributes)", "pass"),
+        ("yield from self._used(function.__globals__[name], attributes)", "pass"),
     ),
     # ---- Paths
     *faults(

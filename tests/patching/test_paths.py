@@ -7,9 +7,8 @@ import pytest
 import torch
 
 import patchlib
-from patchlib import Receiver, sweep
+from patchlib import Receiver, path_patch, sweep
 from patchlib.errors import SweepError
-from patchlib.patching.paths import path_patch
 from patchlib.patching.receivers import inputs_of
 from tests.helpers import contrast_pairs, make_pairs
 from tests.tiny import load_tiny
