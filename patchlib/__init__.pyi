@@ -41,6 +41,7 @@ from .compat.printing import print_head_results as print_head_results
 from .compat.printing import print_heatmap_ascii as print_heatmap_ascii
 from .compat.printing import summarize_results as summarize_results
 from .errors import AlignmentError as AlignmentError
+from .errors import AnswerWarning as AnswerWarning
 from .errors import ContrastWarning as ContrastWarning
 from .errors import ExactnessError as ExactnessError
 from .errors import ModelError as ModelError

@@ -35,6 +35,8 @@ _RAW = "The same, to text as it stands."
 _FILE = "YAML with `name: value` lines: parameters of the notebooks."
 _GRID = "YAML with notebooks, parameters (of all runs), grid (name: [values]), runs (single ones)."
 _SCHEDULER = "Of a Dask scheduler, instead of workers here."
+_TRUSTED = "One that is not patchlib's and may be run, for the runs of its name; may be given again."
+_WAIT = "That a scheduler may be without a worker."
 _THREADS = "Of each run (default: the cores shared by the workers)."
 _FETCH = "Fetch a model now, so that it loads without a network later."
 _CLEAR = "Delete the model of that name from this disk; without a name, all in patchlib's own cache."
@@ -159,8 +161,9 @@ def run(
 
     Exit code 1 if a notebook failed.
     """
-    from patchlib.runs.execute.parameters import CommandText, RawText, from_environment, read_yaml
+    from patchlib.runs.execute.parameters import CommandText, RawText, from_environment
     from patchlib.runs.execute.runner import run as run_notebooks
+    from patchlib.runs.plain_yaml import read_yaml
 
     page = (Path(out_dir) / "index.html").resolve()
     given = read_yaml(file, "the file of parameters") if file else {}
@@ -212,6 +215,7 @@ def grid(
     retries: Annotated[int, typer.Option(metavar="N", help="For a run whose process died.")] = 1,
     timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="That a run may take.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat runs that other code or parameters made.")] = False,
+    wait: Annotated[float, typer.Option(metavar="SECONDS", help=_WAIT)] = 300,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and what is known of their time.")] = False,
 ) -> None:
     """Run notebooks over a grid of parameters, many at a time; what is finished is not run again.
@@ -225,12 +229,12 @@ def grid(
 
     runs = read_grid(plan, from_environment())
     settings: dict[str, Any] = {"workers": workers, "threads": threads, "retries": retries, "timeout": timeout}
-    check_settings(**settings)
+    check_settings(**settings, wait=wait)
     if dry_run:
         print(what_it_would_do(runs, Path(out_dir).resolve(), workers, force))
         return
     with _executor(scheduler) as executor:
-        statuses = run_grid(runs, out_dir, executor, told=say, force=force, **settings)
+        statuses = run_grid(runs, out_dir, executor, told=say, force=force, wait=wait, **settings)
     counts = Counter(status["status"] for status in statuses)
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
     from patchlib.runs.report.write import write_report  # not before: the driver of a night does without papermill
@@ -289,6 +293,8 @@ def verify(
     seed: Annotated[int, typer.Option(metavar="S", help="Draws the sample.")] = 0,
     atol: Annotated[float, typer.Option(metavar="X", help="Absolute difference that two numbers may have.")] = 1e-4,
     rtol: Annotated[float, typer.Option(metavar="X", help="Relative difference, added to it.")] = 1e-3,
+    notebook: Annotated[list[str] | None, typer.Option(metavar="PATH", help=_TRUSTED)] = None,
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="That a run may take.")] = None,
 ) -> None:
     """Run a sample of finished runs again, elsewhere, and compare their numbers.
 
@@ -301,7 +307,7 @@ def verify(
         print(f"{head}  {row['run']}  {row['file']}  {row['note']}".rstrip(), flush=True)
 
     print(f"{'':<9}{'values':>9}{'largest':>11}  run, file")
-    table = verify_runs(folder, sample, seed, atol, rtol, told=say)
+    table = verify_runs(folder, sample, seed, atol, rtol, say, notebook or (), timeout)
     print(f"{table.run.nunique()} runs again: {table.same.sum()} of {len(table)} files have the same numbers")
     raise typer.Exit(not table.same.all())
 

@@ -43,5 +43,9 @@ class RunError(PatchlibError):
     """A notebook, a parameter or an output folder cannot be used."""
 
 
+class AnswerWarning(UserWarning):
+    """The model ranks an answer in another spelling than the one given: with or without the space before it."""
+
+
 class ContrastWarning(UserWarning):
     """Clean and corrupted prompts hardly differ in the metric, so a normalised effect would be noise."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from patchlib._util import check_flag
 from patchlib.errors import SweepError
 
 Progress = bool | Callable[[int, int], None]
@@ -40,5 +41,5 @@ def progress_bar(total: int, desc: str, show: Progress = True, **options: Any) -
         except ValueError:  # written in C: it shows when it is called
             pass
         return nullcontext(_Told(total, show))
-    hidden = not show or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
+    hidden = not check_flag("progress", show) or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
     return tqdm(total=total, desc=desc, disable=hidden, **options)

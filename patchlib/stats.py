@@ -9,7 +9,8 @@ import xarray as xr
 from jaxtyping import Float
 from scipy.stats import bootstrap, false_discovery_control
 
-from patchlib._util import cell_dims, check_choice, check_count, check_fraction
+from patchlib._util import cell_dims, check_choice, check_count, check_fraction, check_kind, check_seed, first_line
+from patchlib.errors import SweepError
 
 PerPrompt = Float[np.ndarray, " example"]
 MIN_CONTRAST = 1.0
@@ -19,6 +20,23 @@ MIN_CONTRAST_OF_ONE = 0.1
 And for those prompts that have a position: as a fraction of the contrast of all."""
 HIGHER_IS_BETTER = ("logit_diff", "prob", "accuracy")
 """Metrics in which the clean prompts have to come out above the corrupted ones; of others we do not know."""
+DIRECTIONS = ("denoise", "noise")
+"""Clean into corrupted, or corrupted into clean."""
+MOST_RESAMPLES = 1_000_000
+
+
+def check_result(result: xr.Dataset, *variables: str) -> xr.Dataset:
+    """The same result; SweepError where it is none, or lacks the two unpatched forwards or one of these variables."""
+    mend = "give what patchlib.sweep, path_patch or baseline returned"
+    checked = check_kind("A result", result, xr.Dataset, mend)
+    for name in ("clean", "corrupted", *variables):
+        if name not in checked or not {"metric", "example"} <= set(checked[name].dims) or not checked[name].size:
+            raise SweepError(f"A result without {name!r} over metric and example cannot be read: {mend}.")
+        if checked[name].dtype.kind not in "fiu":
+            raise SweepError(f"A result whose {name!r} has no real numbers cannot be read: {mend}.")
+    if variables:
+        check_choice("direction", checked.attrs.get("direction"), DIRECTIONS)
+    return checked
 
 
 def contrast(result: xr.Dataset) -> pd.DataFrame:
@@ -36,6 +54,9 @@ def contrast(result: xr.Dataset) -> pd.DataFrame:
         of the difference over prompts; NaN for a single prompt), all in the metric's units, ``n`` (prompts) and
         ``usable``; the metrics' names are the index.
 
+    Raises:
+        SweepError: This is no result.
+
     Example:
         Swapping the second subject changes the answer; swapping the order of the names does not:
 
@@ -45,18 +66,13 @@ def contrast(result: xr.Dataset) -> pd.DataFrame:
         swap_subject True
         swap_order False
     """
+    result = check_result(result)
     unpatched = result[["clean", "corrupted"]].astype("float64")  # of which rounding makes numbers that can be read
     difference = unpatched.clean - unpatched.corrupted
     n = result.sizes["example"]
-    table = pd.DataFrame(
-        {
-            **{name: unpatched[name].mean("example").values for name in ("clean", "corrupted")},
-            "difference": difference.mean("example").values,
-            "spread": difference.std("example", ddof=1).values if n > 1 else np.nan,
-            "n": n,
-        },
-        index=pd.Index(result.metric.values, name="metric"),
-    )
+    spread = difference.std("example", ddof=1).values if n > 1 else np.nan
+    table = unpatched.mean("example").to_dataframe()[["clean", "corrupted"]]
+    table = table.assign(difference=difference.mean("example").values, spread=spread, n=n)
     gap = table.difference.where(table.index.isin(HIGHER_IS_BETTER), table.difference.abs())
     larger = np.maximum(table.clean.abs(), table.corrupted.abs())
     least = MIN_CONTRAST * table.spread if n > 1 else MIN_CONTRAST_OF_ONE * larger
@@ -66,6 +82,7 @@ def contrast(result: xr.Dataset) -> pd.DataFrame:
 
 def _moved_and_possible(result: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
     """How far each patch moved each prompt's metric, and how far the two unpatched forwards are apart."""
+    result = check_result(result, "patched")
     base, other = result.corrupted, result.clean
     if result.attrs["direction"] == "noise":
         base, other = other, base
@@ -85,6 +102,9 @@ def effect(result: xr.Dataset) -> xr.DataArray:
     Returns:
         A fraction, dims ``metric`` and the swept axes; NaN where the contrast is too small (``contrast``), where no
         prompt has the position, or where those that have it hold less than a tenth of the contrast of all.
+
+    Raises:
+        SweepError: This is no result with patched metrics.
 
     Example:
         Two prompts, patched from a logit difference of -2 or -1 to 0 or 1, of 3 or 2 that would be possible:
@@ -122,18 +142,37 @@ def one_metric(result: xr.Dataset, metric: str | None) -> xr.Dataset:
         >>> dict(patchlib.stats.one_metric(unpatched, "prob").sizes)
         {'metric': 1, 'example': 4}
     """
-    names = [str(name) for name in result.metric.values]
+    names = [str(name) for name in check_result(result).metric.values]
     return result.sel(metric=[names[0] if metric is None else check_choice("metric", metric, names)])
+
+
+def _numbers(name: str, values: object, n_dims: int) -> Float[np.ndarray, "*row example"]:
+    """Values as an array with this many axes, the last of them prompts; SweepError for what is none."""
+    try:
+        numbers = np.asarray(values, dtype="float64")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SweepError(f"The {name} cannot be read as numbers ({first_line(error)}).") from error
+    if numbers.ndim != n_dims or not numbers.size:
+        axes = "a number for each prompt" if n_dims == 1 else "a row of numbers, one for each prompt, for each mean"
+        raise SweepError(f"The {name} must be {axes}, but have shape {list(numbers.shape)}.")
+    return numbers
 
 
 def _ratio_of_means(moved: np.ndarray, possible: np.ndarray, axis: int) -> Any:
     return moved.mean(axis) / possible.mean(axis)
 
 
+def _check_resampling(confidence: object, seed: object, n_resamples: object) -> None:
+    check_fraction("confidence", confidence)
+    check_seed(seed)
+    check_count("n_resamples", n_resamples, most=MOST_RESAMPLES)
+
+
 def _bootstrap(
     samples: Sequence[np.ndarray], statistic: Callable[..., Any], confidence: float, seed: int, n_resamples: int
 ) -> tuple[Any, Any]:
     """Percentile interval of a statistic over the last axis, prompts, resampled alike in all samples."""
+    _check_resampling(confidence, seed, n_resamples)
     if samples[0].shape[-1] < 2:  # a single prompt says nothing of how far others would be from it
         return np.full(samples[0].shape[:-1], np.nan), np.full(samples[0].shape[:-1], np.nan)
     interval = bootstrap(
@@ -141,11 +180,11 @@ def _bootstrap(
         statistic,
         axis=-1,
         paired=len(samples) > 1,
-        confidence_level=check_fraction("confidence", confidence),
-        n_resamples=check_count("n_resamples", n_resamples),
+        confidence_level=confidence,
+        n_resamples=n_resamples,
         batch=100,
         method="percentile",
-        rng=np.random.default_rng(check_count("seed", seed, least=0)),
+        rng=np.random.default_rng(seed),
     ).confidence_interval
     return interval.low, interval.high
 
@@ -179,8 +218,8 @@ def effect_interval(
         >>> bool(interval.low.item() > 0)  # a head whose effect is not one of chance
         True
     """
-    check_fraction("confidence", confidence)
-    result = one_metric(result, metric)
+    _check_resampling(confidence, seed, n_resamples)
+    result = one_metric(check_result(result, "patched"), metric)
     dims = cell_dims(result)
     moved, possible = (part.isel(metric=0) for part in _moved_and_possible(result))
     moved = moved.transpose(*dims, "example")
@@ -210,13 +249,14 @@ def mean_interval(
         Its low and its high ends, in the units of the values; NaN for a single prompt.
 
     Raises:
-        SweepError: ``confidence`` is no fraction, or ``n_resamples`` no count.
+        SweepError: Values that are no such numbers, ``confidence`` no fraction, ``n_resamples`` or ``seed`` no count.
 
     Example:
         >>> low, high = patchlib.stats.mean_interval(np.array([[1.0, 2.0, 3.0, 2.0], [5.0, 5.0, 5.0, 5.0]]))
         >>> low.tolist(), high.tolist()
         ([1.25, 5.0], [2.75, 5.0])
     """
+    values = _numbers("values", values, 2)
     return _bootstrap([values], np.mean, confidence, seed, n_resamples)
 
 
@@ -234,7 +274,7 @@ def ratio_interval(
         The low and the high end; NaN for a single prompt.
 
     Raises:
-        SweepError: ``confidence`` is no fraction, or ``n_resamples`` no count.
+        SweepError: As ``mean_interval``, or other numbers of prompts above and below the line.
 
     Example:
         Where each prompt has the same ratio, resampling does not change it:
@@ -242,6 +282,9 @@ def ratio_interval(
         >>> patchlib.stats.ratio_interval(np.array([1.0, 2.0, 4.0]), np.array([2.0, 4.0, 8.0]))
         (0.5, 0.5)
     """
+    above, below = _numbers("above", above, 1), _numbers("below", below, 1)
+    if len(above) != len(below):
+        raise SweepError(f"{len(above)} numbers above the line and {len(below)} below: give both for the same prompts.")
     low, high = _bootstrap([above, below], _ratio_of_means, confidence, seed, n_resamples)
     return float(low), float(high)
 
@@ -275,7 +318,7 @@ def p_values(result: xr.Dataset, metric: str | None = None, seed: int = 0) -> xr
     import torch
     from transformer_lens.utilities.statistics import derive_generator, sign_flip_permutation_pvalue
 
-    result = one_metric(result, metric)
+    seed, result = check_seed(seed), one_metric(check_result(result, "patched"), metric)
     moved = _moved_and_possible(result)[0].isel(metric=0).transpose(*cell_dims(result), "example")
     flat = torch.from_numpy(moved.values.reshape(-1, result.sizes["example"]).astype("float64"))  # [cell example]
     of_cells = [
@@ -316,18 +359,12 @@ def summary_table(
     """
     if top_k is not None:
         check_count("top_k", top_k)
-    result = one_metric(result, metric)
+    result = one_metric(check_result(result, "patched"), metric)
     dims = cell_dims(result)
     interval = effect_interval(result, confidence=confidence, seed=seed)
-    columns = xr.Dataset(
-        {
-            "effect": effect(result).isel(metric=0, drop=True),
-            "ci_low": interval.low,
-            "ci_high": interval.high,
-            "n": result.patched.isel(metric=0, drop=True).count("example"),
-            "p_value": p_values(result, seed=seed),
-        }
-    )
+    effects, n = effect(result).isel(metric=0, drop=True), result.patched.isel(metric=0, drop=True).count("example")
+    estimates = {"effect": effects, "ci_low": interval.low, "ci_high": interval.high}
+    columns = xr.Dataset({**estimates, "n": n, "p_value": p_values(result, seed=seed)})
     table = columns.reset_coords(drop=True).to_dataframe(dim_order=dims).reset_index()
     table = table.rename(columns={"head": "head_index"}).assign(p_adjusted=np.nan)
     tested = table.p_value.notna()

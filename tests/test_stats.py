@@ -247,7 +247,7 @@ def test_p_value_where_nothing_moves_or_a_prompt_is_missing():
 def test_no_column_is_called_like_something_that_a_data_frame_has():
     """Then ``table.head`` would be a method, and ``table.rank`` another."""
     functions = [function for name, function in vars(stats).items() if inspect.isfunction(function) and name[0] != "_"]
-    functions = [function for function in functions if function.__annotations__.get("return") == "pd.DataFrame"]
+    functions = [function for function in functions if function.__annotations__.get("return") is pd.DataFrame]
     assert {function.__name__ for function in functions} == {"contrast", "summary_table"}
     for dims in (("layer", "head"), ("layer", "kv_head"), ("layer", "pos"), ("role", "head", "layer")):
         shape = (3, 4, 2)[: len(dims)]

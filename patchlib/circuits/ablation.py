@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import check_choice
+from patchlib._util import check_choice, check_kind, check_seed, listed
 from patchlib.circuits.circuit import HeadSet
 from patchlib.circuits.streams import Read, ablation_hooks, read_under_ablations
 from patchlib.errors import SweepError
@@ -22,8 +22,9 @@ from patchlib.patching.engine import Hooks
 from patchlib.patching.metrics import METRICS, Readout, next_token_losses
 from patchlib.patching.selfcheck import fast_obstacle
 from patchlib.patching.sites import SITES, get_site
-from patchlib.tasks.base import PatchingDataset, as_pairs
+from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.pairs import PromptPairs
+from patchlib.tasks.tokens import as_ids
 
 HELD = 32
 """Forwards' worth of streams that are held at once."""
@@ -67,17 +68,17 @@ class Ablation:
     def __init__(
         self,
         model: TransformerBridge,
-        task: PatchingDataset | PromptPairs,
+        task: Task,
         *,
         source: str = "mean",
-        reference: PatchingDataset | PromptPairs | None = None,
+        reference: Task | None = None,
         seed: int = 0,
         metric: str = "logit_diff",
         batch_tokens: int | None = None,
     ) -> None:
         check_choice("source", source, ABLATIONS)
         self.model, self.metric = model, check_choice("metric", metric, METRICS)
-        self.pairs = as_pairs(model, task)
+        self.pairs, seed = as_pairs(model, task), check_seed(seed)
         self.n_layers, self.n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
         get_site(model, "z")  # raises where there is none
         self._batch_tokens = check_batch_tokens(model, batch_tokens)
@@ -95,7 +96,7 @@ class Ablation:
         Raises:
             SweepError: A head, role or position that there is not, or logits that are not finite.
         """
-        self.check(sets)
+        sets = self.check(sets)
         values = np.full((len(sets), len(self.pairs)), np.nan, dtype=np.float32)
         for examples in length_batches(self.pairs, self._batch_tokens):
             part = self.pairs.select(examples)
@@ -116,7 +117,7 @@ class Ablation:
             SweepError: As ``measure``.
             TaskError: The prompts differ in length.
         """
-        self.check(sets)
+        sets = self.check(sets)
         rows = self.pairs.clean_batch()
         losses = np.full((len(sets), *rows.shape), np.nan, dtype=np.float32)
         # All positions are unembedded here, so that logits and not streams fill the memory.
@@ -127,15 +128,25 @@ class Ablation:
         return losses
 
     def hooks(self, sets: Sequence[HeadSet], examples: Sequence[int]) -> Hooks:
-        """Forward hooks that ablate, for the clean tokens of some examples of one length, once for each set."""
-        return ablation_hooks(*self._masks(sets, examples), range(self.n_layers))
+        """Forward hooks that ablate, for the clean tokens of some examples of one length, once for each set.
 
-    def check(self, sets: Sequence[HeadSet]) -> None:
-        """SweepError for a head or a position that there is not, or for no set at all."""
-        if not sets:
+        Raises:
+            SweepError: As ``measure``.
+            TaskError: An example that there is not, or examples that differ in length.
+        """
+        examples = as_ids(listed(examples), "examples").tolist()
+        self.pairs.select(examples).clean_batch()  # raises
+        return ablation_hooks(*self._masks(self.check(sets), examples), range(self.n_layers))
+
+    def check(self, sets: Sequence[HeadSet]) -> list[HeadSet]:
+        """The sets; SweepError for a head or a position that there is not, or for no set at all."""
+        head_sets: list[HeadSet] = listed(sets)
+        if not head_sets:
             raise SweepError("There is nothing to measure: give at least one HeadSet.")
-        for head_set in sets:
+        for head_set in head_sets:
+            check_kind("A set", head_set, HeadSet, "make it with patchlib.HeadSet")
             head_set.check(self.pairs, self.n_layers, self.n_heads)
+        return head_sets
 
     def _masks(
         self, sets: Sequence[HeadSet], examples: Sequence[int]
@@ -161,6 +172,11 @@ class Ablation:
 
 def _one_metric(readout: Readout, logits: Float[Tensor, "set example 1 d_vocab"]) -> Float[Tensor, "set example"]:
     return readout(logits, "an ablation")[0]
+
+
+def check_ablation(ablation: Ablation) -> Ablation:
+    """The same ablation; SweepError for anything else."""
+    return check_kind("An ablation", ablation, Ablation, "make one with patchlib.Ablation(model, task)")
 
 
 def replacement_of(

@@ -16,10 +16,9 @@ from patchlib.models.check import check_model
 from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_batch_tokens
 from patchlib.patching.sites import get_site
-from patchlib.tasks.base import PatchingDataset, as_pairs
+from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.induction import repeated_tokens
-from patchlib.tasks.pairs import PromptPairs
-from patchlib.tasks.tokens import as_row, tokenize
+from patchlib.tasks.tokens import as_row, check_rows, tokenize
 
 
 def detector_scores(model: TransformerBridge, n_rows: int = 4, seq_len: int = 50, seed: int = 0) -> xr.Dataset:
@@ -63,12 +62,9 @@ def detector_scores(model: TransformerBridge, n_rows: int = 4, seq_len: int = 50
         return torch.stack([diagonal.mean((0, -1)) for diagonal in diagonals])
 
     scores = _of_patterns(model, rows, stripes)  # [layer score head]
-    dims = ("layer", "head")
-    return xr.Dataset(
-        {name: (dims, scores[:, i].numpy()) for i, name in enumerate(offsets)},
-        coords={"layer": range(scores.shape[0]), "head": range(scores.shape[2])},
-        attrs={"n_rows": n_rows, "seq_len": seq_len, "seed": seed, "prepend_bos": str(bos)},
-    )
+    coords = {"layer": range(len(scores)), "score": list(offsets), "head": range(scores.shape[2])}
+    by_score = xr.DataArray(scores.numpy(), coords, list(coords)).to_dataset("score")
+    return by_score.assign_attrs(n_rows=n_rows, seq_len=seq_len, seed=seed, prepend_bos=str(bos))
 
 
 def attention_patterns(
@@ -87,7 +83,7 @@ def attention_patterns(
 
     Raises:
         SweepError: A head that there is not, none at all, or a model in train mode.
-        TaskError: An empty text.
+        TaskError: An empty text, or tokens that the model cannot read.
 
     Example:
         >>> patterns = patchlib.attention_patterns(model, "red car sun boat tree dog red car sun", [(17, 4)])
@@ -98,6 +94,7 @@ def attention_patterns(
     check_model(model)
     heads = check_heads(layer_heads, int(model.cfg.n_layers), int(model.cfg.n_heads))
     row = tokenize(model, prompt) if isinstance(prompt, str) else as_row(prompt, "prompt")
+    check_rows(model, [row], "The prompt")
     patterns = _of_patterns(model, row[None], lambda pattern: pattern[0])  # [layer head dest src]
     names, positions = [head_name(*head) for head in heads], range(len(row))
     tokens = [model.to_string([token]) for token in row.tolist()]
@@ -106,7 +103,7 @@ def attention_patterns(
     return xr.DataArray(values, coords, ["cell", "dest", "src"], name="attention")
 
 
-def attention_between(model: TransformerBridge, task: PatchingDataset | PromptPairs, dest: str) -> xr.DataArray:
+def attention_between(model: TransformerBridge, task: Task, dest: str) -> xr.DataArray:
     """How much each head attends from one named position to each of them, on the clean prompts.
 
     Args:
@@ -139,22 +136,16 @@ def attention_between(model: TransformerBridge, task: PatchingDataset | PromptPa
     for examples in length_batches(pairs, default_batch_tokens(model)):
         part = pairs.select(examples)
         sources = torch.stack(list(part.roles.values()))  # [role example]
-        read = partial(_from_dest, dests=part.roles[dest], sources=sources)
+        read = partial(_pick, index=(torch.arange(len(part)), part.roles[dest], sources))
         values = _of_patterns(model, part.clean_batch(), read)  # [layer role example head]
         attention[..., examples] = values.permute(0, 3, 1, 2).numpy()  # [layer head role example]
     coords = {"layer": range(n_layers), "head": range(n_heads), "role": list(pairs.roles), "example": range(len(pairs))}
     return xr.DataArray(attention, coords, list(coords), name="attention", attrs={"dest": dest, "task": pairs.name})
 
 
-def _from_dest(
-    pattern: Float[Tensor, "example head dest src"],
-    dests: Int[Tensor, " example"],
-    sources: Int[Tensor, "role example"],
-) -> Float[Tensor, "role example head"]:
-    """What each prompt's heads attend from its one position to its others."""
-    examples = torch.arange(len(pattern))
-    looks = pattern[examples, :, dests]  # [example head src]
-    return looks[examples, :, sources]  # [role example head]
+def _pick(pattern: Float[Tensor, "example head dest src"], index: tuple[Tensor, ...]) -> Float[Tensor, "... head"]:
+    """What the heads attend at some (examples, dests, srcs)."""
+    return pattern.movedim(1, -1)[index]  # [example dest src head] -> [... head]
 
 
 def _of_patterns(

@@ -11,8 +11,20 @@ from jaxtyping import Bool
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import Head, check_heads, check_positions, head_names
+from patchlib._util import (
+    Head,
+    check_flag,
+    check_heads,
+    check_kind,
+    check_positions,
+    check_text,
+    head_names,
+    is_index,
+    listed,
+    shown,
+)
 from patchlib.errors import SweepError
+from patchlib.models.check import check_model
 from patchlib.patching.grid import position_mask
 from patchlib.tasks.ioi import IOI_HEADS
 from patchlib.tasks.pairs import PromptPairs
@@ -32,6 +44,9 @@ class HeadSet:
         head_positions: (layer, head) -> positions, each a role or a token index; None stands for all of them.
         keep: True: all other heads are knocked out. False: these are.
 
+    Raises:
+        SweepError: Something that is no (layer, head), or no position.
+
     Example:
         >>> patchlib.HeadSet({(9, 6): ["END"]}, keep=True)  # one head at the last word, and no other
         HeadSet(head_positions={(9, 6): ('END',)}, keep=True)
@@ -41,17 +56,19 @@ class HeadSet:
     keep: bool
 
     def __post_init__(self) -> None:
-        listed = {head: listed_positions(positions) for head, positions in self.head_positions.items()}
-        object.__setattr__(self, "head_positions", listed)
+        check_flag("keep", self.keep)
+        check_kind("head_positions", self.head_positions, Mapping, "give {(layer, head): positions}")
+        heads = check_heads(self.head_positions, least=0)
+        listed = map(listed_positions, self.head_positions.values())
+        object.__setattr__(self, "head_positions", dict(zip(heads, listed, strict=True)))
 
     def check(self, pairs: PromptPairs, n_layers: int, n_heads: int) -> None:
         """SweepError for a head that the model does not have, or a position that the prompts do not have."""
         check_heads(self.head_positions, n_layers, n_heads, least=0)
-        longest = max(len(row) for row in pairs.clean_tokens)
+        shortest = min(len(row) for row in pairs.clean_tokens)  # elsewhere nothing would be ablated
         for positions in self.head_positions.values():
-            named = [position for position in positions if position is not None]
-            if named or not positions:
-                check_positions(named, pairs.roles, longest)
+            if named := [position for position in positions if position is not None]:
+                check_positions(named, pairs.roles, shortest)
 
     def mask(self, pairs: PromptPairs, n_layers: int, n_heads: int) -> Bool[Tensor, "example pos layer head"]:
         """Where these prompts, of one length, keep their own heads' outputs."""
@@ -83,10 +100,11 @@ def everywhere(layer_heads: Iterable[Head]) -> dict[Head, tuple[None]]:
 
 
 def listed_positions(positions: Iterable[Position | None] | Position | None) -> tuple[Position | None, ...]:
-    """One position or several, as a tuple."""
-    if positions is None or isinstance(positions, str) or not isinstance(positions, Iterable):
-        return (positions,)
-    return tuple(positions)
+    """One position or several, as a tuple; SweepError for what can be no position, or for none."""
+    positions = listed(positions)
+    if None not in positions or len(positions) > 1:
+        check_positions([position for position in positions if position is not None])
+    return tuple(int(position) if is_index(position) else position for position in positions)
 
 
 @dataclass(frozen=True)
@@ -116,12 +134,17 @@ class Circuit:
     positions: Mapping[str, Position | Iterable[Position]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        head_types = {name: tuple(check_heads(heads, least=0)) for name, heads in self.head_types.items()}
+        check_kind("head_types", self.head_types, Mapping, "give {type: (layer, head) pairs}")
+        check_kind("positions", self.positions, Mapping, "give {type: its positions}")
+        head_types = {
+            check_text("A head type", name): tuple(check_heads(heads, least=0))
+            for name, heads in self.head_types.items()
+        }
         if unknown := set(self.positions) - set(head_types):
-            raise SweepError(f"Positions are given for {', '.join(sorted(unknown))}, which is no head type here.")
+            raise SweepError(f"Positions are given for {', '.join(map(shown, unknown))}, which is no head type here.")
         object.__setattr__(self, "head_types", head_types)
-        listed = {name: listed_positions(positions) for name, positions in self.positions.items()}
-        object.__setattr__(self, "positions", listed)
+        positions = {name: listed_positions(positions) for name, positions in self.positions.items()}
+        object.__setattr__(self, "positions", positions)
 
     @property
     def heads(self) -> list[Head]:
@@ -130,7 +153,7 @@ class Circuit:
 
     def head_positions(self, layer_heads: Iterable[Head] | None = None) -> dict[Head, set[Position | None]]:
         """Some of its heads (all when None), each with the positions at which it is part of the circuit."""
-        wanted = set(self.heads if layer_heads is None else check_heads(layer_heads, least=0))
+        wanted = set(self.heads if layer_heads is None else self._own(layer_heads))
         merged: dict[Head, set[Position | None]] = {}
         for name, heads in self.head_types.items():
             for head in wanted.intersection(heads):
@@ -139,9 +162,16 @@ class Circuit:
 
     def without(self, layer_heads: Iterable[Head]) -> Circuit:
         """The circuit less some heads."""
-        gone = set(check_heads(layer_heads, least=0))
+        gone = self._own(layer_heads)
         left = {name: [head for head in heads if head not in gone] for name, heads in self.head_types.items()}
         return Circuit(left, self.positions)
+
+    def _own(self, layer_heads: Iterable[Head]) -> set[Head]:
+        """Some of its heads; SweepError for one that it does not have, without which it would be the same."""
+        heads = set(check_heads(layer_heads, least=0))
+        if strange := heads - set(self.heads):
+            raise SweepError(f"{head_names(strange)} cannot be used: the circuit has {head_names(self.heads)}.")
+        return heads
 
     def table(self) -> pd.DataFrame:
         """A row for each head type: its ``heads`` and the ``positions`` at which they are kept."""
@@ -150,6 +180,11 @@ class Circuit:
             for name, heads in self.head_types.items()
         }
         return pd.DataFrame.from_dict(rows, orient="index", columns=["heads", "positions"]).rename_axis("head_type")
+
+
+def check_circuit(circuit: Circuit) -> Circuit:
+    """The same circuit; SweepError for anything else."""
+    return check_kind("A circuit", circuit, Circuit, "make one with patchlib.Circuit({type: (layer, head) pairs})")
 
 
 def beside_published(model: TransformerBridge, circuit: Circuit) -> pd.DataFrame:
@@ -166,6 +201,9 @@ def beside_published(model: TransformerBridge, circuit: Circuit) -> pd.DataFrame
         ``gpt2_heads`` and ``gpt2_depth`` of the published one; for GPT-2 small itself also ``n_shared``, how many of
         the published heads were found in that type.
 
+    Raises:
+        SweepError: This is no model, or no circuit.
+
     Example:
         >>> circuit = patchlib.Circuit({"S-inhibition": [(20, 0)], "negative name mover": [(24, 4)]})
         >>> table = patchlib.beside_published(model, circuit)
@@ -175,6 +213,8 @@ def beside_published(model: TransformerBridge, circuit: Circuit) -> pd.DataFrame
         s-inhibition         L20H0   0.69        0.68
         negative name mover  L24H4   0.83        0.95
     """
+    check_model(model)
+    check_circuit(circuit)
     published = {name.lower(): heads for name, heads in IOI_HEADS.items()}
     ours = {name.lower(): heads for name, heads in circuit.head_types.items() if not name.startswith("unnamed")}
     n_layers = int(model.cfg.n_layers)

@@ -8,10 +8,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from patchlib._util import Head, check_count, head_name, head_names
-from patchlib.circuits.ablation import Ablation
-from patchlib.circuits.circuit import Circuit, HeadSet
+from patchlib._util import Head, check_count, check_flag, check_seed, head_name, head_names
+from patchlib.circuits.ablation import Ablation, check_ablation
+from patchlib.circuits.circuit import Circuit, HeadSet, check_circuit
 from patchlib.stats import ratio_interval
+
+MOST_SETS = 100_000
+"""More random sets are a slip of the keyboard: each takes a forward pass."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ def faithfulness(ablation: Ablation, circuit: Circuit) -> Faithfulness:
         >>> print(f"{result.n_heads} heads: {result.faithfulness:.2f} of the model's {result.model:.1f}")
         270 heads: 1.00 of the model's 4.4
     """
+    check_ablation(ablation)
+    check_circuit(circuit)
     sets = [HeadSet(circuit.head_positions(), keep=True), HeadSet({}, keep=False), HeadSet({}, keep=True)]
     values = ablation.measure(sets).astype(np.float64)  # [set example]
     kept, whole, floor = (float(mean) for mean in values.mean(axis=1))
@@ -112,7 +117,9 @@ def completeness(
         1   writers  L23H3, L29H1     -2.5    0.3             2.8
         2  greedy 1         L23H3     -2.5    1.2             3.7
     """
-    check_count("n_random", n_random, least=0)
+    check_ablation(ablation)
+    check_circuit(circuit)
+    check_count("n_random", n_random, least=0, most=MOST_SETS)
     check_count("n_greedy", n_greedy, least=0)
 
     def without(sets: Sequence[Sequence[Head]]) -> Float[np.ndarray, "set circuit_and_model"]:
@@ -125,7 +132,7 @@ def completeness(
         means: np.ndarray = values.mean(axis=1)
         return means.reshape(-1, 2)
 
-    draw = random.Random(seed)
+    draw = random.Random(check_seed(seed))
     sets: dict[str, list[Head]] = {"none": []}
     sets |= {name: list(heads) for name, heads in circuit.head_types.items() if heads}
     sets |= {f"random {i}": [head for head in circuit.heads if draw.random() < 0.5] for i in range(n_random)}
@@ -169,6 +176,9 @@ def minimality(ablation: Ablation, circuit: Circuit, *, other_types: bool = True
         0     L23H3  nothing    -5.6
         1     L29H1  nothing    -1.3
     """
+    check_ablation(ablation)
+    check_circuit(circuit)
+    check_flag("other_types", other_types)
     trials: list[tuple[str, Head, str, frozenset[Head]]] = []
     for head_type, heads in circuit.head_types.items():
         others = {name: heads for name, heads in circuit.head_types.items() if other_types and name != head_type}

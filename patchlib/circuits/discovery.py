@@ -9,14 +9,14 @@ import pandas as pd
 import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import Head, check_count, head_names
+from patchlib._util import Head, check_count, check_number, head_names
 from patchlib.circuits.circuit import Circuit
 from patchlib.circuits.head_types import head_types
 from patchlib.errors import SweepError
 from patchlib.patching.receivers import Receiver, inputs_of
 from patchlib.patching.sweeps import path_patch, sweep
 from patchlib.stats import summary_table
-from patchlib.tasks.base import PatchingDataset, as_pairs
+from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.pairs import PromptPairs
 
 STEPS = ["depth", "receivers", "site", "layer", "head_index", "position", "effect", "ci_low", "ci_high", "n"]
@@ -61,7 +61,7 @@ class Discovery:
 
 def discover(
     model: TransformerBridge,
-    task: PatchingDataset | PromptPairs,
+    task: Task,
     *,
     depth: int = 3,
     min_share: float = 0.1,
@@ -109,8 +109,12 @@ def discover(
         raise SweepError(f"{pairs.name!r} does not name END, the last position, as a role: discovery starts there.")
     for setting, count in (("depth", depth), ("max_inputs", max_inputs), ("max_heads", max_heads)):
         check_count(setting, count)
-    if not 0 < min_share <= 1:
+    if check_number("min_share", min_share, 0, 1) == 0:
         raise SweepError(f"min_share must be above 0 and at most 1, not {min_share}.")
+    for setting, least_effect in (("min_effect", min_effect), ("min_input", min_input)):
+        check_number(setting, least_effect, 0)
+    if unknown := set(how) - {"engine", "batch_tokens", "progress"}:
+        raise SweepError(f"Unknown setting {', '.join(unknown)}: discover passes on engine, batch_tokens and progress.")
 
     def senders(result: xr.Dataset, **step: int | str) -> pd.DataFrame:
         """Those of one step that count."""
@@ -125,7 +129,7 @@ def discover(
     steps = [senders(results["logits"], depth=1, receivers="logits", site="logits", position="END")]
     inputs: list[pd.DataFrame] = []
     frontier = seen = _helpers(steps)
-    for level in range(2, depth + 1):
+    for level in range(2, min(depth, int(model.cfg.n_layers) + 1) + 1):  # each step leads to earlier layers
         new_steps: list[pd.DataFrame] = []
         for position in sorted({head[-1] for head in frontier}):
             heads = sorted((layer, index) for layer, index, of_head in frontier if of_head == position)

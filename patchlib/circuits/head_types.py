@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
+from patchlib._util import check_heads, check_kind, check_number
 from patchlib.circuits.attention import attention_between
 from patchlib.circuits.heads import copying_scores
-from patchlib.tasks.base import PatchingDataset, as_pairs
-from patchlib.tasks.pairs import PromptPairs
+from patchlib.errors import SweepError
+from patchlib.tasks.base import Task, as_pairs
 
 BY_ATTENTION = {
     ("END", "S2"): "S-inhibition",
@@ -23,7 +24,7 @@ BY_ATTENTION = {
 
 def head_types(
     model: TransformerBridge,
-    task: PatchingDataset | PromptPairs,
+    task: Task,
     steps: pd.DataFrame,
     *,
     min_attention: float = 0.2,
@@ -61,6 +62,14 @@ def head_types(
         0     23           3  subject suppressor       S2
     """
     pairs = as_pairs(model, task)
+    check_kind("steps", steps, pd.DataFrame, "give Discovery.steps")
+    if lacking := {"receivers", "layer", "head_index", "position", "effect"} - set(steps):
+        raise SweepError(f"steps lack the columns {', '.join(sorted(lacking))}: give Discovery.steps.")
+    check_heads(
+        {*zip(steps.layer, steps.head_index, strict=True)}, int(model.cfg.n_layers), int(model.cfg.n_heads), least=0
+    )
+    check_number("min_attention", min_attention, 0, 1)
+    check_number("min_copying", min_copying, 0, 1)
     by_head = steps.groupby(["layer", "head_index", "position"], sort=True)
     attention = {dest: attention_between(model, pairs, dest).mean("example") for dest in sorted(set(steps.position))}
     at_end = steps.loc[steps.position == "END", ["layer", "head_index"]].itertuples(index=False, name=None)

@@ -14,19 +14,22 @@ from transformer_lens import FactoredMatrix
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.utilities import composition_scores
 
-from patchlib._util import Head, check_count, check_heads, head_name
+from patchlib._util import Head, check_count, check_heads, check_seed, head_name, shown
 from patchlib.errors import SweepError
 from patchlib.models.check import check_model
 from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_batch_tokens
 from patchlib.patching.engine import Hooks
 from patchlib.patching.sites import get_site
-from patchlib.tasks.base import PatchingDataset, as_pairs
-from patchlib.tasks.pairs import PromptPairs
+from patchlib.tasks.base import Task, as_pairs
+from patchlib.tasks.tokens import as_ids
+
+MOST_RANDOM = 1000
+"""More random matrices would fill the memory and say no more about their scores' mean."""
 
 
 def direct_logit_attribution(
-    model: TransformerBridge, task: PatchingDataset | PromptPairs, hooks: Callable[[list[int]], Hooks] | None = None
+    model: TransformerBridge, task: Task, hooks: Callable[[list[int]], Hooks] | None = None
 ) -> xr.DataArray:
     """What each head writes at the last position along the right minus the wrong answer's direction, in logits.
 
@@ -62,6 +65,8 @@ def direct_logit_attribution(
         Name: direct_logit_attribution, dtype: float32
     """
     pairs = as_pairs(model, task)
+    if hooks is not None and not callable(hooks):
+        raise SweepError(f"hooks must be a function (examples) -> forward hooks, not {shown(hooks)}.")
     shape = (int(model.cfg.n_layers), int(model.cfg.n_heads))
     attribution = np.zeros((*shape, len(pairs)), dtype=np.float32)
     names = {get_site(model, "z").hook_name(layer) for layer in range(shape[0])} | {"ln_final.hook_scale"}
@@ -112,13 +117,13 @@ def copying_scores(
     """
     check_model(model)
     n_layers, n_heads, d_vocab = int(model.cfg.n_layers), int(model.cfg.n_heads), int(model.cfg.d_vocab)
-    ids = torch.as_tensor(tokens, dtype=torch.long)
+    ids = as_ids(tokens, "tokens")
     if ids.ndim != 1 or not len(ids) or not ((ids >= 0) & (ids < d_vocab)).all():
-        raise SweepError(f"tokens must be a row of ids from 0 to {d_vocab - 1}, not {tokens!r}.")
+        raise SweepError(f"tokens must be a row of ids from 0 to {d_vocab - 1}, not {shown(tokens)}.")
     ids = ids.to(model.cfg.device)
-    every = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
-    heads = every if layer_heads is None else check_heads(layer_heads, n_layers, n_heads, least=0)
-    check_count("top_k", top_k)
+    every = product(range(n_layers), range(n_heads))
+    heads = check_heads(every if layer_heads is None else layer_heads, n_layers, n_heads, least=0)
+    top_k = check_count("top_k", top_k)
     scores = np.full((2, n_layers, n_heads), np.nan, dtype=np.float32)
     with torch.no_grad():
         rows = ids[:, None]
@@ -134,12 +139,9 @@ def copying_scores(
                 logits = model.unembed(model.ln_final(sign * written))[:, 0]  # [token d_vocab]
                 n_above = (logits > logits.gather(1, ids[:, None])).sum(1)  # [token]
                 scores[i, layer, head] = (n_above < top_k).float().mean().item()
-    dims = ("layer", "head")
-    return xr.Dataset(
-        {"copying": (dims, scores[0]), "suppressing": (dims, scores[1])},
-        coords={"layer": range(n_layers), "head": range(n_heads)},
-        attrs={"top_k": top_k, "n_tokens": len(ids)},
-    )
+    coords = {"score": ["copying", "suppressing"], "layer": range(n_layers), "head": range(n_heads)}
+    by_score = xr.DataArray(scores, coords, list(coords)).to_dataset("score")
+    return by_score.assign_attrs(top_k=top_k, n_tokens=len(ids))
 
 
 def k_composition(model: TransformerBridge, readers: Iterable[Head], n_random: int = 20, seed: int = 0) -> pd.DataFrame:
@@ -175,7 +177,7 @@ def k_composition(model: TransformerBridge, readers: Iterable[Head], n_random: i
     check_model(model)
     n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
     reading = check_heads(readers, n_layers, n_heads, first_layer=1)
-    check_count("n_random", n_random)
+    n_random, seed = check_count("n_random", n_random, most=MOST_RANDOM), check_seed(seed)
     with torch.no_grad():
         ov = [_ov(model, layer) for layer in range(max(layer for layer, _ in reading))]
         qk = [_qk(model, layer, head) for layer, head in reading]

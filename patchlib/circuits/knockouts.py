@@ -10,12 +10,14 @@ import pandas as pd
 from jaxtyping import Float
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import Head, check_count, check_heads, head_names
-from patchlib.circuits.ablation import Ablation
+from patchlib._util import Head, check_count, check_heads, check_kind, check_seed, check_text, head_names
+from patchlib.circuits.ablation import Ablation, check_ablation
 from patchlib.circuits.circuit import HeadSet, everywhere
+from patchlib.circuits.criteria import MOST_SETS
 from patchlib.circuits.heads import direct_logit_attribution
 from patchlib.circuits.losses import copy_losses, labelled_losses
 from patchlib.errors import SweepError
+from patchlib.models.check import check_model
 from patchlib.stats import mean_interval
 
 
@@ -41,7 +43,7 @@ def knock_out(ablation: Ablation, sets: Mapping[str, Iterable[Head]]) -> pd.Data
         none                     4.4     0.0         4
         the main writer          1.1    -3.3  L23H3  4
     """
-    named = {"none": [], **{name: check_heads(heads, least=0) for name, heads in sets.items()}}
+    named = _named(ablation, sets)
     values = ablation.measure([HeadSet(everywhere(heads), keep=False) for heads in named.values()])
     return change_table(values, named).assign(metric=ablation.metric, protocol=ablation.protocol)
 
@@ -73,7 +75,7 @@ def ablated_losses(ablation: Ablation, sets: Mapping[str, Iterable[Head]], copy:
         none                          4.0     0.0                0.0
         four induction heads          8.9     4.9               -0.1
     """
-    named = {"none": [], **{name: check_heads(heads, least=0) for name, heads in sets.items()}}
+    named = _named(ablation, sets)
     losses = ablation.losses([HeadSet(everywhere(heads), keep=False) for heads in named.values()])
     copies = [copy_losses(labelled_losses(of_set, ablation.pairs), copy) for of_set in losses]
     second = np.stack([of_set.second_copy.values for of_set in copies])  # [set example]
@@ -82,6 +84,15 @@ def ablated_losses(ablation: Ablation, sets: Mapping[str, Iterable[Head]], copy:
     protocol = ablation.protocol.replace(ablation.metric, metric, 1)
     table = change_table(second, named).assign(metric=metric, protocol=protocol)
     return table.assign(first_copy=first, first_copy_change=first - first[0])
+
+
+def _named(ablation: Ablation, sets: Mapping[str, Iterable[Head]]) -> dict[str, list[Head]]:
+    """The heads of each set, by name, after the empty one that all are compared with."""
+    check_ablation(ablation)
+    check_kind("sets", sets, Mapping, "give {name: (layer, head) pairs}")
+    if "none" in sets:
+        raise SweepError("A set cannot be named 'none', as that is what all others are compared with: rename it.")
+    return {"none": []} | {check_text("A set's name", name): check_heads(sets[name], least=0) for name in sets}
 
 
 def change_table(values: Float[np.ndarray, "set example"], sets: Mapping[str, Iterable[Head]]) -> pd.DataFrame:
@@ -119,10 +130,11 @@ def random_like(
         >>> patchlib.random_like(model, [(23, 3), (29, 1)], n_sets=2, seed=0)
         {'random 0': [(23, 7), (29, 7)], 'random 1': [(23, 0), (29, 5)]}
     """
+    check_model(model)
     size = int(model.cfg.n_layers), int(model.cfg.n_heads)
     heads = check_heads(layer_heads, *size)
-    check_count("n_sets", n_sets, least=0)
-    draw, taken = random.Random(seed), {*heads, *check_heads(exclude, *size, least=0)}
+    check_count("n_sets", n_sets, least=0, most=MOST_SETS)
+    draw, taken = random.Random(check_seed(seed)), {*heads, *check_heads(exclude, *size, least=0)}
     n_wanted = Counter(layer for layer, _ in heads)
     free = {layer: [(layer, h) for h in range(size[1]) if (layer, h) not in taken] for layer in n_wanted}
     for layer, count in n_wanted.items():
@@ -160,6 +172,7 @@ def backup_heads(ablation: Ablation, layer_heads: Iterable[Head]) -> pd.DataFram
         0     24           4    -0.9    0.0     0.9
         1     29           0    -0.9   -0.3     0.6
     """
+    check_ablation(ablation)
     gone = sorted(check_heads(layer_heads, ablation.n_layers, ablation.n_heads))
     without = [HeadSet(everywhere(gone), keep=False)]
     before, after = (

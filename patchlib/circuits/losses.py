@@ -6,16 +6,16 @@ import xarray as xr
 from jaxtyping import Float
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import is_index
+from patchlib._util import check_kind, is_index, shown
 from patchlib.errors import SweepError
 from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_logit_bytes
 from patchlib.patching.metrics import next_token_losses
-from patchlib.tasks.base import PatchingDataset, as_pairs
+from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.pairs import PromptPairs
 
 
-def token_losses(model: TransformerBridge, task: PatchingDataset | PromptPairs) -> xr.DataArray:
+def token_losses(model: TransformerBridge, task: Task) -> xr.DataArray:
     """How surprised the model is by each next token of the clean prompts, which must be of one length.
 
     Args:
@@ -73,9 +73,11 @@ def copy_losses(losses: xr.DataArray, copy: int) -> xr.Dataset:
         >>> {name: values.item() for name, values in patchlib.copy_losses(losses, copy=3).items()}
         {'first_copy': 5.0, 'second_copy': 2.0, 'gain': 3.0}
     """
-    n_pos = losses.sizes["pos"]
+    n_pos = _check_losses(losses).sizes["pos"]
     if not is_index(copy) or not 1 < copy < n_pos - 1:
-        raise SweepError(f"copy={copy!r} must be a position from 2 to {n_pos - 2}, with some of each copy beside it.")
+        raise SweepError(
+            f"copy={shown(copy)} must be a position from 2 to {n_pos - 2}, with some of each copy beside it."
+        )
     first = losses.isel(pos=slice(1, copy)).mean("pos")
     second = losses.isel(pos=slice(copy + 1, None)).mean("pos")
     return xr.Dataset({"first_copy": first, "second_copy": second, "gain": first - second})
@@ -100,7 +102,14 @@ def in_context_score(losses: xr.DataArray, early: int = 50, late: int = 500) -> 
         >>> float(patchlib.in_context_score(losses, early=10, late=45).mean().round())
         -14.0
     """
-    n_pos = losses.sizes["pos"]
+    n_pos = _check_losses(losses).sizes["pos"]
     if not is_index(early) or not is_index(late) or not 0 < early < late < n_pos:
-        raise SweepError(f"early={early} and late={late} must be positions of these {n_pos}, in order.")
+        raise SweepError(f"early={shown(early)} and late={shown(late)} must be positions of these {n_pos}, in order.")
     return losses.sel(pos=late, drop=True) - losses.sel(pos=early, drop=True)
+
+
+def _check_losses(losses: xr.DataArray) -> xr.DataArray:
+    check_kind("losses", losses, xr.DataArray, "give what patchlib.token_losses returned")
+    if "pos" not in losses.dims or losses.dtype.kind not in "fiu":
+        raise SweepError(f"Losses over {losses.dims} cannot be read: give what patchlib.token_losses returned.")
+    return losses

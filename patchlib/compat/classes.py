@@ -12,12 +12,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import check_choice, check_heads, check_positions, is_index
+from patchlib._util import check_choice, check_heads, check_kind, check_number, check_positions, is_index, listed, shown
 from patchlib.compat.printing import HeadPatchingResult, PatchingResult, grid_of, ranked, ratio
 from patchlib.errors import SweepError
+from patchlib.models.check import check_model
 from patchlib.patching.sites import SITES, site_of
 from patchlib.patching.sweeps import sweep
-from patchlib.tasks.base import PatchingDataset, as_pairs
+from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.pairs import PromptPairs
 from patchlib.tasks.tokens import check_pair, tokenize
 
@@ -45,11 +46,18 @@ class ActivationCache:
         return list(self.cache.keys())
 
 
+def check_cache(cache: ActivationCache) -> ActivationCache:
+    """The same cache; SweepError for anything else."""
+    return check_kind("clean_cache", cache, ActivationCache, "make it with cache_activations")
+
+
 class _Patcher:
     """What both patchers do with one prompt."""
 
     def __init__(self, model: TransformerBridge) -> None:
+        check_model(model)
         self.model = model
+        self.n_layers, self.n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
 
     def cache_activations(self, prompt: str) -> ActivationCache:
         """Run the model on one prompt and keep every activation."""
@@ -62,6 +70,7 @@ class _Patcher:
         self, corrupted_prompt: str, clean_cache: ActivationCache, hook_point: str, index: tuple[Any, ...]
     ) -> Float[Tensor, "1 pos d_vocab"]:
         """Logits of the corrupted prompt with ``index`` of one activation taken from the clean forward pass."""
+        check_cache(clean_cache)
         tokens = tokenize(self.model, corrupted_prompt)
         check_pair(0, clean_cache.input_tokens[0].cpu(), tokens, lambda token: repr(self.model.to_string([token])))
         self._check_hook_point(hook_point)
@@ -81,10 +90,10 @@ class _Patcher:
         return logits
 
     def _check_hook_point(self, name: str) -> None:
-        if name not in self.model.hook_dict:
-            raise SweepError(f"There is no hook point {name!r}; get_all_hook_points() lists those of this model.")
+        if not isinstance(name, str) or name not in self.model.hook_dict:
+            raise SweepError(f"There is no hook point {shown(name)}; get_all_hook_points() lists those of this model.")
 
-    def _pairs(self, dataset: PatchingDataset | PromptPairs, indices: Sequence[int] | None) -> PromptPairs:
+    def _pairs(self, dataset: Task, indices: Sequence[int] | None) -> PromptPairs:
         pairs = as_pairs(self.model, dataset)
         return pairs if indices is None else pairs.select(indices)
 
@@ -115,13 +124,14 @@ class ActivationPatcher(_Patcher):
             SweepError: Unknown hook point or one that the model does not run, or a position out of range.
         """
         positions = _positions(clean_cache, position)
+        self._check_hook_point(hook_point)
         pattern_like = hook_point.endswith(("hook_pattern", "hook_attn_scores"))  # [batch head dest src]
         index = (slice(None), slice(None), positions) if pattern_like else (slice(None), positions)
         return self._patch(corrupted_prompt, clean_cache, hook_point, index)
 
     def run_patching_experiment(
         self,
-        dataset: PatchingDataset | PromptPairs,
+        dataset: Task,
         hook_points: Sequence[str],
         pair_indices: Sequence[int] | None = None,
         position: int | None = None,
@@ -144,6 +154,9 @@ class ActivationPatcher(_Patcher):
         """
         pairs = self._pairs(dataset, pair_indices)
         layers_of: defaultdict[str, set[int]] = defaultdict(set)
+        hook_points = listed(hook_points)
+        if not hook_points:
+            raise SweepError("No hook point was named: give some of get_all_hook_points().")
         for name in hook_points:
             self._check_hook_point(name)
             match site_of(name):
@@ -169,7 +182,8 @@ class ActivationPatcher(_Patcher):
 
     def get_all_hook_points(self, pattern: str | None = None) -> list[str]:
         """Hook names of this model, sorted; those that contain ``pattern`` where it is given."""
-        return sorted(name for name in self.model.hook_dict if pattern is None or pattern in name)
+        text = "" if pattern is None else check_kind("pattern", pattern, str, "give a part of a hook point's name")
+        return sorted(name for name in self.model.hook_dict if text in name)
 
 
 class HeadPatcher(_Patcher):
@@ -184,10 +198,6 @@ class HeadPatcher(_Patcher):
         >>> [round(task.compute_metric(logits, 0), 1) for logits in (unpatched, patched, cache.logits)]
         [-2.9, 1.0, 4.4]
     """
-
-    def __init__(self, model: TransformerBridge) -> None:
-        super().__init__(model)
-        self.n_layers, self.n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
 
     def patch_head_output(
         self, corrupted_prompt: str, clean_cache: ActivationCache, layer: int, head: int, position: int | None = None
@@ -216,7 +226,7 @@ class HeadPatcher(_Patcher):
 
     def run_all_heads_experiment(
         self,
-        dataset: PatchingDataset | PromptPairs,
+        dataset: Task,
         pair_indices: Sequence[int] | None = None,
         position: int | None = None,
         patch_type: Literal["output", "pattern"] = "output",
@@ -254,13 +264,14 @@ class HeadPatcher(_Patcher):
         self, results: Sequence[HeadPatchingResult], threshold: float = 0.1
     ) -> list[HeadPatchingResult]:
         """Heads with an absolute effect of at least ``threshold``, largest first."""
-        return ranked([result for result in results if abs(result.patching_effect) >= threshold])
+        check_number("threshold", threshold)
+        return [result for result in ranked(results) if abs(result.patching_effect) >= threshold]
 
 
 def _positions(clean_cache: ActivationCache, position: int | None) -> slice | int:
     """What of the axis of positions is patched; SweepError for a token that the prompt does not have."""
     if position is None:
         return slice(None)
-    n_pos = clean_cache.input_tokens.shape[1]
+    n_pos = check_cache(clean_cache).input_tokens.shape[1]
     from_end = is_index(position) and -n_pos <= position < 0
     return int(check_positions(position + n_pos if from_end else position, (), n_pos)[0])

@@ -1,34 +1,49 @@
 """The seed's four figures and its report, from the result objects of ``patchlib.compat.printing``."""
 
+import os
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from patchlib._util import check_count
-from patchlib.compat.printing import HeadPatchingResult, PatchingResult, grid_of, mean_of, pooled, ranked
+from patchlib._util import check_count, check_kind, check_text, first_line, shown
+from patchlib.compat.printing import (
+    HeadPatchingResult,
+    PatchingResult,
+    check_by_hook_point,
+    check_results,
+    grid_of,
+    mean_of,
+    pooled,
+    ranked,
+)
 from patchlib.errors import RunError, SweepError
 from patchlib.plots import style
 from patchlib.plots.wording import MEANING
 
 
-def _check_not_empty(results: Collection[object]) -> None:
+def _not_empty(results: Any, title: str) -> Any:
+    """The same results; SweepError where there are none, or for a title that is none."""
+    check_text("A title", title)
     if not results:
         raise SweepError("There are no results to draw; run_all_heads_experiment or run_patching_experiment give some.")
+    return results
 
 
 def _saved(figure: go.Figure, save_path: str | Path | None) -> go.Figure:
     """Write the figure as a page of its own, plotly.js included: it opens alone and without a network, at 4.5 MB."""
     if save_path is not None:
+        file = Path(check_kind("save_path", save_path, str | os.PathLike, "give a file's path", RunError))
         try:
-            Path(save_path).parent.mkdir(parents=True, exist_ok=True)
-            figure.write_html(save_path, include_plotlyjs=True)
-        except OSError as error:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            figure.write_html(file, include_plotlyjs=True)
+        except (OSError, ValueError) as error:  # ValueError: a path with a zero byte, or with half a surrogate pair
             raise RunError(
-                f"The figure cannot be written to {save_path} ({error.strerror}); choose another folder."
+                f"The figure cannot be written to {shown(str(file))} ({first_line(error)}); choose another folder."
             ) from error
     return figure
 
@@ -67,12 +82,12 @@ def create_head_heatmap(
         array([[nan, nan],
                [0. , 0.5]])
     """
-    _check_not_empty(results)
+    results = _not_empty(check_results(results, HeadPatchingResult), title)
+    unpatched, grid = _unpatched(results), grid_of(results, n_layers, n_heads).double().numpy()
     coords = {"layer": np.arange(n_layers), "head": np.arange(n_heads)}
-    grid = grid_of(results, n_layers, n_heads).double().numpy()
-    effect = xr.DataArray(grid, coords, ("layer", "head"), attrs={"hover": f"<br>{_unpatched(results)}"})
-    subtitle = f"{len(results)} heads; {_unpatched(results)}"
-    return _saved(style.draw_maps({"": effect}, title, subtitle, MEANING["denoise"]), save_path)
+    effect = xr.DataArray(grid, coords, attrs={"hover": f"<br>{unpatched}"})
+    figure = style.draw_maps({"": effect}, title, f"{len(results)} heads; {unpatched}", MEANING["denoise"])
+    return _saved(figure, save_path)
 
 
 def create_layer_comparison(
@@ -101,7 +116,7 @@ def create_layer_comparison(
         >>> line.name, line.x, line.y.tolist()
         ('hook_mlp_out', (0, 1, 2), [0.5, 0.5, 0.5])
     """
-    _check_not_empty(results)
+    results = _not_empty(check_by_hook_point(results), title)
     lines: defaultdict[str, dict[int, float]] = defaultdict(dict)
     for name, per_pair in results.items():
         layer, _, kind = name.removeprefix("blocks.").partition(".")
@@ -146,10 +161,10 @@ def create_top_heads_bar(
         >>> patchlib.create_top_heads_bar(results, top_k=2).data[0].y
         ('L9H7', 'L9H6')
     """
-    _check_not_empty(results)
-    top = ranked(results)[: check_count("top_k", top_k)]
+    results = _not_empty(check_results(results, HeadPatchingResult), title)
+    unpatched, top = _unpatched(results), ranked(results)[: check_count("top_k", top_k)]
     names, effects = [result.hook_name for result in top], [result.patching_effect for result in top]
-    subtitle = f"{len(top)} of {len(results)} heads; {_unpatched(results)}"
+    subtitle = f"{len(top)} of {len(results)} heads; {unpatched}"
     return _saved(style.draw_bars(names, effects, title, subtitle, MEANING["denoise"]), save_path)
 
 
@@ -177,7 +192,8 @@ def create_metric_scatter(
         >>> patchlib.create_metric_scatter(results).data[0].text
         ('L9H0', 'L9H1')
     """
-    _check_not_empty(results)
+    results = _not_empty(check_results(results, HeadPatchingResult), title)
+    subtitle = f"{len(results)} heads, one at a time; {_unpatched(results)}"
     x, y = [result.layer for result in results], [round(result.patched_metric, 4) for result in results]
     text, hover = [result.hook_name for result in results], "%{text}<br>patched %{y:.3f}<extra></extra>"
     look = {"mode": "markers", "marker": {"color": style.LINES[0], "opacity": 0.7}}
@@ -189,7 +205,7 @@ def create_metric_scatter(
     dtick = style.layer_step(len({result.layer for result in results}))
     figure.update_xaxes(title="layer", showgrid=False, zeroline=False, dtick=dtick)
     figure.update_yaxes(title="metric (mean over prompts)", gridcolor=style.PALE, zeroline=False)
-    style.style(figure, title, f"{len(results)} heads, one at a time; {_unpatched(results)}", 420)
+    style.style(figure, title, subtitle, 420)
     return _saved(figure.update_layout(margin={"r": 80}), save_path)
 
 
@@ -229,4 +245,5 @@ def create_full_report(
         "top_heads.html": create_top_heads_bar(head_results),
         "metric_scatter.html": create_metric_scatter(head_results),
     }
-    return {name: _saved(figure, Path(save_dir) / name) for name, figure in figures.items()}
+    folder = Path(check_kind("save_dir", save_dir, str | os.PathLike, "give a folder's path", RunError))
+    return {name: _saved(figure, folder / name) for name, figure in figures.items()}

@@ -1,7 +1,8 @@
 """The seed's result objects, one per hook point and pair or per head, and how they are ranked and printed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -9,10 +10,16 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import check_count, check_heads, head_name
+from patchlib._util import check_count, check_heads, check_kind, check_text, head_name, listed
 from patchlib.errors import SweepError
+from patchlib.models.check import check_model
 from patchlib.patching.sites import site_of
 from patchlib.tasks.ioi import classify_ioi_head
+
+MOST = 10_000
+"""Layers or heads; no model has as many."""
+NUMBERS = "{:>8.3f}{:>9.3f}{:>11.3f}{:>9.3f}"
+HEADER = "  effect    clean  corrupted  patched"
 
 
 @dataclass
@@ -55,6 +62,33 @@ class HeadPatchingResult:
         return head_name(self.layer, self.head)
 
 
+R = TypeVar("R", PatchingResult, HeadPatchingResult)
+
+
+def check_results(results: Iterable[R], kind: type[R]) -> list[R]:
+    """The results as a list; SweepError for anything else."""
+    makers = {
+        PatchingResult: "ActivationPatcher.run_patching_experiment",
+        HeadPatchingResult: "HeadPatcher.run_all_heads_experiment",
+    }
+    mend = f"give what {makers[kind]} returned"
+    return [check_kind("A result", result, kind, mend) for result in listed(results)]
+
+
+def check_by_hook_point(results: Mapping[str, Sequence[PatchingResult]]) -> dict[str, list[PatchingResult]]:
+    """Hook point -> results, one or more; SweepError for anything else."""
+    check_kind("The results", results, Mapping, "give what ActivationPatcher.run_patching_experiment returned")
+    by_hook_point = {check_text("A hook point", name): check_results(results[name], PatchingResult) for name in results}
+    if empty := [name for name, per_pair in by_hook_point.items() if not per_pair]:
+        raise SweepError(f"{empty[0]!r} has no results: give what ActivationPatcher.run_patching_experiment returned.")
+    return by_hook_point
+
+
+def check_size(n_layers: int, n_heads: int) -> tuple[int, int]:
+    """How many layers, and heads in each; SweepError for what can be no size of a model."""
+    return check_count("n_layers", n_layers, most=MOST), check_count("n_heads", n_heads, most=MOST)
+
+
 def ratio(clean: float, corrupted: float, patched: float) -> float:
     """One pair's effect; NaN within float noise of no contrast, as in ``stats.contrast``."""
     gap = clean - corrupted
@@ -64,7 +98,7 @@ def ratio(clean: float, corrupted: float, patched: float) -> float:
 
 def ranked(results: Sequence[HeadPatchingResult]) -> list[HeadPatchingResult]:
     """Largest absolute effect first, without those that are NaN."""
-    measured = [result for result in results if not np.isnan(result.patching_effect)]
+    measured = [result for result in check_results(results, HeadPatchingResult) if not np.isnan(result.patching_effect)]
     return sorted(measured, key=lambda result: -abs(result.patching_effect))
 
 
@@ -85,7 +119,8 @@ def pooled(per_pair: Sequence[PatchingResult]) -> tuple[float, float, float, flo
 
 def grid_of(results: Sequence[HeadPatchingResult], n_layers: int, n_heads: int) -> Float[Tensor, "layer head"]:
     """Effects as a grid, NaN for heads without a result; SweepError for one of a head that is not in it."""
-    grid = torch.full((n_layers, n_heads), torch.nan)
+    grid = torch.full(check_size(n_layers, n_heads), torch.nan)
+    results = check_results(results, HeadPatchingResult)
     heads = [(result.layer, result.head) for result in results]
     for (layer, head), result in zip(check_heads(heads, n_layers, n_heads) if heads else [], results, strict=True):
         grid[layer, head] = result.patching_effect
@@ -109,13 +144,14 @@ def summarize_results(results: Mapping[str, Sequence[PatchingResult]], top_k: in
         hook point                    effect    clean  corrupted  patched
         blocks.5.hook_mlp_out          0.500    3.000     -1.000    1.000
     """
+    results = check_by_hook_point(results)
     rows = [(name, *pooled(per_pair)) for name, per_pair in results.items()]
     rows.sort(key=lambda row: -abs(np.nan_to_num(row[1])))
     n = max(map(len, results.values()), default=0)
     print(f"TOP {check_count('top_k', top_k)} of {len(rows)} hook points by absolute effect, means over {n} pairs")
-    print(f"{'hook point':<28}{'effect':>8}{'clean':>9}{'corrupted':>11}{'patched':>9}")
-    for name, effect, clean, corrupted, patched in rows[:top_k]:
-        print(f"{name:<28}{effect:>8.3f}{clean:>9.3f}{corrupted:>11.3f}{patched:>9.3f}")
+    print(f"{'hook point':<28}{HEADER}")
+    for name, *numbers in rows[:top_k]:
+        print(f"{name:<28}{NUMBERS.format(*numbers)}")
 
 
 def create_patching_heatmap(
@@ -130,16 +166,20 @@ def create_patching_heatmap(
     Returns:
         [layer 2], ratios of means over pairs; NaN where there is no result.
 
+    Raises:
+        SweepError: These are no results, or this is no model.
+
     Example:
         >>> pairs = [patchlib.PatchingResult("blocks.5.hook_mlp_out", 3.0, -1.0, 1.0, 0.5)]
         >>> patchlib.create_patching_heatmap({"blocks.5.hook_mlp_out": pairs}, model)[5]
         tensor([   nan, 0.5000])
     """
+    check_model(model)
     heatmap = torch.full((int(model.cfg.n_layers), 2), torch.nan)
     columns = {"attn_out": 0, "mlp_out": 1}
-    for name, per_pair in results.items():
+    for name, per_pair in check_by_hook_point(results).items():
         match site_of(name):
-            case site, layer if site.name in columns:
+            case site, layer if site.name in columns and layer < len(heatmap):
                 heatmap[layer, columns[site.name]] = pooled(per_pair)[0]
     return heatmap
 
@@ -159,12 +199,12 @@ def print_head_results(results: Sequence[HeadPatchingResult], top_k: int = 20) -
         head      effect    clean  corrupted  patched   type in GPT-2 small
         L9H6       0.500    3.000     -1.000    1.000   Name Mover
     """
-    print(f"{'head':<8}{'effect':>8}{'clean':>9}{'corrupted':>11}{'patched':>9}   type in GPT-2 small")
-    measured = ranked(results)
+    measured, top_k = ranked(results), check_count("top_k", top_k)
+    print(f"{'head':<8}{HEADER}   type in GPT-2 small")
     if not measured:
         print("No head has an effect: clean and corrupted prompts hardly differ.")
-    for r in measured[: check_count("top_k", top_k)]:
-        numbers = f"{r.patching_effect:>8.3f}{r.clean_metric:>9.3f}{r.corrupted_metric:>11.3f}{r.patched_metric:>9.3f}"
+    for r in measured[:top_k]:
+        numbers = NUMBERS.format(r.patching_effect, r.clean_metric, r.corrupted_metric, r.patched_metric)
         print(f"{r.hook_name:<8}{numbers}   {classify_ioi_head(r.layer, r.head)}")
 
 
@@ -186,7 +226,11 @@ def print_heatmap_ascii(heatmap: Float[Tensor, "layer head"], n_layers: int, n_h
         L0       0.20  -0.60
         L1       0.00   0.10
     """
-    if heatmap.shape[0] < n_layers or heatmap.shape[1] < n_heads:
+    check_size(n_layers, n_heads)
+    heatmap = torch.as_tensor(
+        check_kind("The heatmap", heatmap, Tensor | np.ndarray, "give a grid [layer head] of numbers")
+    )
+    if heatmap.ndim != 2 or heatmap.shape[0] < n_layers or heatmap.shape[1] < n_heads:
         raise SweepError(f"A heatmap of {list(heatmap.shape)} lacks some of {n_layers} layers of {n_heads} heads.")
     print("      " + "".join(f"{f'H{head}':>7}" for head in range(n_heads)))
     for layer in range(n_layers):

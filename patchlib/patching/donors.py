@@ -16,13 +16,12 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import check_choice, check_count
+from patchlib._util import check_choice, check_seed
 from patchlib.errors import SweepError
+from patchlib.stats import DIRECTIONS
 from patchlib.tasks.base import PatchingDataset, as_pairs
 from patchlib.tasks.pairs import PromptPairs
 
-DIRECTIONS = ("denoise", "noise")
-"""Clean into corrupted, or corrupted into clean."""
 ABLATIONS = ("zero", "mean", "resample")
 SOURCES = ("other", *ABLATIONS)
 
@@ -111,7 +110,7 @@ def resolve_donors(
             raise SweepError(f"source={source!r} takes nothing from a reference: use source='mean' or 'resample'.")
         return Donors(direction, source)
     task = pairs if reference is None else as_pairs(model, reference)
-    seed = check_count("source_seed", seed, least=0)
+    seed = check_seed(seed, "source_seed")
     draw = random.Random(seed)
     donor_of = []
     for i, row in enumerate(pairs.clean_tokens):

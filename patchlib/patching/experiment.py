@@ -218,14 +218,17 @@ def _indexer(cell: Cell, examples: list[int]) -> Any:
 
 
 def _warn_of_contrast(result: xr.Dataset) -> None:
-    table = stats.contrast(result)
+    turned_around = stats.contrast(result.rename(clean="corrupted", corrupted="clean"))
+    table = stats.contrast(result).assign(is_swapped=turned_around.usable)
     for metric, row in table[~table.usable].iterrows():
         spread = f" with a spread of {row.spread:.2g}" if row.n > 1 else ""
+        mend = "Choose a corruption that changes the answer (for IOI: corruption='swap_subject')."
+        if row.is_swapped:
+            mend = "The corrupted prompts come out above the clean ones: are the right and the wrong answers swapped?"
         warnings.warn(
             f"{metric} gives no usable contrast: {row.clean:.3g} on clean and {row.corrupted:.3g} on corrupted "
             f"prompts, a difference of {row.difference:.2g}{spread} (n = {row.n:.0f}). Effects are NaN, because "
-            "dividing by it would give noise. Choose a corruption that changes the answer (for IOI: "
-            "corruption='swap_subject').",
+            f"dividing by it would {'turn every sign around' if row.is_swapped else 'give noise'}. {mend}",
             ContrastWarning,
             stacklevel=4,
         )

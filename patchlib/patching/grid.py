@@ -1,7 +1,7 @@
 """The grid of a sweep: what ``over`` names, checked, and the cells it makes, each with the numbers that it replaces."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import check_indices, check_positions
+from patchlib._util import check_indices, check_positions, listed, shown
 from patchlib.errors import SweepError
 from patchlib.patching.sites import Site, check_patchable, get_site
 from patchlib.tasks.pairs import PromptPairs
@@ -79,7 +79,7 @@ def position_mask(position: int | str | None, pairs: PromptPairs) -> Bool[Tensor
     n_pos = len(pairs.clean_tokens[0])
     if position is None:
         return torch.ones(len(pairs), n_pos, dtype=torch.bool)
-    index: Int[Tensor, "example 1"] | int = position if isinstance(position, int) else pairs.roles[position][:, None]
+    index: Int[Tensor, "example 1"] | int = pairs.roles[position][:, None] if isinstance(position, str) else position
     return (torch.arange(n_pos) == index).expand(len(pairs), n_pos)
 
 
@@ -110,15 +110,15 @@ def resolve_grid(
     """What ``sweep`` was asked for, as a checked grid; SweepError names the first thing that does not exist."""
     site = get_site(model, site_name)
     check_patchable(model, site)
-    over = list(over) if isinstance(over, Iterable) and not isinstance(over, str) else [over]
+    over = listed(over)
     head_axis = site.head_axis(model)
     # "head" is understood where heads share keys and values, and labelled as what it is: "kv_head".
     over = [head_axis if axis == "head" else axis for axis in over]
     possible = ["layer", *([head_axis] if site.has_heads else []), "pos", *(["role"] if pairs.roles else [])]
     for axis in over:
-        if axis not in possible:
+        if not isinstance(axis, str) or axis not in possible:
             why = "this task names no positions" if axis == "role" else f"site {site.name!r} has no such axis"
-            raise SweepError(f"Cannot sweep over {axis!r}: {why}. Possible here: {', '.join(possible)}.")
+            raise SweepError(f"Cannot sweep over {shown(axis)}: {why}. Possible here: {', '.join(possible)}.")
     if not over or len(set(over)) < len(over) or {"pos", "role"} <= set(over):
         raise SweepError(
             f"over={tuple(over)} must name at least one axis, each once, and only one of 'pos' and 'role'."
@@ -132,7 +132,7 @@ def resolve_grid(
     }
     if heads is not None and head_axis not in over:
         mend = f"add {head_axis!r} to over" if site.has_heads else f"site {site.name!r} has no heads"
-        raise SweepError(f"heads={heads} was given, but over={tuple(over)} has no {head_axis!r} axis: {mend}.")
+        raise SweepError(f"heads={shown(heads)} was given, but over={tuple(over)} has no {head_axis!r} axis: {mend}.")
     if site.has_heads:
         values[head_axis] = check_indices(head_axis, heads, site.n_heads(model))
     fixed = None
@@ -144,5 +144,5 @@ def resolve_grid(
         elif all(isinstance(position, kind) for position in checked):
             values[axis] = checked
         else:
-            raise SweepError(f"positions={checked}: a sweep over {axis!r} takes {wanted}.")
+            raise SweepError(f"positions={shown(checked)}: a sweep over {axis!r} takes {wanted}.")
     return Grid(site, {axis: values[axis] for axis in over}, values["layer"], fixed)

@@ -17,7 +17,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,6 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from patchlib._util import listed, shown
 from patchlib.errors import SweepError
 from patchlib.patching.own_metrics import MetricFunction, as_numbers, check_order, check_signature, scores
 from patchlib.tasks.pairs import PromptPairs
@@ -95,7 +96,7 @@ def resolve_metrics(
         by_name["task_metric"] = task_metric
     if metric is None:
         metric = "logit_diff" if pairs.compute_metric is None else "task_metric"
-    entries = [metric] if isinstance(metric, str) or not isinstance(metric, Iterable) else list(metric)
+    entries = listed(metric)
     chosen: Metrics = {}
     for entry in entries:
         name = entry if isinstance(entry, str) else getattr(entry, "__name__", type(entry).__name__)
@@ -104,7 +105,7 @@ def resolve_metrics(
         function = by_name.get(entry) if isinstance(entry, str) else entry
         if not callable(function):
             raise SweepError(
-                f"Unknown metric {entry!r}. Choose from {', '.join(by_name)}, or pass a function "
+                f"Unknown metric {shown(entry)}. Choose from {', '.join(by_name)}, or pass a function "
                 "(logits[example pos d_vocab], pairs) -> one number per example."
             )
         if function not in by_name.values():

@@ -9,8 +9,9 @@ from jaxtyping import Bool
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import Head, check_choice, check_heads, check_positions, head_name
+from patchlib._util import Head, check_choice, check_heads, check_positions, head_name, listed, shown
 from patchlib.errors import SweepError
+from patchlib.models.check import check_model
 from patchlib.patching.grid import position_mask
 from patchlib.patching.sites import Site, get_site
 from patchlib.tasks.pairs import PromptPairs
@@ -66,7 +67,7 @@ def inputs_of(
         Receivers for ``path_patch``, in the order of layers and heads.
 
     Raises:
-        SweepError: Another site, or a head that the model does not have.
+        SweepError: Another site, a head that the model does not have, or what can be no position.
 
     Example:
         Three query heads of this model share one key and value head:
@@ -76,10 +77,13 @@ def inputs_of(
         >>> print(*patchlib.inputs_of(model, [(20, 3), (20, 4)], "k", "S2"), sep=", ")
         k of L20KV1 at S2
     """
+    check_model(model)
     inputs = get_site(model, check_choice("input of a head", site, INPUTS))
     n_heads = int(model.cfg.n_heads)
     group = n_heads // inputs.n_heads(model)
     layer_heads = check_heads(heads, int(model.cfg.n_layers), n_heads)
+    if position is not None:
+        (position,) = check_positions([position])
     return [Receiver(site, layer, head, position) for layer, head in sorted({(i, h // group) for i, h in layer_heads})]
 
 
@@ -90,14 +94,15 @@ def check_receivers(
     mend = "give 'logits' or patchlib.inputs_of(model, heads, site)"
     if isinstance(receivers, str):
         if receivers != "logits":
-            raise SweepError(f"Unknown receivers {receivers!r}: {mend}.")
+            raise SweepError(f"Unknown receivers {shown(receivers)}: {mend}.")
         return ()
+    receivers = listed(receivers)
     if not receivers:
         raise SweepError(f"No receivers were given: {mend}.")
-    n_pos = max(len(row) for row in pairs.clean_tokens)
+    n_pos = min(len(row) for row in pairs.clean_tokens)  # elsewhere nothing would be received
     for receiver in receivers:
         if not isinstance(receiver, Receiver) or receiver.site not in INPUTS:
-            raise SweepError(f"{receiver!r} is no receiver: patchlib.inputs_of(model, heads, 'q') makes them.")
+            raise SweepError(f"{shown(receiver)} is no receiver: patchlib.inputs_of(model, heads, 'q') makes them.")
         n_heads = get_site(model, receiver.site).n_heads(model)
         check_heads([(receiver.layer, receiver.head)], int(model.cfg.n_layers), n_heads, mark=receiver.mark)
         if receiver.position is not None:

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from patchlib.errors import SweepError
 from patchlib.plots.circuits import BLUE, MARKS, color_of
 from patchlib.plots.heads import head_points
 from patchlib.plots.style import AXIS, GREY, LEGEND, LINES, PALE, RED, SILENT, style
-from patchlib.plots.wording import METRIC_NAMES
+from patchlib.plots.wording import METRIC_NAMES, check_table
 
 
 def knock_out_strip(
@@ -29,6 +30,11 @@ def knock_out_strip(
         >>> [trace.y[0] for trace in figure.data]
         ['3 random sets', 'the writer']
     """
+    check_table(table, "knock_out", "metric_mean", "change", "ci_low", "ci_high", "heads", "n", "metric")
+    if "none" not in table.index:
+        raise SweepError(
+            "The table lacks the row 'none', with which the others are compared: give what knock_out returned."
+        )
     sets = table.drop(index="none")
     is_random = sets.index.str.startswith("random ")
     figure = go.Figure()
@@ -73,6 +79,7 @@ def backup_scatter(table: pd.DataFrame, top_k: int = 6, title: str = "Who steps 
         >>> [name for name in figure.data[0].text if name]
         ['L24H4']
     """
+    check_table(table, "backup_heads", "before", "after", "change", "layer", "head_index", "knocked_out", "n")
     before, after, change = (table[column].to_numpy() for column in ("before", "after", "change"))
     layer_heads = zip(table.layer, table.head_index, strict=True)
     figure = head_points(before, after, layer_heads, top_k, [change])
@@ -104,6 +111,7 @@ def completeness_scatter(
         >>> [trace.name for trace in patchlib.plots.completeness_scatter(table).data if trace.name]
         ['without nothing', 'without a head type', 'without random sets', 'without greedy sets, grown to be worst']
     """
+    check_table(table, "completeness", "kind", "heads", "model", "circuit", "protocol")
     numbered = table.kind.str.extract(r"^(.*) \d+$", expand=False)  # "random" and "greedy" of "random 0", "greedy 1"
     groups = numbered.fillna("a head type").where(table.kind != "none", "nothing")
     labels = {"random": "random sets", "greedy": "greedy sets, grown to be worst"}
@@ -136,6 +144,7 @@ def minimality_bar(table: pd.DataFrame, title: str = "Minimal? What each head ad
         >>> patchlib.plots.minimality_bar(table).data[0].x.tolist()
         ['L23H3', 'L29H1']
     """
+    check_table(table, "minimality", "head_type", "head_name", "share", "K", "protocol")
     figure = go.Figure()
     for i, (head_type, rows) in enumerate(table.groupby("head_type", sort=False)):
         marker = {"color": color_of(str(head_type), i)}

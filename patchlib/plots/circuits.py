@@ -7,10 +7,12 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
-from patchlib._util import check_choice, head_name
+from patchlib._util import check_choice, check_kind, head_name, listed, shown
 from patchlib.circuits.discovery import Discovery, PlacedHead
+from patchlib.errors import SweepError
 from patchlib.plots.heads import all_heads, head_points
 from patchlib.plots.style import GREY, LEGEND, LINES, PALE, RED, SILENT, style
+from patchlib.plots.wording import check_array
 
 BLUE = LINES[0]
 COLORS = {
@@ -59,16 +61,21 @@ def writers(
         >>> [name for name in figure.data[0].text if name]
         ['L23H3', 'L29H1']
     """
-    for role in roles:
+    check_array(attribution, "direct_logit_attribution", "layer", "head", "example")
+    check_array(attention, "attention_between", "layer", "head", "role", "example")
+    pair = listed(roles)
+    if len(pair) != 2:
+        raise SweepError(f"roles must be the two positions that are compared, not {shown(roles)}.")
+    for role in pair:
         check_choice("role", role, attention.role.values.tolist())
-    across, other = (attention.sel(role=role).mean("example") for role in roles)
+    across, other = (attention.sel(role=role).mean("example") for role in pair)
     x, y = (across - other).values.ravel(), attribution.mean("example").values.ravel()
     figure = head_points(x, y, all_heads(attribution), top_k, [y])
     figure.update_traces(hovertemplate="%{customdata}<br>attention %{x:.2f}<br>logits %{y:.2f}<extra></extra>")
     sides = np.where(y > 0, "top center", "bottom center")
     figure.update_traces(marker_color=np.where(y > 0, BLUE, RED), textposition=sides)
     dest, n = attention.attrs["dest"], attribution.sizes["example"]
-    figure.update_xaxes(title=f"attention from {dest}: to {roles[0]} minus to {roles[1]}", range=[-1.05, 1.05])
+    figure.update_xaxes(title=f"attention from {dest}: to {pair[0]} minus to {pair[1]}", range=[-1.05, 1.05])
     figure.update_yaxes(title="direct logit attribution, right minus wrong answer")
     return style(figure, title, f"each head's mean over {n} clean prompts; labelled: the {top_k} that write most", 480)
 
@@ -94,6 +101,7 @@ def circuit_graph(discovery: Discovery, title: str = "The circuit that was found
         >>> figure.layout.xaxis.ticktext, [trace.name for trace in figure.data if trace.name]
         (('END',), ['subject suppressor', 'negative name mover'])
     """
+    check_kind("discovery", discovery, Discovery, "give what patchlib.discover returned")
     types = discovery.head_types
     heads = _placed(types)
     columns = [role for role in discovery.positions if any(position == role for *_, position in heads)]

@@ -10,9 +10,10 @@ import plotly.graph_objects as go
 import xarray as xr
 from plotly.subplots import make_subplots
 
-from patchlib._util import Head, check_count, head_name
+from patchlib._util import Head, check_count, check_kind, check_text, head_name
 from patchlib.errors import SweepError
-from patchlib.plots.style import AXIS, GREY, LINES, PALE, SILENT, layer_step, style
+from patchlib.plots.style import AXIS, GREY, LINES, PALE, add_band, layer_step, style
+from patchlib.plots.wording import check_array
 
 SHADED = {"zmin": 0, "zmax": 1, "colorscale": [[0, "#ffffff"], [0.5, "#6baed6"], [1, "#08306b"]]}
 PANEL = 380
@@ -36,17 +37,17 @@ def loss_by_position(losses: xr.DataArray, copy: int | None = None, title: str =
         >>> figure.layout.shapes[0].x0  # the line where the row begins again
         11
     """
-    mean, n = losses.mean("example"), losses.sizes["example"]
-    spread = 1.96 * losses.std("example", ddof=1) / math.sqrt(n) if n > 1 else 0 * mean
+    check_array(losses, "token_losses", "example", "pos")
+    if copy is not None:
+        check_count("copy", copy, least=0, most=losses.sizes["pos"] - 1)
+    inside, n = losses.isel(pos=slice(1, None)), losses.sizes["example"]
+    mean = inside.mean("example").to_series()
+    spread = 1.96 * inside.std("example", ddof=1).to_series() / math.sqrt(n) if n > 1 else 0 * mean
     figure = go.Figure()
-    inside = losses.pos.values[1:]
-    low, high = ((mean + sign * spread).values[1:].round(3) for sign in (-1, 1))
-    band_x, band_y = np.concatenate([inside, inside[::-1]]), np.concatenate([high, low[::-1]])
-    figure.add_scatter(x=band_x, y=band_y, mode="lines", line={"width": 0}, **SILENT)
-    figure.update_traces(fill="toself", fillcolor="rgba(0, 114, 178, 0.2)")
+    add_band(figure, mean - spread, mean + spread, LINES[0], 0.2)
     look = {"mode": "lines+markers", "line": {"color": LINES[0]}, "marker": {"size": 4}}
     hover = {"hovertemplate": "position %{x}<br>%{y:.2f} nats<extra></extra>", "showlegend": False}
-    figure.add_scatter(x=inside, y=mean.values[1:].round(3), **look, **hover)
+    figure.add_scatter(x=mean.index, y=mean.round(3), **look, **hover)
     if copy is not None:
         figure.add_vline(x=copy, line={"color": GREY, "dash": "dash"})
         at_top = {"y": 1, "yref": "paper", "xanchor": "left", "xshift": 6}
@@ -72,6 +73,8 @@ def score_map(score: xr.DataArray, title: str, what: str = "score") -> go.Figure
         >>> patchlib.plots.score_map(scores.induction, "Induction heads").data[0].z.shape
         (30, 9)
     """
+    check_array(score, "detector_scores", "layer", "head")
+    check_text("what", what)
     score = score.transpose("layer", "head")
     names = [f"H{head}" for head in score["head"].values]
     figure = go.Figure(go.Heatmap(z=score.values.round(4), x=names, y=score.layer.values, xgap=1, ygap=1))
@@ -104,8 +107,10 @@ def attention(patterns: xr.DataArray, title: str = "Where heads look", columns: 
         >>> [note.text for note in figure.layout.annotations]
         ['L16H0', 'L17H4']
     """
+    check_kind("patterns", patterns, xr.DataArray, "give what patchlib.attention_patterns returned")
     if not patterns.size:
         raise SweepError("There is no pattern to draw: attention_patterns gives them for the heads that you name.")
+    check_array(patterns, "attention_patterns", "cell", "dest", "src")
     n_pos, cells = patterns.sizes["src"], [str(cell) for cell in patterns.cell.values]
     columns = min(check_count("columns", columns), len(cells))
     n_rows = math.ceil(len(cells) / columns)
@@ -184,6 +189,10 @@ def measures_against(
         >>> len(figure.data[0].x)  # 30 layers of 9 heads
         270
     """
+    for measure in (x, y):
+        check_array(measure, "detector_scores", "layer", "head")
+    for axis_title in (x_title, y_title):
+        check_text("A title", axis_title)
     a, b = (measure.transpose("layer", "head").values.ravel() for measure in (x, y))
     figure = head_points(a, b, all_heads(x), top_k, [a, b])
     figure.update_traces(marker_color=LINES[0], hovertemplate="%{customdata}<br>%{x:.2f}, %{y:.2f}<extra></extra>")

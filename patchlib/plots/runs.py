@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.colors import hex_to_rgb
 
 from patchlib._util import cell_name
-from patchlib.plots.style import LEGEND, LINES, SILENT
+from patchlib.plots.style import LEGEND, LINES, add_band
 
 POINTS = 30
 """Runs up to which each has a point of its own."""
@@ -71,13 +70,10 @@ def effect_by_layer(table: pd.DataFrame, metric: str) -> go.Figure:
     figure, spread = go.Figure(), "from %{customdata[0]:.3f} to %{customdata[1]:.3f}"
     for colour, role in zip(LINES, [role for role in parts if role in shown], strict=False):
         part = parts[role]
-        low, high = _plain(part.min(axis=1)), _plain(part.max(axis=1))
-        band = SILENT | {"x": list(part.index), "legendgroup": role, "mode": "lines", "line": {"width": 0}}
-        figure.add_scatter(y=low, **band)
-        pale = f"rgba{(*hex_to_rgb(colour), 0.2)}"
-        figure.add_scatter(y=high, fill="tonexty", fillcolor=pale, **band)
+        add_band(figure, part.min(axis=1), part.max(axis=1), colour, 0.2, role)
         hover = f"L%{{x}} {role}<br>mean %{{y:.3f}}, {spread}<extra></extra>"
-        more = {"customdata": list(zip(low, high, strict=True)), "legendgroup": role, "marker": {"size": 4}}
+        ends = part.agg(["min", "max"], axis=1).round(4)
+        more = {"customdata": ends, "legendgroup": role, "marker": {"size": 4}}
         _add_line(figure, role, part.mean(axis=1), {"color": colour}, hover, **more)
     figure.update_xaxes(title="layer")
     return _framed(figure, f"effect ({metric})", len(parts) > 1)
@@ -213,8 +209,7 @@ def by_role(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The table at each role; the whole under an empty name where it has none."""
     if "role" not in table.index.names:
         return {"": table}
-    roles = table.index.get_level_values("role")
-    return {str(role): table[roles == role].droplevel("role") for role in roles.unique()}
+    return {str(role): part.droplevel("role") for role, part in table.groupby(level="role", sort=False)}
 
 
 def at_telling_role(tables: Mapping[str, pd.DataFrame]) -> Mapping[str, pd.DataFrame]:

@@ -11,11 +11,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
 import xarray as xr
 from plotly.subplots import make_subplots
 
+from patchlib._util import check_text
 from patchlib.plots.wording import AXIS_NAMES, NO_CONTRAST, column_names
 
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -52,6 +54,7 @@ def is_colab() -> bool:
 
 def style(figure: go.Figure, title: str, subtitle: str, height: int, width: int = 820, above: int = 0) -> go.Figure:
     """The look that all figures share; long titles wrap, and ``above`` pixels stay free between them and the axes."""
+    check_text("A title", title)
     subtitle = subtitle.replace(" = ", "\u00a0=\u00a0")  # no line ends there
     heading, small = textwrap.wrap(title, width // 10), textwrap.wrap(subtitle, width // 6, break_on_hyphens=False)
     # Set here rather than as a template: plotly's default one adds 6.5 KB to each figure in a notebook.
@@ -77,6 +80,13 @@ def add_line(figure: go.Figure, layers: Sequence[int], effects: Sequence[float],
     hover = f"{name} layer %{{x}}<br>effect %{{y:.3f}}<extra></extra>"
     look = {"mode": "lines+markers", "line": line, "hovertemplate": hover}
     figure.add_scatter(x=layers, y=np.round(effects, 4), name=name, legendgroup=name, **look)
+
+
+def add_band(figure: go.Figure, lows: pd.Series, highs: pd.Series, color: str, opacity: float, name: str = "") -> None:
+    """A pale band between two lines over the same index, shown and hidden with the line of this name."""
+    x, y = [*lows.index, *lows.index[::-1]], np.round([*highs, *lows[::-1]], 4)
+    band = {"fill": "toself", "fillcolor": color, "opacity": opacity, "mode": "none", **SILENT}
+    figure.add_scatter(x=x, y=y, legendgroup=name, **band)
 
 
 def effect_by_layer(figure: go.Figure, title: str, subtitle: str, n_layers: int) -> go.Figure:

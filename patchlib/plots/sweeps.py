@@ -22,7 +22,7 @@ Results = Mapping[str, xr.Dataset] | xr.Dataset
 
 def _of_metric(results: Results, metric: str | None, *allowed: tuple[str, ...]) -> dict[str, xr.Dataset]:
     """One metric of each result; SweepError where one was not swept over one of the sets of axes (none: all go)."""
-    named = {"": results} if isinstance(results, xr.Dataset) else results  # a Dataset is a Mapping too
+    named = wording.check_results(results)
     if not named:
         raise SweepError("There is no result to draw: the mapping of names to results is empty.")
     checked = {}
@@ -153,10 +153,8 @@ def layer_lines(results: Results, metric: str | None = None, title: str = "Effec
         interval = stats.effect_interval(result).dropna("layer")
         if interval.sizes["layer"]:  # a single prompt has none
             facts[2:] = ["bands: 95% bootstrap over prompts"]
-            x = np.concatenate([interval.layer, interval.layer[::-1]])
-            y = np.round(np.concatenate([interval.high, interval.low[::-1]]), 4)
-            band = {"fill": "toself", "fillcolor": LINES[i % len(LINES)], "opacity": 0.15, "mode": "none"}
-            figure.add_scatter(x=x, y=y, legendgroup=name, **band, **style.SILENT)
+            low, high = interval.low.to_series(), interval.high.to_series()
+            style.add_band(figure, low, high, LINES[i % len(LINES)], 0.15, name)
         style.add_line(figure, result.layer.values, result.effect.values[0], name, i)
     layers = np.unique(np.concatenate([result.layer.values for result in named.values()]))
     figure.update_xaxes(range=[layers[0] - 0.5, layers[-1] + 0.5])

@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from patchlib._util import cell_name
+from patchlib._util import cell_name, check_kind
+from patchlib.errors import SweepError
 
 NO_CONTRAST = "Clean and corrupted prompts hardly differ, so there is no effect to speak of."
 METRIC_NAMES = {"logit_diff": "logit difference", "prob": "probability of the answer", "kl": "KL to the clean prompt"}
@@ -18,6 +19,36 @@ MEANING = {
     "noise": ("effect", "1 = clean destroyed", "0 = nothing", "below 0 = better"),
     "both": ("effect", "1 = all of it", "0 = nothing", "below 0 = opposite"),
 }
+
+
+def check_table(table: pd.DataFrame, source: str, *columns: str) -> None:
+    """SweepError unless this is a table with these columns and a row, such as the function `source` gives."""
+    mend = f"give what patchlib.{source} returned"
+    check_kind("A table", table, pd.DataFrame, mend)
+    if lacking := [column for column in columns if column not in table]:
+        raise SweepError(f"The table lacks the columns {', '.join(lacking)}: {mend}.")
+    if table.empty:
+        raise SweepError(f"The table has no rows to show: {mend}, with more asked of it.")
+
+
+def check_array(array: xr.DataArray, source: str, *dims: str) -> None:
+    """SweepError unless this is an array of numbers over these axes, such as the function `source` gives."""
+    mend = f"give what patchlib.{source} returned"
+    check_kind("An array", array, xr.DataArray, mend)
+    if set(array.dims) != set(dims) or not set(dims) <= set(array.coords) or not array.size:
+        raise SweepError(f"An array over {array.dims} cannot be shown, only one over {', '.join(dims)}: {mend}.")
+    if array.dtype.kind not in "fiu":
+        raise SweepError(f"An array without real numbers cannot be shown: {mend}.")
+
+
+def check_results(results: Mapping[str, xr.Dataset] | xr.Dataset) -> Mapping[str, xr.Dataset]:
+    """Results by name, a single one under no name; SweepError for what are none."""
+    named = {"": results} if isinstance(results, xr.Dataset) else results  # a Dataset is a Mapping too
+    mend = "give a result of patchlib.sweep, path_patch or baseline, or {name: result}"
+    for name in check_kind("The results", named, Mapping, mend):
+        check_kind("A result's name", name, str, mend)
+        check_kind("A result", named[name], xr.Dataset, mend)
+    return named
 
 
 def metric_name(result: xr.Dataset) -> str:

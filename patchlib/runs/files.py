@@ -70,6 +70,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """What a JSON file of ours holds; empty where it is missing or damaged, which its reader takes for the same."""
+    if not os.path.isfile(path):  # a pipe of that name would be waited for
+        return {}
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):  # the last where somebody nested it a thousand deep

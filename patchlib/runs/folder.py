@@ -1,5 +1,6 @@
 """The folder of one run: its status, manifest, results and log, on disk so that a stopped grid goes on from there."""
 
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -7,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from patchlib._util import sha256_of
-from patchlib.runs.files import read_json, write_json
+from patchlib.runs.files import write_json
+from patchlib.runs.records import Manifest, Status, read_record
 
 OK = "ok"
 STATUS = "status.json"
@@ -40,12 +42,12 @@ class RunFolder:
     @cached_property
     def status(self) -> dict[str, Any]:
         """What a grid knows of the run."""
-        return read_json(self.path / STATUS)
+        return read_record(self.path / STATUS, Status)
 
     @property
     def notebook(self) -> str:
         """The notebook's stem."""
-        return self.stem or str(self.status.get("notebook", self.path.name.partition(",")[0]))
+        return self.stem or str(self.status.get("notebook") or self.path.name.partition(",")[0])
 
     @property
     def manifest_path(self) -> Path:
@@ -55,7 +57,7 @@ class RunFolder:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """What the run says of itself."""
-        return read_json(self.manifest_path)
+        return read_record(self.manifest_path, Manifest)
 
     @property
     def is_ok(self) -> bool:
@@ -82,11 +84,22 @@ class RunFolder:
         if not self.manifest:
             return f"{self.manifest_path.name} cannot be read"
         for path, sha256 in self.files.items():
-            if not path.is_file():
+            if not os.path.isfile(path):  # which is False for what can be no path
                 return f"{path.name} is missing"
-            if sha256_of(path) != sha256:
-                return f"{path.name} was changed"
+            if not self._is_ours(path, sha256):
+                return f"{path} lies in another folder, which does not say that it is this run's"
+            try:
+                if sha256_of(path) != sha256:
+                    return f"{path.name} was changed after its run"
+            except OSError as error:
+                return f"{path.name} cannot be read ({error.strerror or error})"
         return None
+
+    def _is_ours(self, path: Path, sha256: str) -> bool:
+        """Whether a result lies here; or where the run's parameter out_dir said, with a manifest that has it too."""
+        if path.parent.resolve() == self.path.resolve():
+            return True
+        return {"name": path.name, "sha256": sha256} in RunFolder(path.parent, self.notebook).manifest.get("files", [])
 
     def last_words(self) -> str | None:
         """The log's last line."""
@@ -100,6 +113,6 @@ class RunFolder:
 
     def update(self, **values: Any) -> dict[str, Any]:
         """Change some of the status as it is on disk now, and return it."""
-        status = read_json(self.path / STATUS) | values
+        status = read_record(self.path / STATUS, Status) | values
         write_json(self.path / STATUS, status)
         return status

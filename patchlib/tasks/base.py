@@ -8,11 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import is_index
+from patchlib._util import check_text, is_index, listed, shown
 from patchlib.errors import TaskError
 from patchlib.models.check import check_model
+from patchlib.tasks.answers import warn_of_answers
 from patchlib.tasks.pairs import PromptPairs, check_fits
-from patchlib.tasks.tokens import check_pair, tokenize
+from patchlib.tasks.tokens import as_ids, check_pair, tokenize
 
 
 class PatchingDataset(ABC):
@@ -78,7 +79,9 @@ class PatchingDataset(ABC):
             >>> task.to_pairs(model)
             PromptPairs('IOI (Indirect Object Identification)', 4 pairs of 17 tokens)
         """
-        prompts = [tuple(pair) for pair in self.get_clean_corrupt_pairs()]
+        check_model(model)
+        check_text("The task's name", self.name, TaskError)
+        prompts = [tuple(listed(pair)) for pair in listed(self.get_clean_corrupt_pairs())]
         if any(len(pair) != 2 for pair in prompts):
             raise TaskError(f"get_clean_corrupt_pairs() of {self.name!r} must give pairs (clean, corrupted).")
         rows = [[tokenize(model, text) for text in pair] for pair in prompts]
@@ -89,7 +92,7 @@ class PatchingDataset(ABC):
         pairs = PromptPairs(
             clean_tokens=tuple(clean for clean, _ in rows),
             corrupted_tokens=tuple(corrupted for _, corrupted in rows),
-            answers=torch.tensor([self._answers(i) for i in range(len(prompts))], dtype=torch.long),
+            answers=as_ids([self._answers(i) for i in range(len(prompts))], "answers"),
             name=self.name,
             compute_metric=self.compute_metric if has_own_metric else None,
         )
@@ -97,24 +100,39 @@ class PatchingDataset(ABC):
 
     def _answers(self, i: int) -> tuple[int, int]:
         try:
-            answers = tuple(self.get_target_tokens(i))
+            answers = tuple(listed(self.get_target_tokens(i)))
         except AssertionError as error:  # how TransformerLens says "not a single token"
             raise TaskError(
                 f"Pair {i} of {self.name!r} has no usable answer: {error} Choose an answer that is one token "
                 "for this model; most words need their leading space (' Mary')."
             ) from error
         if len(answers) != 2 or not all(is_index(token) for token in answers):
-            raise TaskError(f"get_target_tokens({i}) of {self.name!r} must give two ids, not {answers}.")
+            raise TaskError(f"get_target_tokens({i}) of {self.name!r} must give two ids, not {shown(answers)}.")
         return answers
 
 
-def as_pairs(model: TransformerBridge, task: PatchingDataset | PromptPairs) -> PromptPairs:
-    """Any task as PromptPairs that fit the model; an error where they do not, or where it is no model to patch."""
+Task = PatchingDataset | PromptPairs
+"""What every method takes: a task in text, or its tokens."""
+
+
+def as_pairs(model: TransformerBridge, task: Task) -> PromptPairs:
+    """Any task as PromptPairs that fit the model.
+
+    Raises:
+        SweepError: This is no model that can be patched.
+        TaskError: The task is unusable, or does not fit the model.
+
+    Warns:
+        AnswerWarning: The model ranks an answer in another spelling.
+    """
     check_model(model)
+    if not isinstance(task, Task):
+        given = task.__name__ if isinstance(task, type) else type(task).__name__
+        raise TaskError(f"A task is a PatchingDataset (an instance, not the class) or PromptPairs, not {given}.")
     if isinstance(task, PatchingDataset):
-        return task.to_pairs(model)
-    if isinstance(task, PromptPairs):
+        pairs = task.to_pairs(model)
+    else:
         # A task is what was asked for: a part of another one is numbered anew, like the results that it gets.
-        return check_fits(model, task if torch.equal(task.index, torch.arange(len(task))) else replace(task))
-    given = task.__name__ if isinstance(task, type) else type(task).__name__
-    raise TaskError(f"A task is a PatchingDataset (an instance, not the class) or PromptPairs, not {given}.")
+        pairs = check_fits(model, task if torch.equal(task.index, torch.arange(len(task))) else replace(task))
+    warn_of_answers(model, pairs)
+    return pairs

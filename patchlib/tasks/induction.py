@@ -9,14 +9,17 @@ from typing import Literal
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import check_choice, check_count
+from patchlib._util import check_choice, check_count, check_seed
 from patchlib.errors import TaskError
+from patchlib.models.check import check_model
 from patchlib.tasks.base import PatchingDataset
 from patchlib.tasks.pairs import PromptPairs, check_fits
-from patchlib.tasks.tokens import single_tokens, tokenize
+from patchlib.tasks.tokens import check_length, single_tokens, tokenize
 from patchlib.tasks.words import BETWEEN, INDUCTION_WORDINGS, LAST_NAMES, NAMES
 
 WORD = re.compile(r"[A-Za-z]{3,}")
+MOST_PROMPTS = 100_000
+"""More are a slip of the keyboard, and would take minutes to draw."""
 POOL = 8192
 """Token ids that are looked at, drawn at random from the vocabulary: many more words than a prompt needs."""
 KINDS = {"words": "repeated random words", "tokens": "repeated random tokens", "names": "names in text"}
@@ -82,13 +85,14 @@ class InductionDataset(PatchingDataset):
         gap: int = 0,
         corruption: Literal["next_token", "token"] = "next_token",
     ) -> None:
+        check_model(model)
         self.model = model
         self.kind = check_choice("kind", kind, KINDS, error=TaskError)
         self.corruption = check_choice("corruption", corruption, CORRUPTIONS, error=TaskError)
-        self.seed = check_count("seed", seed, least=0, error=TaskError)
+        self.seed = check_seed(seed, error=TaskError)
         self.seq_len = check_count("seq_len", seq_len, least=4, error=TaskError)
         self.gap = check_count("gap", gap, least=0, error=TaskError)
-        n_prompts = check_count("n_prompts", n_prompts, error=TaskError)
+        n_prompts = check_count("n_prompts", n_prompts, error=TaskError, most=MOST_PROMPTS)
         draw = self._names_in_text if kind == "names" else self._repeats
         self._prompts = draw(random.Random(self.seed), n_prompts)
         self.to_pairs(model)  # raises where a text does not turn back into its tokens, or is too long
@@ -228,24 +232,26 @@ def repeated_tokens(model: TransformerBridge, n_rows: int = 8, seq_len: int = 25
         >>> pairs.roles["copy"].tolist()
         [6, 6]
     """
-    n_rows = check_count("n_rows", n_rows, error=TaskError)
+    check_model(model)
+    n_rows = check_count("n_rows", n_rows, error=TaskError, most=MOST_PROMPTS)
     seq_len = check_count("seq_len", seq_len, least=2, error=TaskError)
-    generator = torch.Generator().manual_seed(check_count("seed", seed, least=0, error=TaskError))
+    check_length(model, 2 * seq_len, name := "repeated random tokens")  # before so many are drawn
+    seed = check_seed(seed, error=TaskError)
+    generator = torch.Generator().manual_seed(seed)
     vocab = int(model.cfg.d_vocab)
     once = torch.randint(vocab, (n_rows, seq_len), generator=generator)
     other = torch.randint(vocab, (n_rows, seq_len), generator=generator)
     # The answers must differ; the generator may draw one token twice.
     other[:, -1] = torch.where(other[:, -1] == once[:, -1], (once[:, -1] + 1) % vocab, other[:, -1])
     bos = torch.tensor(_bos(model), dtype=torch.long).expand(n_rows, -1)  # [example pos], of one position or none
-    return check_fits(
-        model,
-        PromptPairs(
-            clean_tokens=tuple(torch.cat([bos, once, once], dim=1)),  # [example pos]
-            corrupted_tokens=tuple(torch.cat([bos, once, other], dim=1)),
-            answers=torch.stack([once[:, -1], other[:, -1]], dim=1),
-            roles={"copy": torch.full((n_rows,), bos.shape[1] + seq_len)},
-            name="repeated random tokens",
-            seed=seed,
-            metadata={"seq_len": seq_len, "n_prompts": n_rows},
-        ),
+    pairs = PromptPairs(
+        clean_tokens=tuple(torch.cat([bos, once, once], dim=1)),  # [example pos]
+        corrupted_tokens=tuple(torch.cat([bos, once, other], dim=1)),
+        answers=torch.stack([once[:, -1], other[:, -1]], dim=1),
+        roles={"copy": torch.full((n_rows,), bos.shape[1] + seq_len)},
+        name=name,
+        seed=seed,
+        metadata={"seq_len": seq_len, "n_prompts": n_rows},
+        keep_pads=True,  # any token may have been drawn
     )
+    return check_fits(model, pairs)

@@ -9,8 +9,9 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import Head, check_choice, check_count
+from patchlib._util import Head, check_choice, check_count, check_heads, check_seed
 from patchlib.errors import TaskError
+from patchlib.models.check import check_model
 from patchlib.tasks.base import PatchingDataset
 from patchlib.tasks.pairs import PromptPairs
 from patchlib.tasks.tokens import single_tokens
@@ -46,11 +47,15 @@ def classify_ioi_head(layer: int, head: int) -> str:
     Returns:
         The head type as Wang et al. 2022, figure 2, name it; "Other" for heads outside their circuit.
 
+    Raises:
+        SweepError: Something that is no whole number from 0.
+
     Example:
         >>> patchlib.classify_ioi_head(9, 9), patchlib.classify_ioi_head(10, 7), patchlib.classify_ioi_head(0, 0)
         ('Name Mover', 'Negative Name Mover', 'Other')
     """
-    return next((head_type for head_type, heads in IOI_HEADS.items() if (layer, head) in heads), "Other")
+    (known,) = check_heads([(layer, head)])
+    return next((head_type for head_type, heads in IOI_HEADS.items() if known in heads), "Other")
 
 
 class IOIDataset(PatchingDataset):
@@ -106,12 +111,13 @@ class IOIDataset(PatchingDataset):
         templates: str | None = None,
         corruption: str = "swap_subject",
     ) -> None:
-        default = "ABBA" if n_prompts is None else "mixed"
-        order = default if templates is None else templates
+        if templates is None:
+            templates = "ABBA" if n_prompts is None else "mixed"
+        check_model(model)
         self.model = model
-        self.order = check_choice("templates", order, TEMPLATES, error=TaskError)
+        self.order = check_choice("templates", templates, TEMPLATES, error=TaskError)
         self.corruption = check_choice("corruption", corruption, FRESH_NAMES, error=TaskError)
-        self.seed = check_count("seed", seed, least=0, error=TaskError)
+        self.seed = check_seed(seed, error=TaskError)
         names = single_tokens(model, NAMES, "names", least=2 + FRESH_NAMES[corruption])
         if n_prompts is None:
             self.templates, wordings = list(SEED_FILLS), [SEED_WORDING] * len(SEED_FILLS)
@@ -127,10 +133,10 @@ class IOIDataset(PatchingDataset):
         self._name_ids = names
         # Its own generator, so that one seed gives the same clean prompts whatever the corruption.
         rng = random.Random(f"{self.seed} corruption")
-        orders = [ORDERS[i % 2] if order == "mixed" else order for i in range(len(wordings))]
-        self._groups = tuple(f"{order}: {wording}" for order, wording in zip(orders, wordings, strict=True))
-        slots = zip(wordings, self.templates, orders, strict=True)
-        self._pairs = [self._fill(rng, list(names), wording, fill, order) for wording, fill, order in slots]
+        orders = itertools.cycle(ORDERS if self.order == "mixed" else [self.order])
+        slots = list(zip(orders, wordings, self.templates, strict=False))
+        self._groups = tuple(f"{order}: {wording}" for order, wording, _ in slots)
+        self._pairs = [self._fill(rng, list(names), *slot) for slot in slots]
 
     def get_clean_corrupt_pairs(self) -> list[tuple[str, str]]:
         """(clean, corrupted) prompts as text."""
@@ -173,7 +179,7 @@ class IOIDataset(PatchingDataset):
         turns = [divmod(i, 2) if self.order == "mixed" else (i, 0) for i in range(n_prompts)]
         return fills, [deck[(turn + second * len(deck) // 2) % len(deck)] for turn, second in turns]
 
-    def _fill(self, rng: random.Random, names: list[str], wording: str, fill: Fill, order: str) -> tuple[str, str]:
+    def _fill(self, rng: random.Random, names: list[str], order: str, wording: str, fill: Fill) -> tuple[str, str]:
         io, subject, place, thing = fill
         unrelated = [name for name in names if name not in (io, subject)]
         fresh = rng.sample(unrelated, FRESH_NAMES[self.corruption])

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from patchlib._util import LARGEST, check_flag, check_kind, check_seed, check_text, listed, shown
 from patchlib.errors import TaskError
-from patchlib.tasks.tokens import as_ids, as_row, check_pair
+from patchlib.models.check import check_model
+from patchlib.tasks.tokens import as_ids, as_rows, check_pair, check_rows
 
 TaskMetric = Callable[[Float[Tensor, "1 pos d_vocab"], int], float]
+
+
+def _savable(setting: str, value: Any) -> str | int | float:
+    """What a file can hold of a setting; TaskError for anything else."""
+    if isinstance(value, str) and not value:
+        return value
+    if isinstance(value, str):
+        return check_text(f"metadata {setting!r}", value, TaskError)
+    if isinstance(value, Integral) and abs(int(value)) <= LARGEST:
+        return value if isinstance(value, bool) else int(value)
+    if isinstance(value, Real) and not isinstance(value, Integral):
+        return float(value)
+    raise TaskError(f"metadata {setting!r} must be a str, int or float to be saved, not {shown(value)}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +51,8 @@ class PromptPairs:
         metadata: Settings that results record.
         groups: A label for each pair; prompts with the same one differ in their fillings alone, so that a mean over
             them, position by position, is one of like with like. Empty: prompts of one length are alike.
+        keep_pads: Rows may begin or end in the tokenizer's padding token, which often is its end-of-text token too.
+            Otherwise a model refuses such rows, as they come from padding prompts of several lengths to one.
 
     Attributes:
         index: Each pair's number in the task, which ``select`` keeps: a metric of your own is given some of a task's
@@ -69,13 +88,27 @@ class PromptPairs:
     compute_metric: TaskMetric | None = None
     metadata: dict[str, str | int | float] = field(default_factory=dict)
     groups: tuple[str, ...] = ()
+    keep_pads: bool = False
     index: Int[Tensor, " example"] = field(init=False)
 
     def __post_init__(self) -> None:
-        clean = tuple(as_row(row, f"clean prompt {i}") for i, row in enumerate(self.clean_tokens))
-        corrupted = tuple(as_row(row, f"corrupted prompt {i}") for i, row in enumerate(self.corrupted_tokens))
+        check_text("The name of PromptPairs", self.name, TaskError)
+        clean, corrupted = as_rows(self.clean_tokens, "clean"), as_rows(self.corrupted_tokens, "corrupted")
         answers = as_ids(self.answers, "answers")
-        roles = {role: as_ids(positions, f"role {role!r}") for role, positions in self.roles.items()}
+        given_roles = check_kind("roles", self.roles, Mapping, "give {role: a position in each prompt}", TaskError)
+        roles = {
+            check_text("A role's name", role, TaskError): as_ids(positions, f"role {role!r}")
+            for role, positions in given_roles.items()
+        }
+        seed = None if self.seed is None else check_seed(self.seed, error=TaskError)
+        if isinstance(self.groups, str):
+            raise TaskError(f"groups must be a label for each pair, not {shown(self.groups)}.")
+        groups = tuple(check_text("A group", group, TaskError) for group in listed(self.groups))
+        if self.compute_metric is not None and not callable(self.compute_metric):
+            raise TaskError(
+                f"compute_metric must be a function (logits, i) -> float, not {shown(self.compute_metric)}."
+            )
+        check_flag("keep_pads", self.keep_pads, TaskError)
         if not clean:
             raise TaskError(f"{self.name!r} has no prompts: give at least one pair.")
         if len(clean) != len(corrupted) or answers.shape != (len(clean), 2):
@@ -83,8 +116,8 @@ class PromptPairs:
                 f"{self.name!r} has {len(clean)} clean and {len(corrupted)} corrupted prompts and answers of "
                 f"shape {list(answers.shape)}: give as many of each, the answers as [example, 2]."
             )
-        if self.groups and len(self.groups) != len(clean):
-            raise TaskError(f"{self.name!r} has {len(clean)} pairs and {len(self.groups)} groups: give one for each.")
+        if groups and len(groups) != len(clean):
+            raise TaskError(f"{self.name!r} has {len(clean)} pairs and {len(groups)} groups: give one for each.")
         for i, (right, wrong) in enumerate(answers.tolist()):
             check_pair(i, clean[i], corrupted[i], str)
             if right == wrong or min(right, wrong) < 0:
@@ -97,14 +130,15 @@ class PromptPairs:
             if positions.shape != lengths.shape or not ((positions >= 0) & (positions < lengths)).all():
                 raise TaskError(
                     f"Role {role!r} must give one position inside each of the {len(clean)} prompts, "
-                    f"not {positions.tolist()}."
+                    f"not {shown(positions.tolist())}."
                 )
-        for setting, value in self.metadata.items():
-            if not isinstance(value, str | int | float):
-                raise TaskError(f"metadata {setting!r} must be a str, int or float to be saved, not {value!r}.")
+        metadata = check_kind("metadata", self.metadata, Mapping, "give {setting: value}", TaskError)
+        metadata = {
+            check_text("A setting's name", name, TaskError): _savable(name, metadata[name]) for name in metadata
+        }
         # The class is frozen, so that nobody edits prompts under a sweep: only here are values put into their form.
         vars(self).update(clean_tokens=clean, corrupted_tokens=corrupted, answers=answers)
-        vars(self).update(roles=roles, metadata=dict(self.metadata), index=torch.arange(len(clean)))
+        vars(self).update(roles=roles, metadata=metadata, seed=seed, groups=groups, index=torch.arange(len(clean)))
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -146,9 +180,9 @@ class PromptPairs:
             >>> pairs.select([2, 0]).answers.tolist() == pairs.answers[[2, 0]].tolist()
             True
         """
-        chosen = as_ids(indices, "indices").flatten().tolist()
-        if not chosen or not all(0 <= i < len(self) for i in chosen):
-            raise TaskError(f"Cannot select pairs {chosen}: give some of 0 to {len(self) - 1}.")
+        chosen = as_ids(listed(indices), "indices").tolist()
+        if not chosen or any(isinstance(i, list) for i in chosen) or not all(0 <= i < len(self) for i in chosen):
+            raise TaskError(f"Cannot select pairs {shown(chosen)}: give some of 0 to {len(self) - 1}.")
         metric = self.compute_metric
         selected = replace(
             self,
@@ -231,6 +265,9 @@ class PromptPairs:
         Returns:
             Lists by ``clean_prompt``, ``corrupted_prompt``, ``answer`` and ``wrong_answer``.
 
+        Raises:
+            SweepError: This is no model.
+
         Example:
             >>> texts = task.to_pairs(model).example_prompts(model)
             >>> texts["clean_prompt"][0]
@@ -238,6 +275,7 @@ class PromptPairs:
             >>> texts["answer"][0]
             ' Melissa'
         """
+        check_model(model)
         return {
             "clean_prompt": [model.to_string(row) for row in self.clean_tokens],
             "corrupted_prompt": [model.to_string(row) for row in self.corrupted_tokens],
@@ -247,18 +285,7 @@ class PromptPairs:
 
 
 def check_fits(model: TransformerBridge, pairs: PromptPairs) -> PromptPairs:
-    """The same pairs; TaskError where they are longer than the model's context or have ids that it does not know."""
-    longest = max(len(row) for row in pairs.clean_tokens)
-    if longest > model.cfg.n_ctx:
-        raise TaskError(
-            f"{pairs.name!r} has a prompt of {longest} tokens, but {model.cfg.model_name} reads at most "
-            f"{model.cfg.n_ctx}: shorten it."
-        )
-    ids = torch.cat([*pairs.clean_tokens, *pairs.corrupted_tokens, pairs.answers.flatten()])
-    outside = ids[(ids < 0) | (ids >= model.cfg.d_vocab)]
-    if len(outside):
-        raise TaskError(
-            f"{pairs.name!r} has the token id {outside[0].item()}, but {model.cfg.model_name} knows 0 to "
-            f"{model.cfg.d_vocab - 1}: tokenise with this model's tokenizer."
-        )
+    """The same pairs; TaskError where the model cannot read them, or would read padding as text."""
+    check_rows(model, [*pairs.clean_tokens, *pairs.corrupted_tokens], pairs.name, pairs.keep_pads)
+    check_rows(model, list(pairs.answers), pairs.name, keep_pads=True)
     return pairs

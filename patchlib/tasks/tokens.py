@@ -1,7 +1,7 @@
 """Text to tokens without surprises: BOS once, words that are one token, rows that line up."""
 
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from patchlib._util import check_text, first_line, shown
 from patchlib.errors import AlignmentError, TaskError
 
 MAX_SHOWN = 40
@@ -21,8 +22,8 @@ def as_ids(values: Any, name: str) -> Int[Tensor, "*shape"]:
     """Token ids or indices as an int64 tensor on the CPU; TaskError when they are not integers."""
     try:
         tensor = values.detach() if isinstance(values, Tensor) else torch.tensor(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TaskError(f"The {name} cannot be read as whole numbers ({error}).") from error
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TaskError(f"The {name} cannot be read as whole numbers ({first_line(error)}).") from error
     if tensor.numel() and (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool):
         raise TaskError(f"The {name} must be whole numbers, not {tensor.dtype}.")
     return tensor.to(device="cpu", dtype=torch.long, copy=True)  # what was given may be written into later
@@ -36,6 +37,64 @@ def as_row(values: Any, name: str) -> Int[Tensor, " pos"]:
     if row.ndim != 1 or not len(row):
         raise TaskError(f"The {name} must be a row of one or more ids, but has shape {list(row.shape)}.")
     return row
+
+
+def as_rows(values: Any, name: str) -> tuple[Int[Tensor, " pos"], ...]:
+    """Prompts' token ids, a row each, from a tensor or from rows that may differ in length."""
+    if (
+        isinstance(values, str | Mapping)
+        or not isinstance(values, Iterable)
+        or (hasattr(values, "ndim") and not values.ndim)
+    ):
+        raise TaskError(f"The {name} prompts must be rows of token ids, not {shown(values)}.")
+    return tuple(as_row(row, f"{name} prompt {i}") for i, row in enumerate(values))
+
+
+def check_length(model: TransformerBridge, longest: int, name: str) -> None:
+    """TaskError where a prompt of so many tokens is longer than the model's context."""
+    n_ctx = int(model.cfg.n_ctx)
+    if longest > n_ctx:
+        raise TaskError(
+            f"{name!r} has a prompt of {longest} tokens, but {model.cfg.model_name} reads at most {n_ctx}: shorten it."
+        )
+
+
+def check_rows(
+    model: TransformerBridge, rows: Sequence[Int[Tensor, " pos"]], name: str, keep_pads: bool = False
+) -> None:
+    """TaskError where a model cannot read some rows of token ids, or would read as text what only fills them up.
+
+    Args:
+        model: Its vocabulary, its context and its tokenizer's special tokens are what rows are checked against.
+        rows: Of one set of prompts, clean and corrupted.
+        name: What the error calls them.
+        keep_pads: Rows may begin and end in special tokens; only BOS twice is refused still.
+    """
+    check_length(model, max(map(len, rows)), name)
+    d_vocab, ids = int(model.cfg.d_vocab), torch.cat(list(rows))
+    outside = ids[(ids < 0) | (ids >= d_vocab)]
+    if len(outside):
+        raise TaskError(
+            f"{name!r} has the token id {outside[0].item()}, but {model.cfg.model_name} knows 0 to {d_vocab - 1}: "
+            "tokenise with this model's tokenizer."
+        )
+    tokenizer = model.tokenizer
+    bos, eos, pad = (getattr(tokenizer, f"{kind}_token_id", None) for kind in ("bos", "eos", "pad"))
+    begins = [row[:2].tolist() for row in rows]
+    if bos is not None and [bos, bos] in begins:
+        raise TaskError(f"{name!r} has a prompt that begins with BOS twice: give it once, or none where it is added.")
+    if keep_pads:
+        return
+    # GPT-2 has one token for BOS, EOS and padding: at the beginning of every row it is BOS, of some rows it fills up.
+    n_begin = sum(begin[0] == pad for begin in begins)
+    filled = n_begin > 0 if pad != bos else 0 < n_begin < len(rows)
+    # torch's pad_sequence fills up with zeros, whatever token that is.
+    filled |= any(int(row[-1]) in {bos, eos, pad} or (len(row) > 1 and row[-2:].tolist() == [0, 0]) for row in rows)
+    if filled:
+        raise TaskError(
+            f"{name!r} has prompts that begin or end in padding, which would be read as text: give each as a row of "
+            "its own length, [model.to_tokens(text)[0] for text in texts]; or set keep_pads=True, if you mean these."
+        )
 
 
 def check_pair(
@@ -76,9 +135,7 @@ def _side_by_side(clean: list[int], corrupted: list[int], show: Callable[[int], 
 
 def tokenize(model: TransformerBridge, text: str) -> Int[Tensor, " pos"]:
     """One prompt's tokens on the CPU, with BOS where the model's default has it but never twice, uncut."""
-    if not isinstance(text, str) or not text.strip():
-        raise TaskError(f"A prompt must be a text with words in it, not {text!r}.")
-    row: Tensor = model.to_tokens(text, truncate=False)[0].cpu()
+    row: Tensor = model.to_tokens(check_text("A prompt", text, TaskError), truncate=False)[0].cpu()
     bos, bos_id = model.tokenizer.bos_token, model.tokenizer.bos_token_id
     # A text that has BOS written out would get a second one, which the model never saw in training.
     has_bos = bos is not None and text.startswith(bos)

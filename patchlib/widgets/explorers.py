@@ -13,10 +13,11 @@ import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib import stats
-from patchlib._util import Head, cell_dims, cell_name, check_heads, head_name
+from patchlib._util import Head, cell_dims, cell_name, check_heads, check_kind, check_text, head_name, listed
 from patchlib.circuits.attention import attention_patterns, detector_scores
 from patchlib.circuits.heads import direct_logit_attribution
 from patchlib.errors import SweepError
+from patchlib.models.check import check_model
 from patchlib.plots import style, takeaways, wording
 from patchlib.plots.heads import attention
 from patchlib.plots.sweeps import layer_lines
@@ -48,7 +49,9 @@ def result_explorer(results: Mapping[str, xr.Dataset] | xr.Dataset) -> Live:
         >>> [widget.description for widget in explorer.children[0].children]
         ['Result', 'Metric', 'Prompt', 'Hide below', 'Rows']
     """
-    named = {"result": results} if isinstance(results, xr.Dataset) else dict(results)
+    given = {"result": results} if isinstance(results, xr.Dataset) else results
+    check_kind("The results", given, Mapping, "give a result, or {name: result}")
+    named = {check_text("A result's name", name): stats.check_result(given[name], "patched") for name in given}
     if not named:
         raise SweepError("There is nothing to explore: the mapping of names to results is empty.")
     first = next(iter(named.values()))
@@ -171,9 +174,13 @@ def head_explorer(
         >>> explorer.children[1].children[0].options[0][0]  # the list by effect
         '1. L20H0 (+0.36)'
     """
-    dims = cell_dims(result)
+    dims = cell_dims(stats.check_result(result, "patched"))
     if set(dims) != {"layer", "head"}:
         raise SweepError(f"The head explorer takes a sweep over layer and head, not over {dims}.")
+    if head_types is not None:
+        check_kind("head_types", head_types, pd.DataFrame, "give Discovery.head_types")
+        if lacking := {"layer", "head_index", "position", "head_type"} - set(head_types):
+            raise SweepError(f"head_types lack the columns {', '.join(sorted(lacking))}: give Discovery.head_types.")
     pairs = as_pairs(model, task)
     table = stats.summary_table(result.transpose("metric", "layer", "head", ...), None)
     by_effect: list[Head] = _cells(table, ["layer", "head"])
@@ -236,7 +243,8 @@ def attention_view(model: TransformerBridge, prompts: Iterable[str], layer_heads
         >>> view.children[0].children[0].options
         ('L17H4', 'L17H5')
     """
-    texts = list(prompts)
+    check_model(model)
+    texts = listed(prompts)
     heads = check_heads(layer_heads, model.cfg.n_layers, model.cfg.n_heads)
     if not texts:
         raise SweepError("There is no prompt to look at: give at least one text.")

@@ -3,7 +3,7 @@
 import html
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias, TypeVar
 
 import ipywidgets
@@ -12,8 +12,9 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import check_choice, first_line
+from patchlib._util import check_choice, check_kind, first_line
 from patchlib.errors import ContrastWarning, PatchlibError, TaskError
+from patchlib.models.check import check_model
 from patchlib.patching.sites import SITES
 from patchlib.patching.sweeps import sweep
 from patchlib.plots import takeaways
@@ -59,9 +60,12 @@ def prompt_playground(model: TransformerBridge, example: dict[str, str] | None =
         >>> playground.children[0].description, playground.children[0].value
         ('Clean prompt', 'When Mary and John went to the store, John gave a drink to')
     """
-    for name in example or {}:
+    check_model(model)
+    example = {} if example is None else check_kind("example", example, Mapping, "give {field: text}")
+    for name, text in example.items():
         check_choice("field of the example", name, LABELS)
-    texts = {**EXAMPLE, **(example or {})}
+        check_kind(f"{name} of the example", text, str, "give a text")
+    texts = {**EXAMPLE, **example}
     fields = {name: wide(ipywidgets.Text, label, value=texts[name]) for name, label in LABELS.items()}
     for name in ("clean", "corrupted"):
         fields[name].layout = ipywidgets.Layout(width="720px", max_width="98%")

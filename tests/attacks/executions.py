@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,13 @@ import patchlib
 from patchlib.cli import main
 from patchlib.runs.execute.manifest import RUNNING
 from patchlib.runs.execute.pages import write_index, write_page
-from patchlib.runs.execute.parameters import CommandText, RawText, from_environment, read_parameters
+from patchlib.runs.execute.parameters import (
+    CommandText,
+    RawText,
+    from_environment,
+    read_notebook,
+    read_parameters,
+)
 from patchlib.runs.files import alone, prepare_folder, replacing
 from tests.attacks.case import Wrong, case, clear_line, refused
 
@@ -184,6 +191,15 @@ def _():
     _, _, seen = everything()
     assert seen["pairs"] == "[(1, 2)]", seen
     return seen["pairs"]
+
+
+@case("A7", "a tag of parameters on prose as well")
+def _(folder):
+    prose = new_markdown_cell("about them", metadata={"tags": ["parameters"]})
+    nb = notebook(folder / "x.ipynb", prose, tagged("parameters", "x = 1"), parameters="")
+    read, cells = read_notebook(nb)
+    assert read_parameters(nb, {"x": 2})[1] == {"x": 2} and len(cells) == 1 and read.cells[0].metadata.tags == []
+    return "the cell of code counts"
 
 
 @case("A7", "a default that is set again in an if is not claimed")
@@ -384,7 +400,9 @@ def harmless(page: BeautifulSoup) -> None:
     found = [tag.name for tag in body.select("script, iframe, object, embed, form, meta, base, link, svg, math, video")]
     found += [name for tag in body.find_all(True) for name in tag.attrs if name.startswith("on")]
     addresses = [tag.get("href", "") + tag.get("src", "") for tag in body.find_all(True)]
-    found += [one for one in addresses if one and not one.startswith(("#", "http", "mailto:", "data:image/", "x"))]
+    schemes = [re.sub(r"\s", "", one).partition(":") for one in addresses]
+    good = ("", "http", "https", "mailto")  # or a file beside the page
+    found += [scheme for scheme, sign, rest in schemes if sign and scheme not in good and rest[:6] != "image/"]
     if found:
         raise Wrong(f"the page has {found}")
 
@@ -416,6 +434,19 @@ def _(folder):
     policy = page.select_one("meta[http-equiv=Content-Security-Policy]")["content"]
     assert "'unsafe-inline'" not in policy.partition("script-src")[2] and "sha256-" in policy
     return "tables, figures and controls stay; nothing of the rest, and the page's policy forbids it"
+
+
+@case("B10", "tags that one cell leaves open do not take the next cell away")
+def _(folder):
+    cells = [
+        new_markdown_cell(f"{tag}hidden")
+        for tag in ("<script>", "<style>", "<plaintext>", "<!--", "<div><table>", "<a")
+    ]
+    nbformat.write(new_notebook(cells=[*cells, new_markdown_cell("# the end")]), folder / "x.ipynb")
+    write_page(folder / "x.ipynb", folder / "x.html")
+    page = BeautifulSoup((folder / "x.html").read_text("utf-8"), "html.parser")
+    assert len(page.select("main > .jp-Cell")) == 7 and page.select_one("main h1").text.startswith("the end")
+    return "seven cells"
 
 
 @case("B10", "tables of pandas, pictures and colours of a notebook are kept")
@@ -525,6 +556,34 @@ def _(folder):
     return said
 
 
+@case("C12", "a notebook that prints what is no UTF-8, one that takes its folder away, one with such text", seconds=200)
+def _(folder):
+    odd = notebook(folder / "odd.ipynb", "print('a\\udcffb')", "'a\\udcffb'")
+    gone = notebook(folder / "gone.ipynb", "import shutil\nshutil.rmtree(out_dir)")
+    good = notebook(folder / "good.ipynb", "print(1)")
+    records = patchlib.run([odd, gone, good], out_dir=folder / "out", progress=False)
+    said = [(record.status, record.error, record.notes) for record in records]
+    assert records[2].status == "ok" and all(record.status in ("ok", "failed") for record in records), said
+    (folder / "text.ipynb").write_text(json.dumps(new_notebook(cells=[new_code_cell("x")])).replace('"x"', '"\\udcff"'))
+    refused(lambda: patchlib.run([folder / "text.ipynb"], out_dir=folder / "out"), "text.ipynb", "surrogates")
+    return str(said).replace(str(folder), "")[:400]
+
+
+@case("C15", "run and save_run with what is no list, no mapping and no name")
+def _(folder):
+    nb = notebook(folder / "nb.ipynb")
+    for wrong in (1.5, object(), "", b"nb"):
+        refused(lambda wrong=wrong: patchlib.run(wrong, out_dir=folder / "out"), "no notebook")
+    for wrong in (3, "abc", [1]):
+        said = refused(lambda wrong=wrong: patchlib.run([nb], wrong, folder / "out"), "parameters")
+        for keyword in ("results", "parameters", "headline"):
+            given = {"results": {}, "parameters": {}, keyword: wrong}
+            refused(lambda given=given: patchlib.save_run(folder, "nb", **given), keyword)
+    refused(lambda: patchlib.save_run(folder, "nb", {3: pd.DataFrame()}, {}, {"a": "b"}), "headline")
+    assert patchlib.save_run(folder, "nb", {3: pd.DataFrame()}, {}).is_file()
+    return said
+
+
 @case("C14", "folders that are no text, or no UTF-8")
 def _(folder):
     for place in (None, 3, "a\0b", f"{folder}/\udcff"):
@@ -561,7 +620,7 @@ def _(folder):
     assert good.status == "ok" and late.html.is_file()
     (late,) = patchlib.run([slow], out_dir=folder / "out", progress=False, timeout=0.5)
     assert (late.status, late.error) == ("timeout", "took longer than 0.5 s"), late
-    for wrong in (0, -1, float("nan")):
+    for wrong in (0, -1, float("nan"), float("inf"), "5"):
         said = refused(lambda wrong=wrong: patchlib.run([slow], out_dir=folder / "out", timeout=wrong), "timeout")
     return f"timeout, then ok; {said.line}"
 

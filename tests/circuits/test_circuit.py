@@ -165,7 +165,7 @@ def test_a_head_type_s_positions_hold_for_its_own_heads_alone():
     [
         (
             lambda model, pairs: Circuit({"a": [(0, 0)]}, {"b": "END"}),
-            "Positions are given for b, which is no head type",
+            "Positions are given for .b., which is no head type",
         ),
         (lambda model, pairs: faithfulness(Ablation(model, pairs), Circuit({"a": [(9, 0)]})), "no head L9H0"),
         (

@@ -106,9 +106,9 @@ def test_heads_may_come_in_an_array(model, ablation):
 
 @pytest.mark.parametrize("position", ["S9", 9, -1, 1.5, True, ()])
 def test_a_bad_position_has_one_clear_answer(ablation, position):
-    for head_set in (HeadSet({(0, 0): position}, keep=True), HeadSet({(0, 0): position}, keep=False)):
+    for keep in (True, False):
         with pytest.raises(SweepError, match=r"[Pp]osition"):
-            ablation.measure([head_set])
+            ablation.measure([HeadSet({(0, 0): position}, keep=keep)])
     with pytest.raises(SweepError, match=r"[Pp]osition"):
         patchlib.faithfulness(ablation, Circuit({"a": [(0, 0)]}, {"a": position}))
 

@@ -372,7 +372,7 @@ FAULTS = (
         (HEADS,),
         ('"induction": seq_len - 1', '"induction": seq_len + 1'),
         ("[..., int(bos) :]", "[..., 0:]"),
-        ("pattern[examples, :, dests]", "pattern[examples, ..., dests]"),
+        ("pattern.movedim(1, -1)[index]", "pattern.movedim(1, -1).transpose(1, 2)[index]"),
     ),
     *faults(
         f"{CIRCUITS}/heads.py",
@@ -413,7 +413,7 @@ FAULTS = (
         ("flat.isnan().any(-1)", "flat.isnan().all(-1)"),
         ("false_discovery_control(table.p_value[tested])", "table.p_value[tested]"),
         ("key=abs, ascending=False", "ascending=False"),
-        ('confidence_level=check_fraction("confidence", confidence)', "confidence_level=0.95"),
+        ("confidence_level=confidence", "confidence_level=0.95"),
         ('method="percentile"', 'method="basic"'),
         ("return result.patched - base, other - base", "return result.patched - other, other - base"),
         ("if samples[0].shape[-1] < 2:", "if samples[0].shape[-1] < 3:"),

@@ -45,8 +45,9 @@ def test_many_runs_are_boxes_and_a_mean_is_of_one_model_only():
 
 def test_layers_are_read_as_layers_at_each_role():
     figure = runs.effect_by_layer(stream(6), "logit_diff")
-    assert [line.name for line in figure.data if line.name] == ["S2", "END"] and len(figure.data) == 6
-    assert figure.data[2].y[0] == pytest.approx(1.005) and figure.data[1].fillcolor == "rgba(0, 114, 178, 0.2)"
+    assert [line.name for line in figure.data if line.name] == ["S2", "END"] and len(figure.data) == 4
+    band, mean = figure.data[:2]
+    assert mean.y[0] == pytest.approx(1.005) and (band.fillcolor, band.opacity) == ("#0072B2", 0.2)
     assert runs.say_layers(stream(6)) == "The effect passes 0.5 for S2 at L3, for END at L3; 2 runs."
     assert runs.say_layers(stream(6) * 0.1).startswith("Over 2 runs, L0 at S2 has the largest")
 

@@ -194,10 +194,13 @@ def test_damage_is_listed_and_hides_no_other_run(tmp_path):
     runs = patchlib.collect(tmp_path).runs
     assert dict(runs.status) == {f"{STEM},{n}": "damaged" for n in ("half", "text", "lost", "bare")} | {good.name: "ok"}
     assert "status.json cannot be read" in runs.error[f"{STEM},half"]
-    assert f"missing: {STEM}.output.nc" in runs.error[f"{STEM},lost"]
+    assert f"{STEM}.output.nc is missing" in runs.error[f"{STEM},lost"]
+    collection = patchlib.collect(tmp_path)
     (good / f"{STEM}.output.nc").write_bytes(b"no netCDF")
     with pytest.raises(RunError, match=r"output\.nc cannot be read"):
-        patchlib.collect(tmp_path).dataset(STEM, "output")
+        collection.dataset(STEM, "output")
+    runs = patchlib.collect(tmp_path).runs
+    assert set(runs.status) == {"damaged"} and "output.nc was changed after its run" in runs.error[good.name]
 
 
 def test_a_folder_without_runs_is_named(tmp_path):

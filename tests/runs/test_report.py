@@ -176,7 +176,7 @@ def test_damaged_files_are_told_with_their_run_and_hide_no_other(tmp_path):
     broken = add_run(tmp_path, "seed=2", parameters={"seed": 2})
     (broken / f"{STEM}.ipynb").write_text("none")
     errors = table_of(tmp_path).error
-    assert "output.nc cannot be read" in errors[f"{STEM},seed=1"] and errors.isna().sum() == 2
+    assert "output.nc was changed after its run" in errors[f"{STEM},seed=1"] and errors.isna().sum() == 2
     shown, left_out = galleries(patchlib.collect(tmp_path).records)
     assert [len(one.pictures) for one in shown] == [2, 2]
     assert list(left_out) == [broken.name] and "cannot be read as a notebook" in left_out[broken.name]

@@ -43,7 +43,8 @@ models = [{"name": "m", "weights_hash": weights.read_text() if weights.exists() 
 code = "another" if values["mode"] == "fail" else job["code"]
 (folder / ".half.tmp").unlink()
 (folder / "tiny.manifest.json").write_text(json.dumps(
-    {"notebook": "tiny", "code_hash": code, "models": models, "files": [], "peak_memory_mb": 1.0, "error": None}))
+    {"notebook": "tiny", "code_hash": code, "models": models, "files": [], "peak_memory_mb": 1.0, "error": None,
+     "status": "ok", "parameters": values, "headline": {}, "wall_time_s": 1, "finished_utc": "2026-01-01T00:00:00Z"}))
 """
 
 

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import subprocess
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -14,7 +15,9 @@ import pytest
 import xarray as xr
 
 from patchlib import RunError, read_grid, run_grid, verify
+from patchlib._util import sha256_of
 from patchlib.cli import main
+from patchlib.runs.execute.manifest import new_manifest
 from patchlib.runs.execute.provenance import PACKAGE, _package_digest, code_hash, git_state, hardware, provenance
 from patchlib.runs.report.verify import difference
 from tests.runs.small_grid import grid_writer
@@ -43,51 +46,56 @@ def finished(tmp_path_factory):
 @pytest.mark.slow
 def test_each_file_is_compared_and_a_difference_is_exit_code_1(finished, capsys):
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
-    assert main(["verify", str(finished), "--sample", "9"]) == 1
+    assert main(["verify", str(finished), "--sample", "9", "--notebook", str(finished.parent / "tiny.ipynb")]) == 1
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         "values largest run, file",
         "DIFFERS 0 nan tiny,mode=fail did not run again: failed, ValueError: seed 3 is unlucky",
         "same 6 0 tiny,seed=0 tiny.effects.nc",
         "same 2 0 tiny,seed=0 tiny.table.csv",
-        "same 6 0 tiny,seed=1 tiny.effects.nc",
-        "DIFFERS 2 0.5 tiny,seed=1 tiny.table.csv seed differs; changed after its run",
-        "3 runs again: 3 of 5 files have the same numbers",
+        "DIFFERS 0 nan tiny,seed=1 tiny.table.csv was changed after its run; repeat it",
+        "3 runs again: 2 of 4 files have the same numbers",
     ]
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.slow
-def test_a_sample_is_drawn_by_its_seed_and_the_tolerance_is_the_callers(finished):
-    chosen = {}
+def test_a_sample_is_drawn_by_its_seed_and_the_tolerance_is_the_callers(finished, tmp_path):
+    notebook, chosen = finished.parent / "tiny.ipynb", dict[str, int]()
     for seed in range(20):  # which seed draws the run that was tampered with, and nothing else, costs no run to know
         names = ["tiny,mode=fail", "tiny,seed=0", "tiny,seed=1"]
         chosen.setdefault(random.Random(seed).sample(names, 1)[0], seed)
-    table = verify(finished, sample=1, seed=chosen["tiny,seed=1"], atol=1.0)
+    table = verify(finished, sample=1, seed=chosen["tiny,seed=1"], atol=1.0)  # what was changed needs no notebook
+    assert list(table.run) == ["tiny,seed=1"] and not table.same.any()
+    with pytest.raises(RunError, match=r"not patchlib's: look at that notebook, and name it \(--notebook tiny.ipynb\)"):
+        verify(finished, sample=1, seed=chosen["tiny,seed=0"])
+    signed = Path(shutil.copytree(finished, tmp_path / "signed")) / "runs" / "tiny,seed=1"  # by who changed it
+    manifest = json.loads((signed / "tiny.manifest.json").read_text())
+    for file in manifest["files"]:
+        file["sha256"] = sha256_of(signed / file["name"])
+    (signed / "tiny.manifest.json").write_text(json.dumps(manifest))
+    table = verify(tmp_path / "signed", sample=1, seed=chosen["tiny,seed=1"], atol=1.0, notebooks=[notebook])
     assert set(table.run) == {"tiny,seed=1"} and table.same.all() and table.largest.max() == 0.5
 
 
 def test_folders_that_cannot_be_verified_are_refused(tmp_path):
     with pytest.raises(RunError, match="there are no runs in"):
         verify(tmp_path)
-    with pytest.raises(RunError, match="a sample has 1 run or more, not 0"):
+    with pytest.raises(RunError, match="sample must be a whole number of 1 or more, not 0"):
         verify(tmp_path, sample=0)
     run = tmp_path / "runs" / "gone"
     run.mkdir(parents=True)
     (run / "status.json").write_text('{"status": "failed"}')
     with pytest.raises(RunError, match=r"no run in .* has finished"):
         verify(tmp_path)
-    manifest = {
-        "notebook": "gone",
-        "status": "ok",
-        "parameters": {},
-        "files": [],
-        "repeat": "patchlib run /no/gone.ipynb",
-    }
-    (run / "gone.manifest.json").write_text(json.dumps(manifest))
-    (run / "status.json").write_text('{"status": "ok"}')
+    for name in ("gone", "02_head_patching"):  # the second by a path, so that it is not patchlib's
+        manifest = new_manifest(name, {}) | {"repeat": f"patchlib run /no/{name}.ipynb"}
+        (run / f"{name}.manifest.json").write_text(json.dumps(manifest))
+        (run / "status.json").write_text(json.dumps({"status": "ok", "notebook": name}))
+        with pytest.raises(RunError, match="gone is of a notebook that is not patchlib's"):
+            verify(tmp_path)
     with pytest.raises(RunError, match=r"there is no notebook '/no/gone.ipynb'"):
-        verify(tmp_path)
+        verify(tmp_path, notebooks=["/no/gone.ipynb"])
 
 
 @pytest.mark.slow
@@ -101,7 +109,7 @@ def test_a_run_is_repeated_with_its_own_parameters_whatever_the_notebook_saved(t
     assert status["status"] == "ok"
     manifest = json.loads((tmp_path / "out" / "runs" / "tiny" / "tiny.manifest.json").read_text())
     assert manifest["parameters"]["seed"] == 5 and "size" not in manifest["parameters"]
-    assert verify(tmp_path / "out").same.all()
+    assert verify(tmp_path / "out", notebooks=[tmp_path / "tiny.ipynb"]).same.all()
 
 
 BASE = xr.Dataset({"x": ("n", [1.0, np.nan, np.inf]), "i": ("n", [1, 2, 3])}, {"name": ("n", ["a", "b", "c"])})

@@ -6,9 +6,9 @@ from .circuits import of_inputs as of_inputs
 from .circuits import of_knock_out as of_knock_out
 from .circuits import of_minimality as of_minimality
 from .circuits import of_writers as of_writers
-from .heads import of_attention as of_attention
-from .heads import of_scores as of_scores
+from .sweeps import of_attention as of_attention
 from .sweeps import of_cells as of_cells
 from .sweeps import of_contrast as of_contrast
 from .sweeps import of_layers as of_layers
 from .sweeps import of_positions as of_positions
+from .sweeps import of_scores as of_scores

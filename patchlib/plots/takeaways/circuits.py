@@ -3,10 +3,11 @@
 import pandas as pd
 import xarray as xr
 
-from patchlib._util import head_name
+from patchlib._util import check_kind, check_number, head_name
 from patchlib.circuits.criteria import Faithfulness
 from patchlib.circuits.discovery import Discovery
-from patchlib.plots.wording import METRIC_NAMES, interval
+from patchlib.errors import SweepError
+from patchlib.plots.wording import METRIC_NAMES, check_array, check_table, interval
 
 
 def of_writers(attribution: xr.DataArray, attention: xr.DataArray) -> str:
@@ -25,6 +26,8 @@ def of_writers(attribution: xr.DataArray, attention: xr.DataArray) -> str:
         L23H3 writes most towards the answer (+1.78 logits) and attends most to S2 (0.49); L29H0 writes most
         against it (-0.90 logits) and attends most to END (0.61).
     """
+    check_array(attribution, "direct_logit_attribution", "layer", "head", "example")
+    check_array(attention, "attention_between", "layer", "head", "role", "example")
     mean = attribution.mean("example").stack(cell=("layer", "head"))
     looks = attention.mean("example").stack(cell=("layer", "head"))
     said = []
@@ -55,6 +58,7 @@ def of_inputs(discovery: Discovery) -> str:
         >>> print(patchlib.plots.takeaways.of_inputs(search))
         L23H3: q at END (0.40, of which 0.30 through other heads).
     """
+    check_kind("discovery", discovery, Discovery, "give what patchlib.discover returned")
     said = []
     for heads, rows in discovery.inputs.groupby("heads", sort=False):
         measured = rows.dropna(subset="through_heads").sort_values("effect", ascending=False)
@@ -85,6 +89,7 @@ def of_head_types(discovery: Discovery) -> str:
         >>> print(patchlib.plots.takeaways.of_head_types(search))
         2 heads: subject suppressor L23H3 at END; negative name mover L24H4 at END.
     """
+    check_kind("discovery", discovery, Discovery, "give what patchlib.discover returned")
     table = discovery.circuit.table()
     named = [
         f"{name} {heads} at {positions}"
@@ -111,6 +116,7 @@ def of_backup(table: pd.DataFrame) -> str:
         Without L23H3, L24H4 writes +0.86 [0.57, 1.37] logits more of the answer than before; all other heads
         together +0.72.
     """
+    check_table(table, "backup_heads", "before", "after", "change", "layer", "head_index", "knocked_out", "n")
     top = table.iloc[0]
     together = f"all other heads together {table.change.sum():+.2f}"
     if not top.ci_low > 0:
@@ -135,6 +141,11 @@ def of_knock_out(table: pd.DataFrame) -> str:
         >>> print(patchlib.plots.takeaways.of_knock_out(table))
         From 4.37: without the writer (L23H3) the logit difference changes by -3.29 [-3.99, -2.59]. n = 4.
     """
+    check_table(table, "knock_out", "metric_mean", "change", "ci_low", "ci_high", "heads", "n", "metric")
+    if "none" not in table.index:
+        raise SweepError(
+            "The table lacks the row 'none', with which the others are compared: give what knock_out returned."
+        )
     metric = METRIC_NAMES.get(table.metric.iloc[0], table.metric.iloc[0])
     sets = table.drop(index="none")
     is_random = sets.index.str.startswith("random ")
@@ -168,6 +179,7 @@ def of_faithfulness(result: Faithfulness) -> str:
         2 heads alone give 2.45 of the model's 4.37: faithfulness 0.56 [-0.05, 1.05]; with no head at all
         -3.11. Protocol: logit_diff, mean over n = 4 prompts of ...
     """
+    check_kind("result", result, Faithfulness, "give what patchlib.faithfulness returned")
     return (
         f"{result.n_heads} heads alone give {result.circuit:.2f} of the model's {result.model:.2f}: "
         f"faithfulness {result.faithfulness:.2f}{interval(result)}; with no head at all {result.floor:.2f}. "
@@ -191,6 +203,7 @@ def of_completeness(table: pd.DataFrame) -> str:
         Circuit and model differ most without L23H3, L29H1 (writers): -3.11 against -0.01, an incompleteness
         of 3.10; with nothing removed 1.91.
     """
+    check_table(table, "completeness", "kind", "heads", "model", "circuit", "incompleteness")
     worst = table.iloc[table.incompleteness.argmax()]
     return (
         f"Circuit and model differ most without {worst['heads'] or 'nothing'} ({worst.kind}): {worst.circuit:.2f} "
@@ -215,6 +228,8 @@ def of_minimality(table: pd.DataFrame, least: float = 0.01) -> str:
         >>> print(patchlib.plots.takeaways.of_minimality(table))
         L23H3 adds most (127% of the model's metric); every head adds at least 29.7%.
     """
+    check_table(table, "minimality", "head_name", "share")
+    check_number("least", least)
     top, idle = table.iloc[0], table[table.share < least]
     said = f"{top.head_name} adds most ({top.share:.0%} of the model's metric)"
     if idle.empty:

@@ -72,6 +72,9 @@ def save_run(
     is_name = isinstance(notebook, str) and notebook.isprintable() and notebook.strip(". ")
     if not is_name or Path(notebook).name != notebook:
         raise RunError(f"the notebook's name {notebook!r} is no name of a file; the folder is the first argument")
+    given = {"results": results, "parameters": parameters, "headline": headline or {}}
+    if wrong := [what for what, value in given.items() if not isinstance(value, Mapping)]:
+        raise RunError(f"{wrong[0]} are names and what they stand for, not {given[wrong[0]]!r:.80}")
     numbers = {name: _number(name, value) for name, value in (headline or {}).items()}
     folder = prepare_folder(out_dir)
     path = folder / f"{notebook}.manifest.json"
@@ -110,7 +113,7 @@ def _number(name: str, value: Any) -> float | None:
 
 
 def _save(result: object, folder: Path, notebook: str, name: str) -> Path:
-    if not re.fullmatch(r"[\w-]+", name):
+    if not re.fullmatch(r"[\w-]+", str(name)):
         raise RunError(f"result name {name!r} cannot be part of a file name; use letters, digits, _ and -")
     if not isinstance(result, xr.Dataset | pd.DataFrame):
         kind = type(result).__name__

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, count
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def find_notebooks(names: Sequence[str | Path] | None = None, base: Path | None 
 
 def named_notebooks(names: Sequence[str | Path] | None = None, base: Path | None = None) -> dict[str, Path]:
     """The same by what their files are called: the stem, or where several share it, "alice-ps1" and "bob-ps1"."""
-    names = [names] if isinstance(names, str | os.PathLike) else names
+    names = [names] if isinstance(names, str | os.PathLike) or not isinstance(names, Iterable | None) else names
     ours = sorted(notebook_folder().glob("*.ipynb"))
     taught = [path for path in ours if path.stem[0].isdigit()]  # the one over many runs needs runs
     if not names and not taught:

@@ -54,7 +54,7 @@ def _export(nb: nbformat.NotebookNode, page: Path, title: str, closed: bool = Fa
         _replace(output, figures)
     hidden = ("colab", "injected-parameters") if closed else ()
     exporter = HTMLExporter(raw_template=(_HERE / "page.html.j2").read_text("utf-8"), template_name="lab")
-    exporter.register_filter("clean_html", str if closed else clean)
+    exporter.register_filter("clean_html", (lambda html: html) if closed else clean)
     exporter.exclude_input = exporter.exclude_input_prompt = exporter.exclude_output_prompt = not code
     tags = {part: {f"remove-{part}", f"remove_{part}"} for part in ("input", "output", "cell")}
     remove = TagRemovePreprocessor(
@@ -80,10 +80,11 @@ def _replace(output: nbformat.NotebookNode, figures: list[dict[str, Any]]) -> No
     """Put a place for a figure, which is drawn when it comes near, or a sentence instead of what needs a kernel."""
     data = output.get("data") or {}
     if isinstance(stored := data.get(PLOTLY_MIME), dict):
-        figure = {"data": stored.get("data") or [], **{part: _dict(stored.get(part)) for part in ("layout", "config")}}
-        height = figure["layout"].get("height")
+        layout = _dict(stored.get("layout"))
+        figure = {"data": stored.get("data") or [], "layout": layout, "config": _dict(stored.get("config"))}
+        height = layout.get("height")
         height = height if isinstance(height, int | float) else 450
-        run = escape(str(_dict(figure["layout"].get("meta")).get("run", "")))  # of a figure over many runs
+        run = escape(str(_dict(layout.get("meta")).get("run", "")))  # of a figure over many runs
         place = f'data-figure="{len(figures)}" data-run="{run}" style="height: {height:g}px"'
         output["data"] = {"text/html": f'<div class="figure" {place}></div>'}
         figures.append(figure)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 from pydantic import TypeAdapter
 
@@ -71,10 +70,12 @@ class Parameter:
         if isinstance(given, str) and not isinstance(value, RawText):
             literal = _literal(given)
             is_text = isinstance(self.default, str | None) or not self.is_literal
-            if isinstance(value, CommandText) and (literal is None or adapter is None):
-                readings = [literal, given]  # None is None where that is allowed, and 4 a number where nothing is said
-            else:  # quoted by who gave it: another type only where the notebook has no use for text
-                readings = [given, literal] if adapter or is_text else [literal, given]
+            if adapter and isinstance(literal, str):
+                readings = [given]  # whose quotes are a part of it
+            elif isinstance(value, CommandText) or not (adapter or is_text):
+                readings = [literal, given]
+            else:  # quoted by who gave it: a number only where the notebook has no use for text
+                readings = [given, literal]
         for reading in readings:
             if adapter is None or _fits(reading, adapter) or reading is self.default is None:
                 return reading
@@ -149,9 +150,12 @@ def read_notebook(path: Path) -> tuple[nbformat.NotebookNode, list[nbformat.Note
         nb = nbformat.read(path, as_version=4)
         tagged: dict[str, list[nbformat.NotebookNode]] = {"parameters": [], "injected-parameters": []}
         for cell in nb.cells:
-            tags = cell.metadata.get("tags", []) if cell.cell_type == "code" else []
-            for tag in tagged.keys() & set(tags):
-                tagged[tag].append(cell)
+            for tag in tagged.keys() & set(cell.metadata.get("tags", [])):
+                if cell.cell_type == "code":
+                    tagged[tag].append(cell)
+                else:
+                    cell.metadata.tags.remove(tag)  # or papermill would set them behind this one
+        json.dumps(nb, ensure_ascii=False).encode()  # it will be written as UTF-8
         kernel, language = nb.metadata.get("kernelspec", {}), nb.metadata.get("language_info", {})
         said = [language.get("name"), kernel.get("language")]
     except Exception as error:  # of many kinds: no JSON, no cells, cells that are none
@@ -182,6 +186,8 @@ def read_parameters(
         RunError: The notebook cannot be read; an unknown name, with the nearest right one; a wrong type.
     """
     declared = declared_parameters(path)
+    if not isinstance(values, Mapping):
+        raise RunError(f"parameters are names and their values, such as {{'seed': 1}}, not {values!r:.80}")
     further = {name: text for name, text in defaults_of(declared, defaults or {}).items() if name not in values}
     checked = {}
     for name, value in {**further, **values}.items():
@@ -213,27 +219,6 @@ def defaults_of(declared: Collection[str], defaults: Mapping[str, Any]) -> dict[
     """Those defaults that a notebook has parameters for: of this name, or N for n, unless it has both."""
     keys = {name: name if name in defaults or name.lower() in declared else name.lower() for name in declared}
     return {name: defaults[key] for name, key in keys.items() if key in defaults}
-
-
-def read_yaml(path: str | Path, what: str) -> dict[str, Any]:
-    """A YAML file's names and values; RunError, which calls it ``what``, where it has none."""
-    try:
-        content = yaml.load(Path(path).read_text("utf-8"), _NoTwins)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RunError(f"{what} {path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise RunError(f"{what} {path} holds no keys; each line is a name and its value, such as `seed: 1`")
-    return content
-
-
-class _NoTwins(yaml.SafeLoader):
-    """YAML in which a name that stands twice is an error: the first one's values would be lost without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 def _literal(text: str) -> Any:

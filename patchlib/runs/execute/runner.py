@@ -75,8 +75,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in (("timeout", self.run), ("cell_timeout", self.cell)):
-            if value is not None and not value > 0:
-                raise RunError(f"{name} takes seconds, more than 0, not {value}")
+            if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
+                raise RunError(f"{name} takes seconds, more than 0, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,8 @@ def _run(job: _Job, bar: dict[str, str] | bool, limits: Limits, code: bool) -> R
     begin, interrupt = time.monotonic(), None
     manifest = new_manifest(job.name, job.defaults | job.values) | {"status": "running"}
     try:
+        for place in (job.folder, job.saved.parent):
+            prepare_folder(place)  # again, for a notebook before may have taken it away
         for stale in (job.file("ipynb"), job.file("html"), job.file("manifest.json"), job.saved):
             stale.unlink(missing_ok=True)
         for half in job.folder.glob(f".{glob.escape(job.name)}.*.tmp"):  # of a process that was killed
@@ -278,6 +280,8 @@ def _keep(job: _Job, manifest: dict[str, Any], outcome: dict[str, Any], code: bo
             notes.append(f"no {what}: {first_line(error)}")
 
     executed, html, said = (job.file(ending) for ending in ("ipynb", "html", "manifest.json"))
+    with noted("folder"):
+        prepare_folder(job.folder)  # the notebook may have taken it away
     with noted("results"):
         saved = read_json(job.saved)  # by the notebook, with save_run, if it got as far
         for file in saved.get("files", []):

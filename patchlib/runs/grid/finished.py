@@ -12,6 +12,7 @@ from patchlib.runs.execute.provenance import code_hash
 from patchlib.runs.files import read_json
 from patchlib.runs.folder import OK, STATUS, RunFolder, duration
 from patchlib.runs.grid.plan import Planned
+from patchlib.runs.records import Manifest, read_record
 
 _MEND = "take another folder, or --force"
 
@@ -103,15 +104,18 @@ def dry_run(runs: Sequence[Planned], folder: Path, workers: int, force: bool) ->
 
 def _stored_time(notebook: Path) -> list[float]:
     """Seconds that a notebook took when it was stored, if it says so, as patchlib's do."""
-    took = read_json(notebook).get("metadata", {}).get("patchlib", {})
-    return [took["seconds"]] if "seconds" in took else []
+    match read_json(notebook).get("metadata"):
+        case {"patchlib": {"seconds": int() | float() as seconds}}:
+            return [seconds]
+    return []
 
 
 def _known_times(folder: Path) -> dict[str, list[float]]:
     """Seconds that finished runs of each notebook took here, in this grid or another, or by `patchlib run`."""
     known: dict[str, list[float]] = {}
-    for path in (*folder.glob(f"runs/*/{STATUS}"), *folder.glob("*.manifest.json")):
-        record = read_json(path)
+    records = [RunFolder(path.parent).status for path in folder.glob(f"runs/*/{STATUS}")]
+    records += [read_record(path, Manifest) for path in folder.glob("*.manifest.json")]
+    for record in records:
         if record.get("status") == OK and record.get("wall_time_s") is not None:
-            known.setdefault(record["notebook"], []).append(record["wall_time_s"])
+            known.setdefault(str(record.get("notebook")), []).append(record["wall_time_s"])
     return known

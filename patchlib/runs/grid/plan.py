@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,11 +14,16 @@ from typing import Any
 
 from patchlib.errors import RunError
 from patchlib.runs.execute.notebooks import find_notebooks
-from patchlib.runs.execute.parameters import read_parameters, read_yaml
+from patchlib.runs.execute.parameters import read_parameters
+from patchlib.runs.plain_yaml import read_yaml
 
 KEYS = ("notebooks", "parameters", "grid", "runs")
 LONGEST = 150
 """Bytes of a folder's name, of which file systems take 255."""
+MOST = 100_000
+"""Runs of a grid, each of which has a folder and a status to be looked at."""
+LARGEST = 10**8
+"""Characters of parameters in all runs of a grid, which are written out in names and statuses."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,8 @@ def read_grid(path: str | Path, defaults: Mapping[str, Any] | None = None) -> li
         defaults: Taken where the file has no value, for notebooks that have such a parameter; out_dir is left away.
 
     Raises:
-        RunError: The file cannot be read, an unknown key, notebook or parameter, a wrong type, or the same run twice.
+        RunError: The file cannot be read, an unknown key, notebook or parameter, a wrong type, the same run twice, or
+            more runs than 100,000.
 
     Returns:
         The runs, those of the grid first.
@@ -74,7 +81,7 @@ def read_grid(path: str | Path, defaults: Mapping[str, Any] | None = None) -> li
         02_head_patching,seed=0 {'n_prompts': 2, 'seed': 0}
         02_head_patching,seed=1 {'n_prompts': 2, 'seed': 1}
     """
-    plan, base = _read(Path(path)), Path(path).resolve().parent
+    plan, base = _read(path), Path(path).resolve().parent
     defaults = {name: value for name, value in (defaults or {}).items() if name != "out_dir"}
     fixed = _mapping(plan, "parameters")
     wanted = [*_combinations(plan, base), *_single_runs(plan, base)]
@@ -104,7 +111,9 @@ def _combinations(plan: Mapping[str, Any], base: Path) -> Iterator[tuple[Path, d
     if notebooks is not None and not (isinstance(notebooks, list) and notebooks):
         raise RunError(f"'notebooks' is a list, such as [02_head_patching], not {notebooks!r}; without it all are run")
     if notebooks or axes or plan.get("runs") is None:
-        for notebook in find_notebooks(list(map(str, notebooks or [])), base):
+        found = find_notebooks(list(map(str, notebooks or [])), base)
+        _check_number(len(found) * math.prod(map(len, axes.values())), plan, axes)  # or building them takes for ever
+        for notebook in found:
             for values in itertools.product(*axes.values()):
                 yield notebook, dict(zip(axes, values, strict=True))
 
@@ -113,9 +122,20 @@ def _single_runs(plan: Mapping[str, Any], base: Path) -> Iterator[tuple[Path, di
     runs = [] if plan.get("runs") is None else plan["runs"]
     if not isinstance(runs, list) or any(not isinstance(run, dict) or "notebook" not in run for run in runs):
         raise RunError("'runs' is a list of runs, each with its 'notebook', such as {notebook: 02, seed: 7}")
+    _check_number(len(runs), plan, {})
     for run in runs:
         (notebook,) = find_notebooks([str(run["notebook"])], base)
         yield notebook, {name: value for name, value in run.items() if name != "notebook"}
+
+
+def _check_number(n_runs: int, plan: Mapping[str, Any], axes: Mapping[str, list[Any]]) -> None:
+    """RunError where the runs, or the parameters of all of them, are more than a folder of runs can hold."""
+    if n_runs > MOST:
+        said = f"{n_runs:,}" if n_runs < 10**15 else "more than 10^15"
+        raise RunError(f"the grid asks for {said} runs, and {MOST:,} are the most: take fewer values, or several grids")
+    longest = len(repr(plan.get("parameters"))) + sum(max(map(len, map(repr, values))) for values in axes.values())
+    if n_runs * longest > LARGEST:
+        raise RunError(f"the parameters of {n_runs:,} runs take more than {LARGEST:,} characters: take shorter ones")
 
 
 def _is_plain(value: Any) -> bool:
@@ -126,7 +146,7 @@ def _is_plain(value: Any) -> bool:
         return False
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: str | Path) -> dict[str, Any]:
     plan = read_yaml(path, "the grid")
     if unknown := [key for key in plan if key not in KEYS]:
         close = difflib.get_close_matches(unknown[0], KEYS, n=1)

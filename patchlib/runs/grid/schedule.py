@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from patchlib._util import first_line, versions
+from patchlib._util import first_line, is_index, versions
 from patchlib.errors import RunError
 from patchlib.models.cache import cached_models
 from patchlib.models.default import SMOLLM2
@@ -30,6 +30,7 @@ from patchlib.runs.folder import RunFolder, now
 from patchlib.runs.grid.attempt import Job, run_job
 from patchlib.runs.grid.finished import check_models, run_folders, unfinished
 from patchlib.runs.grid.plan import Planned
+from patchlib.runs.grid.workers import WAIT, Waiting, Workers
 
 WINDOW = 256
 """Runs that an executor is given at a time: more than most have workers, few for the memory of a night's driver."""
@@ -47,6 +48,7 @@ def run_grid(
     timeout: float | None = None,
     force: bool = False,
     told: Told = lambda status: None,
+    wait: float = WAIT,
 ) -> list[dict[str, Any]]:
     """Run what is not there yet, each run in ``out_dir/runs/NAME``.
 
@@ -66,13 +68,14 @@ def run_grid(
         timeout: Seconds that a run may take; its status is then "timeout".
         force: Also repeat runs that other code, other weights or other parameters made.
         told: Called with the status of each run that ends.
+        wait: Seconds that a Dask scheduler may be without a worker, at first or later.
 
     Returns:
         The status of each run, in the order of ``runs``.
 
     Raises:
         RunError: A folder that cannot be written or that another grid is at work in, finished runs that do not go
-            with these, or what is no executor.
+            with these, what is no executor, or a Dask scheduler without workers, or with one that lacks patchlib.
 
     Example:
         >>> import json
@@ -84,12 +87,17 @@ def run_grid(
         >>> [(status["name"], status["status"]) for status in patchlib.run_grid(runs, tmp_path / "out", workers=2)]
         [('divide,n=0', 'failed'), ('divide,n=2', 'ok')]
     """
-    check_settings(workers=workers, threads=threads, retries=retries, timeout=timeout)
+    check_settings(workers=workers, threads=threads, retries=retries, timeout=timeout, wait=wait)
     make, is_ours = _maker(executor, workers)
-    folder = Path(out_dir).resolve()
+    if not isinstance(runs, Sequence) or not all(isinstance(run, Planned) for run in runs):
+        raise RunError(f"runs takes what `read_grid` gives, not {runs!r:.200}")
+    folder = prepare_folder(out_dir)
     places = {run.name: folder / "runs" / run.name for run in runs}
-    with _alone(prepare_folder(folder)):
+    with _alone(folder):
         waiting = unfinished(runs, folder, force)
+        available = Workers(executor, wait)
+        if waiting:
+            available.check()
         codes = {notebook: code_hash(notebook) for notebook in {run.notebook for run in waiting}}
         for run in waiting:
             RunFolder(prepare_folder(places[run.name])).update(**_planned(run, codes[run.notebook]))
@@ -104,7 +112,7 @@ def run_grid(
                 Job(str(run.notebook), dict(run.parameters), str(places[run.name]), codes[run.notebook], **how)
                 for run in waiting
             ]
-            _run_all(jobs, make, is_ours, told, retries, Event() if executor is None else None)
+            _run_all(jobs, make, is_ours, available, told, retries, Event() if executor is None else None)
         check_models(map(RunFolder, places.values()) if force else run_folders(folder))
         return [RunFolder(place).status for place in places.values()]
 
@@ -117,10 +125,12 @@ def _planned(run: Planned, code: str) -> dict[str, Any]:
 
 
 def check_settings(**settings: float | None) -> None:
-    """RunError where workers, threads, retries or timeout are less than they can be; None is left to `run_grid`."""
-    for name, least in {"workers": 1, "threads": 1, "retries": 0, "timeout": 1}.items():
-        if (value := settings.get(name)) is not None and not value >= least:
-            raise RunError(f"{name} takes {least} or more, not {value}")
+    """RunError where workers, threads, retries, timeout or wait cannot be; None is left to `run_grid`."""
+    for name, least in {"workers": 1, "threads": 1, "retries": 0, "timeout": 1, "wait": 0}.items():
+        value = settings.get(name)
+        is_number = isinstance(value, int | float) if name in ("timeout", "wait") else is_index(value)
+        if value is not None and not (is_number and value >= least):
+            raise RunError(f"{name} takes {least} or more, not {value!r}")
 
 
 def _alone(folder: Path) -> AbstractContextManager[Any]:
@@ -148,17 +158,6 @@ def _fetch_default_model(runs: Iterable[Planned]) -> None:
             raise RunError(f"{SMOLLM2.name} could not be fetched, see above; nothing was run")
 
 
-class _Waiting(ThreadPoolExecutor):
-    """An executor whose jobs are no futures, as one of ``concurrent.futures``: for each, a thread waits."""
-
-    def __init__(self, other: Any) -> None:
-        super().__init__(WINDOW)
-        self._other = other
-
-    def submit(self, function: Callable[..., Any], /, *values: Any) -> Future[Any]:  # type: ignore[override]
-        return super().submit(lambda: self._other.submit(function, *values).result())
-
-
 def _maker(executor: Any, workers: int) -> tuple[Callable[[], Executor], bool]:
     """What makes the executor, and whether it is ours: to be closed at the end, and made again when it breaks."""
     if executor is None:
@@ -168,12 +167,18 @@ def _maker(executor: Any, workers: int) -> tuple[Callable[[], Executor], bool]:
     if callable(executor):
         return executor, True
     if hasattr(executor, "submit"):
-        return lambda: _Waiting(executor), True
+        return lambda: Waiting(executor), True
     raise RunError(f"executor takes what can `submit`, or a function that makes it, not {type(executor).__name__}")
 
 
 def _run_all(
-    jobs: Iterable[Job], make: Callable[[], Executor], is_ours: bool, told: Told, retries: int, stop: Event | None
+    jobs: Iterable[Job],
+    make: Callable[[], Executor],
+    is_ours: bool,
+    available: Workers,
+    told: Told,
+    retries: int,
+    stop: Event | None,
 ) -> None:
     """Keep an executor busy. What it had begun when it broke, or lost with a worker, counts as one try of that run."""
     pool, todo, running = make(), deque(jobs), dict[Future[dict[str, Any]], Job]()
@@ -191,7 +196,8 @@ def _run_all(
                         raise RunError(f"{said}; what had finished is kept: run the grid again") from error
                     pool, progress = make(), False
                     continue
-            for future in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
+            available.look()
+            for future in futures.wait(running, available.patience, return_when=futures.FIRST_COMPLETED).done:
                 job, fault = running.pop(future), futures.CancelledError() if future.cancelled() else future.exception()
                 if isinstance(fault, RunError):
                     raise fault
@@ -205,7 +211,8 @@ def _run_all(
                 if tries[job.folder] <= retries:
                     todo.append(job)
                 else:
-                    lost = f"its worker was lost ({first_line(fault)})"
+                    lost = f"its worker {'lacks a module' if isinstance(fault, ImportError) else 'was lost'}"
+                    lost += f" ({first_line(fault)})"
                     told(folder.update(status="failed", error=lost, finished_utc=now(), token=None))
     except BaseException:  # Ctrl-C, a full disk: nothing new is begun, and what runs is ended
         if stop:
@@ -213,7 +220,7 @@ def _run_all(
         for future, job in running.items():
             future.cancel()
             folder = RunFolder(Path(job.folder))
-            if not stop and folder.status.get("status") == "running":
+            if not stop and not folder.is_over:  # one that waits in a queue may begin yet, and would find itself ended
                 folder.update(status="interrupted", error="interrupted", token=None)
         raise
     finally:

@@ -9,10 +9,14 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
+from patchlib._util import first_line
 from patchlib.errors import RunError
 from patchlib.runs.folder import OK, STATUS, RunFolder
+from patchlib.runs.report.netcdf import look_through, open_result
 
 RUN = "run"
+DAMAGED = "damaged"
+"""The status of a run whose files are not as they were, or not such as patchlib writes."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,7 @@ class Collection:
             other = "table" if ending == ".nc" else "dataset"
             raise RunError(f"{result!r} of {notebook} is saved as another kind; take .{other}(...) for it")
         for name, value in only.items():
+            value = _values({name: value})[name]
             values = dict.fromkeys(str(run.parameters.get(name)) for run in runs)
             runs = [run for run in runs if name in run.parameters and run.parameters[name] == value]
             if not runs:
@@ -169,6 +174,9 @@ class Collection:
 
 def collect(folder: str | Path) -> Collection:
     """All runs of a folder that `patchlib grid` or `patchlib run` wrote.
+
+    Each result is held against the sha256 in its run's manifest: a run with one that was changed, or whose records are
+    not such as patchlib writes, is "damaged", and nothing of it is shown as a result.
 
     Args:
         folder: As given with ``-o``.
@@ -196,8 +204,12 @@ def collect(folder: str | Path) -> Collection:
         0  heads_1     1     20    0.41
         1  heads_1     1     23    0.35
     """
-    folder = Path(folder).resolve()
-    runs = [_read(RunFolder(path.parent), path.parent.name) for path in sorted(folder.glob(f"runs/*/{STATUS}"))]
+    try:
+        folder = Path(folder).resolve()
+        statuses = sorted(folder.glob(f"runs/*/{STATUS}"))
+    except (TypeError, ValueError, OSError) as error:
+        raise RunError(f"{folder!r:.200} is no folder: {first_line(error):.200}") from error
+    runs = [_read(RunFolder(path.parent), path.parent.name) for path in statuses]
     taken = {run.name for run in runs}
     for path in sorted(folder.glob("*.manifest.json")):
         stem = path.name.removesuffix(".manifest.json")
@@ -210,25 +222,15 @@ def collect(folder: str | Path) -> Collection:
 
 
 def _read(folder: RunFolder, name: str) -> Run:
-    """A run, damaged where its records are not such as we write: one of them must not hide all others."""
-    try:
-        return _described(folder, name)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        said = f"its records cannot be read ({error!r}); repeat it"
-        return Run(name, folder.path.name.partition(",")[0], folder.path, "damaged", said)
-
-
-def _described(folder: RunFolder, name: str) -> Run:
     """A run by its manifest, where it got as far as that, and by what the grid says, which is the later."""
     status = {} if folder.stem else folder.status
     records = folder.manifest | {key: value for key, value in status.items() if value is not None}
     state, error = str(records.get("status")), status.get("error") if status else records.get("error")
     unread = [STATUS] if not (folder.stem or status) else []
-    unread += [folder.manifest_path.name] if state in (OK, "None") and not folder.manifest else []
-    missing = [path.name for path in folder.files if not path.is_file()] if state == OK else []
-    if unread or missing:
-        what = f"{unread[0]} cannot be read" if unread else f"missing: {', '.join(missing)}"
-        state, error = "damaged", f"{what}; repeat it"
+    unread += [folder.manifest_path.name] if folder.stem and not folder.manifest else []
+    damage = f"{unread[0]} cannot be read" if unread else folder.damage() if state == OK else None
+    if damage:
+        state, error = DAMAGED, f"{damage}; repeat it"
     return Run(
         name=name,
         notebook=folder.notebook,
@@ -237,25 +239,18 @@ def _described(folder: RunFolder, name: str) -> Run:
         error=error,
         parameters=_values({**folder.manifest.get("parameters", {}), **status.get("parameters", {})}),
         models=tuple(str(model["name"]) for model in folder.manifest.get("models", [])),
-        wall_time_s=_float(records.get("wall_time_s")),
-        peak_memory_mb=_float(records.get("peak_memory_mb")),
+        wall_time_s=records.get("wall_time_s"),
+        peak_memory_mb=records.get("peak_memory_mb"),
         finished_utc=records.get("finished_utc"),
         headline={key: number for key, number in folder.manifest.get("headline", {}).items() if number is not None},
         results=folder.results,
     )
 
 
-def open_result(path: Path, chunks: dict[str, int] | None) -> xr.Dataset:
-    """A netCDF result, read when it is used; with ``chunks``, by Dask."""
-    try:
-        return xr.open_dataset(path, engine="h5netcdf", chunks=chunks)
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({error}); repeat that run") from error
-
-
 def _concatenated(paths: list[Path]) -> xr.Dataset:
     """The datasets of several files along a first axis `run`: every value that an axis has in any of them."""
     parts, dims = [], dict[Any, tuple[Any, ...]]()
+    look_through(paths)  # all of them by one process
     for path in paths:
         part = open_result(path, chunks={})
         for name, variable in part.variables.items():
@@ -270,14 +265,10 @@ def _concatenated(paths: list[Path]) -> xr.Dataset:
     return joined
 
 
-def _float(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
 def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as values that a table's cell or a coordinate can hold: lists and the like as JSON."""
-    plain = (str, int, float, bool, type(None))  # without out_dir, which says where, not what
-    return {k: v if isinstance(v, plain) else json.dumps(v) for k, v in parameters.items() if k != "out_dir"}
+    structured = (list, tuple, dict)  # without out_dir, which says where, not what
+    return {k: json.dumps(v) if isinstance(v, structured) else v for k, v in parameters.items() if k != "out_dir"}
 
 
 def _named(parameters: Mapping[str, Any], taken: set[str]) -> dict[str, Any]:

@@ -8,16 +8,18 @@ never put together.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from patchlib._util import T
+from patchlib._util import T, first_line
 from patchlib.errors import RunError
 from patchlib.plots.runs import named
 from patchlib.runs.folder import OK
-from patchlib.runs.report.collect import Run, open_result
+from patchlib.runs.report.collect import Run
+from patchlib.runs.report.netcdf import look_through, open_result
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,15 @@ def read_effects(records: Iterable[Run]) -> tuple[list[RunEffects], dict[str, st
         The effects, in the order of the runs and of their results; and run's name -> error.
     """
     effects, errors = [], {}
-    for run in records:
-        for result, path in run.results.items():
-            if run.status == OK and path.suffix == ".nc":
-                try:
-                    effects += _read(run, result)
-                except RunError as error:  # one bad file must not keep the others from being shown
-                    errors[run.name] = str(error)
+    finished = [run for run in records if run.status == OK]
+    saved = [(run, result, path) for run in finished for result, path in run.results.items() if path.suffix == ".nc"]
+    look_through(path for *_, path in saved)  # all of them by one process
+    for run, result, path in saved:
+        try:
+            effects += _read(run, result)
+        except Exception as error:  # of many kinds: one bad file must not keep the others from being shown
+            is_said = isinstance(error, RunError)
+            errors[run.name] = str(error) if is_said else f"{path} is no result of a sweep ({first_line(error)})"
     return effects, errors
 
 
@@ -113,9 +117,19 @@ def _read(run: Run, result: str) -> list[RunEffects]:
         unpatched = {name: float(first[name].mean()) if name in first else None for name in ("clean", "corrupted")}
         metric = str(first["metric"].item()) if "metric" in first.coords else "effect"
         cells = first.effect.reset_coords(drop=True).to_series().replace([np.inf, -np.inf], np.nan)
+        _check_cells(cells, run.results[result])
         site, direction = (str(file.attrs.get(name, "")) for name in ("site", "direction"))
         n = file.sizes.get("example", 0)
     return [RunEffects(run, result, metric, site, direction, n, unpatched, cells)]
+
+
+def _check_cells(cells: pd.Series, path: Path) -> None:
+    """RunError for cells that no sweep has, which cannot be put beside those of other runs."""
+    numbers = {"layer", "head", "kv_head", "pos"}.intersection(cells.index.names)
+    wrong = [name for name in sorted(numbers) if cells.index.get_level_values(name).dtype.kind not in "iu"]
+    if cells.dtype.kind not in "fiu" or wrong or not cells.index.is_unique:
+        what = f"{wrong[0]!r} in it is no number" if wrong else "a cell stands in it twice, or is no number"
+        raise RunError(f"{path} cannot be read ({what}); repeat that run")
 
 
 def overview(

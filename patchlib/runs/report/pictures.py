@@ -14,6 +14,8 @@ from patchlib.plots.style import PLOTLY_MIME
 from patchlib.runs.report.collect import Run
 from patchlib.runs.report.effects import grouped, labelled
 
+LARGEST = 2**28
+"""Bytes of an executed notebook that is looked into: it is read at once."""
 _PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
 
 
@@ -49,6 +51,9 @@ def galleries(records: Sequence[Run], room: float = 20e6) -> tuple[list[Gallery]
     for notebook, runs in grouped(records, lambda run: run.notebook).items():
         for label, run in labelled(runs):
             executed = run.folder / f"{notebook}.ipynb"
+            if executed.is_file() and executed.stat().st_size > LARGEST:
+                left_out[run.name] = f"{executed.name} has more than {LARGEST:,} bytes"
+                continue
             try:
                 figures = _figures(nbformat.read(executed, as_version=4)) if executed.is_file() else {}
             except Exception:  # of many kinds: no JSON, no cells, cells that are none
@@ -92,8 +97,9 @@ def _figures(notebook: nbformat.NotebookNode) -> dict[tuple[int, int], tuple[str
 
 def _shown(data: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
     if PLOTLY_MIME in data:
-        figure = {part: data[PLOTLY_MIME].get(part, {}) for part in ("data", "layout")}
-        title = figure["layout"].get("title") or {}
+        layout = dict(data[PLOTLY_MIME].get("layout") or {})
+        figure = {"data": list(data[PLOTLY_MIME].get("data") or []), "layout": layout}
+        title = layout.get("title") or {}
         text = title if isinstance(title, str) else str(title.get("text") or "")
         return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split()), {PLOTLY_MIME: figure}
     kind = next((kind for kind in _PICTURES if kind in data), None)

@@ -1,23 +1,22 @@
 """Runs made again and compared with what is on disk, number by number."""
 
 import random
-import shlex
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 
-from patchlib._util import first_line, sha256_of
+from patchlib._util import check_count, first_line
 from patchlib.errors import RunError
-from patchlib.runs.execute.notebooks import find_notebooks
+from patchlib.runs.execute.notebooks import find_notebooks, notebook_folder
 from patchlib.runs.folder import OK, RunFolder
 from patchlib.runs.grid.plan import Planned
 from patchlib.runs.grid.schedule import run_grid
-from patchlib.runs.report.collect import Run, collect
+from patchlib.runs.report.collect import DAMAGED, Run, collect
+from patchlib.runs.report.netcdf import open_result
 
 ATOL = 1e-4
 RTOL = 1e-3
@@ -39,8 +38,13 @@ def verify(
     atol: float = ATOL,
     rtol: float = RTOL,
     told: Callable[[dict[str, Any]], None] = lambda row: None,
+    notebooks: Sequence[str | Path] = (),
+    timeout: float | None = None,
 ) -> pd.DataFrame:
     """Run some finished runs of a folder again, elsewhere, and compare their results.
+
+    A folder may be somebody else's: of the notebooks that its runs say they are of, only patchlib's own are run, and
+    those that you name. A run with a result that was changed since is not run again: it differs.
 
     Args:
         folder: Of `patchlib grid` or `patchlib run`; nothing in it is changed.
@@ -49,12 +53,14 @@ def verify(
         atol: Absolute difference that two numbers may have, in their own units.
         rtol: Relative one, which is added to it.
         told: Called with each row of the table, once it is known.
+        notebooks: Paths of further notebooks that may be run, for the runs of notebooks of their names.
+        timeout: Seconds that a run may take.
 
     Returns:
         One row a file: run, file, n_values (compared), largest (absolute difference), same, note.
 
     Raises:
-        RunError: No finished run in the folder, a sample below 1, or a notebook that is not there any more.
+        RunError: No finished run in the folder, a sample below 1, or a run of a notebook that was not named.
 
     Example:
         >>> import json
@@ -67,37 +73,57 @@ def verify(
         >>> cells = [new_code_cell("out_dir: str = ''", metadata={"tags": ["parameters"]}), new_code_cell(source)]
         >>> _ = (tmp_path / "sum.ipynb").write_text(json.dumps(new_notebook(cells=cells)))
         >>> _ = patchlib.run([tmp_path / "sum.ipynb"], out_dir=tmp_path / "out", progress=False)
-        >>> patchlib.verify(tmp_path / "out")[["file", "n_values", "largest", "same"]]
+        >>> table = patchlib.verify(tmp_path / "out", notebooks=[tmp_path / "sum.ipynb"])
+        >>> table[["file", "n_values", "largest", "same"]]
                   file  n_values  largest  same
         0  sum.sum.csv         1      0.0  True
     """
-    if sample < 1:
-        raise RunError(f"a sample has 1 run or more, not {sample}")
-    finished = [run for run in collect(folder).records if run.status == OK]
+    check_count("sample", sample, error=RunError)
+    check_count("seed", seed, least=0, error=RunError)
+    for name, value in {"atol": atol, "rtol": rtol}.items():
+        if not isinstance(value, int | float) or not value >= 0:
+            raise RunError(f"{name} takes a number of 0 or more, not {value!r}")
+    named = {path.stem: path for path in find_notebooks(notebooks)} if notebooks else {}
+    finished = [run for run in collect(folder).records if run.status in (OK, DAMAGED)]
     if not finished:
         raise RunError(f"no run in {folder} has finished; there is nothing to verify")
     chosen = random.Random(seed).sample(finished, min(sample, len(finished)))
-    again = [(run, _planned(run)) for run in sorted(chosen, key=lambda run: run.name)]
+    again = [(run, _planned(run, named)) for run in sorted(chosen, key=lambda run: run.name)]
     rows = []
     for run, planned in again:
         with tempfile.TemporaryDirectory(prefix="patchlib-verify-") as temporary:
-            run_grid([planned], temporary)
-            new = RunFolder(Path(temporary) / "runs" / planned.name)
-            for row in _compare(run.name, RunFolder(run.folder, run.notebook), new, atol, rtol):
+            if planned:
+                run_grid([planned], temporary, timeout=timeout)
+            new = RunFolder(Path(temporary) / "runs" / run.name)
+            for row in _compare(run, RunFolder(run.folder, run.notebook), new, atol, rtol):
                 told(row)
                 rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _planned(run: Run) -> Planned:
+def _planned(run: Run, named: Mapping[str, Path]) -> Planned | None:
+    """The run as it was, of a notebook of ours or one that was named; None if what it left was changed since.
+
+    Where a run's folder says that its notebook lies, there may be anything.
+    """
+    if run.status == DAMAGED:
+        return None
     manifest = RunFolder(run.folder, run.notebook).manifest
-    (notebook,) = find_notebooks([shlex.split(manifest["repeat"])[2]])  # patchlib run NOTEBOOK -p ...
+    ours = {path.stem: path for path in notebook_folder().glob("*.ipynb")}
+    command = str(manifest.get("repeat")).split()  # by name, as patchlib's own are, or by a path
+    is_ours = command[:3] == ["patchlib", "run", run.notebook]
+    notebook = named.get(run.notebook) or (ours.get(run.notebook) if is_ours else None)
+    if notebook is None:
+        mend = f"look at that notebook, and name it (--notebook {run.notebook}.ipynb) if it may run here"
+        raise RunError(f"{run.name} is of a notebook that is not patchlib's: {mend}")
     parameters = {name: value for name, value in manifest["parameters"].items() if name != "out_dir"}
     return Planned(run.name, notebook, parameters)
 
 
-def _compare(name: str, old: RunFolder, new: RunFolder, atol: float, rtol: float) -> list[dict[str, Any]]:
-    row = {"run": name, "file": "", "n_values": 0, "largest": np.nan, "same": False}
+def _compare(run: Run, old: RunFolder, new: RunFolder, atol: float, rtol: float) -> list[dict[str, Any]]:
+    row = {"run": run.name, "file": "", "n_values": 0, "largest": np.nan, "same": False}
+    if run.status == DAMAGED:
+        return [row | {"note": run.error}]
     if not new.is_ok:
         return [row | {"note": f"did not run again: {new.status['status']}, {new.status['error']}"}]
     changed = {"code": "code_hash", "weights": "models"}
@@ -108,11 +134,8 @@ def _compare(name: str, old: RunFolder, new: RunFolder, atol: float, rtol: float
         notes: list[str | None] = list(since)
         if file not in after or file not in before:
             result = _Difference(0, np.nan, f"was not made {'now' if file in before else 'then'}")
-        elif not before[file].is_file():
-            result = _Difference(0, np.nan, "is missing")
         else:
             result = difference(before[file], after[file], atol, rtol)
-            notes += ["changed after its run"] * (sha256_of(before[file]) != old.files[before[file]])
         told = {"same": result.note is None, "note": "; ".join(filter(None, [result.note, *notes]))}
         rows.append(row | result._asdict() | told | {"file": file})
     return rows or [row | {"same": True, "note": "has no results to compare"}]
@@ -122,7 +145,7 @@ def difference(old: Path, new: Path, atol: float = ATOL, rtol: float = RTOL) -> 
     """Compare two .nc or .csv files: names, sizes, text, and numbers within the tolerance; attributes are left out."""
     try:
         ours, theirs = _columns(old), _columns(new)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RunError) as error:
         return _Difference(0, np.nan, f"cannot be read: {first_line(error)}")
     if ours.keys() != theirs.keys():
         return _Difference(0, np.nan, f"has other variables: {', '.join(sorted(ours.keys() ^ theirs.keys()))}")
@@ -144,5 +167,7 @@ def difference(old: Path, new: Path, atol: float = ATOL, rtol: float = RTOL) -> 
 
 
 def _columns(path: Path) -> dict[str, np.ndarray]:
-    columns = xr.load_dataset(path, engine="h5netcdf").variables if path.suffix == ".nc" else pd.read_csv(path)
-    return {str(name): columns[name].to_numpy() for name in columns}
+    if path.suffix != ".nc":
+        return {str(name): column.to_numpy() for name, column in pd.read_csv(path).items()}
+    with open_result(path, chunks=None) as file:
+        return {str(name): variable.to_numpy() for name, variable in file.variables.items()}

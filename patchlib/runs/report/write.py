@@ -36,6 +36,7 @@ def write_report(folder: str | Path) -> Path:
     """
     place = prepare_folder(collect(folder).folder)
     executed, page = place / "report.ipynb", place / "report.html"
+    executed.unlink(missing_ok=True)  # a link, in a folder from elsewhere, would lead to the file that is written
     error = execute(notebook_folder() / NOTEBOOK, executed, {"folder": str(place)})
     if error:
         raise RunError(f"the report could not be made: {error}; {executed} has what there is of it")

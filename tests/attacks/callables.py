@@ -1,0 +1,308 @@
+"""Every public function of tasks, patching, circuits, stats, plots, compat and widgets, with arguments that are right.
+
+What has no business to be called with junk is not here: `runs` and `models` have cases of their own.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+import patchlib
+from patchlib import stats
+from tests.helpers import contrast_pairs
+from tests.tiny import load_tiny
+
+HEADS = [(0, 1), (1, 2)]
+
+
+@dataclass(frozen=True)
+class Public:
+    """A function, arguments with which it runs, by name."""
+
+    function: Callable[..., Any]
+    right: Mapping[str, Any]
+
+
+@functools.cache
+def model() -> Any:
+    """The tiny model of all calls."""
+    return load_tiny("llama")
+
+
+@functools.cache
+def pairs() -> patchlib.PromptPairs:
+    """Four prompts, in which END is the last position."""
+    made = contrast_pairs(model(), n=4)
+    roles = {"END": torch.full((4,), 8), "S2": torch.full((4,), 5)}
+    settings = {"clean_tokens": made.clean_tokens, "corrupted_tokens": made.corrupted_tokens, "answers": made.answers}
+    return patchlib.PromptPairs(**settings, roles=roles, name="made up", groups=tuple("abab"))
+
+
+@functools.cache
+def result() -> Any:
+    """A sweep over heads, of made-up numbers with a contrast."""
+    swept = patchlib.sweep(model(), pairs(), "z", ("layer", "head"), progress=False)
+    noise = np.random.default_rng(0).normal(size=(1, 4))
+    return swept.assign(clean=swept.clean * 0 + 3 + noise / 10, corrupted=swept.corrupted * 0 - 1 + noise / 7)
+
+
+@functools.cache
+def ablation() -> patchlib.Ablation:
+    """Zeros for what is knocked out."""
+    return patchlib.Ablation(model(), pairs(), source="zero")
+
+
+@functools.cache
+def circuit() -> patchlib.Circuit:
+    """Two types of heads."""
+    return patchlib.Circuit({"first": [(0, 1)], "second": [(1, 2), (1, 3)]}, {"second": "END"})
+
+
+@functools.cache
+def cache() -> patchlib.ActivationCache:
+    """Of one prompt."""
+    return patchlib.ActivationPatcher(model()).cache_activations("Mary gave a drink to")
+
+
+@functools.cache
+def losses() -> Any:
+    """Of rows that come twice."""
+    return patchlib.token_losses(model(), patchlib.repeated_tokens(model(), n_rows=2, seq_len=6))
+
+
+@functools.cache
+def discovery() -> patchlib.Discovery:
+    """Of one head, made up."""
+    path = {"depth": 1, "receivers": "logits", "site": "logits", "layer": 1, "head_index": 2, "position": "END"}
+    step = path | {"effect": 0.5, "ci_low": 0.4, "ci_high": 0.6, "n": 4}
+    head = {"layer": 1, "head_index": 2, "position": "END", "head_type": "first", "direct": 0.5, "effect": 0.5}
+    types = head | {"looks_at": "S2", "attention": 0.4, "copying": 0.6, "suppressing": 0.0}
+    inputs = {"heads": "L1H2", "site": "q", "position": "END", "effect": 0.4, "through_heads": 0.3, "followed": True}
+    tables = (pd.DataFrame([row]) for row in (step, inputs, types))
+    steps, looked_at, named = tables
+    return patchlib.Discovery(circuit(), steps, looked_at, {}, named, ("S2", "END"))
+
+
+def drawn() -> dict[str, Public]:
+    """Figures and the sentences under them."""
+    plots, takeaways = patchlib.plots, patchlib.plots.takeaways
+    swept = {"result": result(), "metric": "logit_diff", "title": "Title"}
+    by_layer = patchlib.sweep(model(), pairs(), over=("layer",), progress=False)
+    by_pos = patchlib.sweep(model(), pairs(), over=("layer", "pos"), progress=False)
+    knocked = patchlib.knock_out(ablation(), {"two heads": HEADS})
+    backup = patchlib.backup_heads(ablation(), HEADS)
+    complete = patchlib.completeness(ablation(), circuit(), n_random=1, n_greedy=1)
+    minimal = patchlib.minimality(ablation(), circuit())
+    score = patchlib.detector_scores(model(), n_rows=1, seq_len=5).induction
+    attributed = {
+        "attribution": patchlib.direct_logit_attribution(model(), pairs()),
+        "attention": patchlib.attention_between(model(), pairs(), "END"),
+    }
+    patterns = patchlib.attention_patterns(model(), "Mary and John", HEADS)
+    two = {"x": score, "y": score, "x_title": "x", "y_title": "y", "top_k": 2}
+    lines = {"results": {"attention": by_layer}, "metric": "logit_diff"}
+    titled = {"title": "Title"}
+    figures = {
+        "knock_out_strip": (plots.knock_out_strip, {"table": knocked, **titled}),
+        "backup_scatter": (plots.backup_scatter, {"table": backup, "top_k": 2, **titled}),
+        "completeness_scatter": (plots.completeness_scatter, {"table": complete, **titled}),
+        "minimality_bar": (plots.minimality_bar, {"table": minimal, **titled}),
+        "writers": (plots.writers, {**attributed, "roles": ("END", "S2"), "top_k": 2, **titled}),
+        "circuit_graph": (plots.circuit_graph, {"discovery": discovery(), **titled}),
+        "plots.attention": (plots.attention, {"patterns": patterns, "columns": 2, **titled}),
+        "loss_by_position": (plots.loss_by_position, {"losses": losses(), "copy": 7, **titled}),
+        "measures_against": (plots.measures_against, {**two, **titled}),
+        "score_map": (plots.score_map, {"score": score, "what": "score", **titled}),
+        "contrast_plot": (plots.contrast_plot, {"results": result(), "metric": "logit_diff", **titled}),
+        "head_heatmap": (plots.head_heatmap, swept),
+        "heatmap_panels": (plots.heatmap_panels, {"results": {"z": result()}, "metric": "logit_diff", **titled}),
+        "position_heatmap": (plots.position_heatmap, swept | {"result": by_pos}),
+        "layer_lines": (plots.layer_lines, {**lines, **titled}),
+        "top_bar": (plots.top_bar, swept | {"top_k": 2}),
+        "of_writers": (takeaways.of_writers, attributed),
+        "of_inputs": (takeaways.of_inputs, {"discovery": discovery()}),
+        "of_head_types": (takeaways.of_head_types, {"discovery": discovery()}),
+        "of_backup": (takeaways.of_backup, {"table": backup}),
+        "of_knock_out": (takeaways.of_knock_out, {"table": knocked}),
+        "of_faithfulness": (takeaways.of_faithfulness, {"result": patchlib.faithfulness(ablation(), circuit())}),
+        "of_completeness": (takeaways.of_completeness, {"table": complete}),
+        "of_minimality": (takeaways.of_minimality, {"table": minimal, "least": 0.01}),
+        "of_attention": (takeaways.of_attention, {"patterns": patterns}),
+        "of_scores": (takeaways.of_scores, {"score": score, "what": "scores", "top_k": 2, "least": 0.2}),
+        "of_cells": (takeaways.of_cells, {"result": result(), "metric": "logit_diff"}),
+        "of_contrast": (takeaways.of_contrast, {"results": {"made up": result()}}),
+        "of_layers": (takeaways.of_layers, lines),
+        "of_positions": (takeaways.of_positions, {"result": by_pos, "metric": "logit_diff"}),
+    }
+    return {name: Public(*entry) for name, entry in figures.items()}
+
+
+@functools.cache
+def public() -> dict[str, Public]:
+    """By name; a method is called on an object that is right."""
+    per_pair = [patchlib.PatchingResult("blocks.0.hook_mlp_out", 3.0, -1.0, 1.0, 0.5)]
+    by_head = [patchlib.HeadPatchingResult(0, head, 0.5, 3.0, -1.0, 1.0) for head in range(4)]
+    by_point = {"blocks.0.hook_mlp_out": per_pair}
+    steps = [{"receivers": "logits", "layer": 1, "head_index": 2, "position": "END", "effect": 0.5}]
+    draw = {"n_rows": 2, "seq_len": 5, "seed": 0}
+    sweep = {"direction": "noise", "metric": "logit_diff", "layers": [0], "heads": [1], "positions": None,
+             "source": "resample", "reference": None, "source_seed": 0, "engine": "auto", "batch_tokens": 2048,
+             "checkpoint": None, "progress": False}  # fmt: skip
+    task = {"model": model(), "task": pairs()}
+    activation, heads = patchlib.ActivationPatcher(model()), patchlib.HeadPatcher(model())
+    prompt = {"corrupted_prompt": "John gave a drink to", "clean_cache": cache()}
+    tokens = {"clean_tokens": [[5, 6, 7]], "corrupted_tokens": [[5, 8, 7]], "answers": [[9, 10]], "roles": {"END": [2]},
+              "name": "made up", "seed": 0, "compute_metric": None, "metadata": {"n": 3}, "groups": ("a",)}  # fmt: skip
+    size = {"n_layers": 3, "n_heads": 4}
+    interval = {"confidence": 0.9, "seed": 0, "n_resamples": 50}
+    sets = {"two heads": HEADS}
+    knocked = patchlib.HeadSet(patchlib.everywhere(HEADS), keep=False)
+    return drawn() | {
+        "PromptPairs": Public(patchlib.PromptPairs, tokens),
+        "PromptPairs.select": Public(pairs().select, {"indices": [0, 2]}),
+        "PromptPairs.example_prompts": Public(pairs().example_prompts, {"model": model()}),
+        "IOIDataset": Public(
+            patchlib.IOIDataset,
+            {"model": model(), "n_prompts": 2, "seed": 0, "templates": "mixed", "corruption": "abc"},
+        ),
+        "IOIDataset.to_pairs": Public(patchlib.IOIDataset(model(), n_prompts=2).to_pairs, {"model": model()}),
+        "InductionDataset": Public(
+            patchlib.InductionDataset,
+            {
+                "model": model(),
+                "n_prompts": 2,
+                "seed": 0,
+                "seq_len": 6,
+                "kind": "tokens",
+                "gap": 0,
+                "corruption": "token",
+            },
+        ),
+        "repeated_tokens": Public(patchlib.repeated_tokens, {"model": model(), **draw}),
+        "classify_ioi_head": Public(patchlib.classify_ioi_head, {"layer": 9, "head": 9}),
+        "sweep": Public(patchlib.sweep, {**task, "site": "z", "over": ("layer", "head"), **sweep}),
+        "path_patch": Public(patchlib.path_patch, {**task, "receivers": "logits", "over": ("layer", "head"), **sweep}),
+        "baseline": Public(patchlib.baseline, {**task, "metric": "prob", "batch_tokens": 512}),
+        "inputs_of": Public(patchlib.inputs_of, {"model": model(), "heads": HEADS, "site": "k", "position": "END"}),
+        "contrast": Public(patchlib.contrast, {"result": result()}),
+        "stats.effect": Public(stats.effect, {"result": result()}),
+        "stats.one_metric": Public(stats.one_metric, {"result": result(), "metric": "logit_diff"}),
+        "effect_interval": Public(patchlib.effect_interval, {"result": result(), "metric": "logit_diff", **interval}),
+        "stats.mean_interval": Public(stats.mean_interval, {"values": np.ones((2, 3)), **interval}),
+        "stats.ratio_interval": Public(stats.ratio_interval, {"above": np.ones(3), "below": np.ones(3), **interval}),
+        "stats.p_values": Public(stats.p_values, {"result": result(), "metric": "logit_diff", "seed": 0}),
+        "summary_table": Public(
+            patchlib.summary_table,
+            {"result": result(), "top_k": 3, "metric": "logit_diff", "confidence": 0.9, "seed": 0},
+        ),
+        "Ablation": Public(
+            patchlib.Ablation,
+            {**task, "source": "resample", "reference": pairs(), "seed": 0, "metric": "prob", "batch_tokens": 512},
+        ),
+        "Ablation.measure": Public(ablation().measure, {"sets": [knocked]}),
+        "Ablation.losses": Public(ablation().losses, {"sets": [knocked]}),
+        "Ablation.hooks": Public(ablation().hooks, {"sets": [knocked], "examples": [0, 1]}),
+        "HeadSet": Public(patchlib.HeadSet, {"head_positions": {(0, 1): ["END"]}, "keep": True}),
+        "Circuit": Public(patchlib.Circuit, {"head_types": {"first": HEADS}, "positions": {"first": "END"}}),
+        "Circuit.head_positions": Public(circuit().head_positions, {"layer_heads": [(0, 1)]}),
+        "Circuit.without": Public(circuit().without, {"layer_heads": [(0, 1)]}),
+        "everywhere": Public(patchlib.everywhere, {"layer_heads": HEADS}),
+        "beside_published": Public(patchlib.beside_published, {"model": model(), "circuit": circuit()}),
+        "faithfulness": Public(patchlib.faithfulness, {"ablation": ablation(), "circuit": circuit()}),
+        "completeness": Public(
+            patchlib.completeness,
+            {"ablation": ablation(), "circuit": circuit(), "n_random": 1, "n_greedy": 1, "seed": 0},
+        ),
+        "minimality": Public(patchlib.minimality, {"ablation": ablation(), "circuit": circuit(), "other_types": False}),
+        "discover": Public(
+            patchlib.discover,
+            {
+                **task,
+                "depth": 1,
+                "min_share": 0.5,
+                "min_effect": 0.1,
+                "min_input": 0.1,
+                "max_inputs": 1,
+                "max_heads": 1,
+                "progress": False,
+                "engine": "auto",
+                "batch_tokens": 512,
+            },
+        ),
+        "head_types": Public(
+            patchlib.head_types,
+            {**task, "steps": pd.DataFrame(steps), "min_attention": 0.2, "min_copying": 0.5},
+        ),
+        "detector_scores": Public(patchlib.detector_scores, {"model": model(), **draw}),
+        "attention_patterns": Public(
+            patchlib.attention_patterns, {"model": model(), "prompt": "Mary and John", "layer_heads": HEADS}
+        ),
+        "attention_between": Public(patchlib.attention_between, {**task, "dest": "END"}),
+        "direct_logit_attribution": Public(patchlib.direct_logit_attribution, {**task, "hooks": None}),
+        "copying_scores": Public(
+            patchlib.copying_scores, {"model": model(), "tokens": [9, 10], "layer_heads": HEADS, "top_k": 5}
+        ),
+        "k_composition": Public(
+            patchlib.k_composition, {"model": model(), "readers": [(1, 2)], "n_random": 2, "seed": 0}
+        ),
+        "knock_out": Public(patchlib.knock_out, {"ablation": ablation(), "sets": sets}),
+        "ablated_losses": Public(patchlib.ablated_losses, {"ablation": ablation(), "sets": sets, "copy": 4}),
+        "random_like": Public(
+            patchlib.random_like,
+            {"model": model(), "layer_heads": HEADS, "n_sets": 2, "seed": 0, "exclude": [(0, 0)]},
+        ),
+        "backup_heads": Public(patchlib.backup_heads, {"ablation": ablation(), "layer_heads": HEADS}),
+        "token_losses": Public(patchlib.token_losses, task),
+        "copy_losses": Public(patchlib.copy_losses, {"losses": losses(), "copy": 7}),
+        "in_context_score": Public(patchlib.in_context_score, {"losses": losses(), "early": 2, "late": 9}),
+        "ActivationPatcher": Public(patchlib.ActivationPatcher, {"model": model()}),
+        "cache_activations": Public(activation.cache_activations, {"prompt": "Mary gave a drink to"}),
+        "patch_activation": Public(
+            activation.patch_activation, {**prompt, "hook_point": "blocks.0.hook_attn_out", "position": 2}
+        ),
+        "run_patching_experiment": Public(
+            activation.run_patching_experiment,
+            {"dataset": pairs(), "hook_points": ["blocks.0.hook_attn_out"], "pair_indices": [0, 1], "position": 5},
+        ),
+        "get_all_hook_points": Public(activation.get_all_hook_points, {"pattern": "hook_z"}),
+        "patch_head_output": Public(heads.patch_head_output, {**prompt, "layer": 1, "head": 2, "position": 2}),
+        "patch_attention_pattern": Public(heads.patch_attention_pattern, {**prompt, "layer": 1, "head": 2}),
+        "run_all_heads_experiment": Public(
+            heads.run_all_heads_experiment,
+            {"dataset": pairs(), "pair_indices": [0, 1], "position": 5, "patch_type": "output"},
+        ),
+        "results_to_heatmap": Public(heads.results_to_heatmap, {"results": by_head}),
+        "find_important_heads": Public(heads.find_important_heads, {"results": by_head, "threshold": 0.1}),
+        "create_head_heatmap": Public(
+            patchlib.create_head_heatmap, {"results": by_head, **size, "title": "Heads", "save_path": None}
+        ),
+        "create_layer_comparison": Public(
+            patchlib.create_layer_comparison, {"results": by_point, "title": "Layers", "save_path": None}
+        ),
+        "create_top_heads_bar": Public(
+            patchlib.create_top_heads_bar, {"results": by_head, "top_k": 2, "title": "Top", "save_path": None}
+        ),
+        "create_metric_scatter": Public(
+            patchlib.create_metric_scatter, {"results": by_head, "title": "Metric", "save_path": None}
+        ),
+        "summarize_results": Public(patchlib.summarize_results, {"results": by_point, "top_k": 2}),
+        "create_patching_heatmap": Public(patchlib.create_patching_heatmap, {"results": by_point, "model": model()}),
+        "print_head_results": Public(patchlib.print_head_results, {"results": by_head, "top_k": 2}),
+        "print_heatmap_ascii": Public(patchlib.print_heatmap_ascii, {"heatmap": torch.zeros(3, 4), **size}),
+        "result_explorer": Public(patchlib.widgets.result_explorer, {"results": {"noising": result()}}),
+        "head_explorer": Public(patchlib.widgets.head_explorer, {**task, "result": result(), "head_types": None}),
+        "attention_view": Public(
+            patchlib.widgets.attention_view, {"model": model(), "prompts": ["Mary and John"], "layer_heads": HEADS}
+        ),
+        "circuit_builder": Public(patchlib.widgets.circuit_builder, {"ablation": ablation(), "circuit": circuit()}),
+        "prompt_playground": Public(
+            patchlib.widgets.prompt_playground, {"model": model(), "example": {"right": "Mary", "wrong": "John"}}
+        ),
+    }
