@@ -54,7 +54,7 @@ def _export(nb: nbformat.NotebookNode, page: Path, title: str, closed: bool = Fa
         _replace(output, figures)
     hidden = ("colab", "injected-parameters") if closed else ()
     exporter = HTMLExporter(raw_template=(_HERE / "page.html.j2").read_text("utf-8"), template_name="lab")
-    exporter.register_filter("clean_html", str if closed else clean)
+    exporter.register_filter("clean_html", (lambda html: html) if closed else clean)
     exporter.exclude_input = exporter.exclude_input_prompt = exporter.exclude_output_prompt = not code
     tags = {part: {f"remove-{part}", f"remove_{part}"} for part in ("input", "output", "cell")}
     remove = TagRemovePreprocessor(
