@@ -93,7 +93,7 @@ class Parameter:
 
     def typed(self, value: Any) -> Any:
         """What the notebook gets: lists of JSON as the tuples that it declares."""
-        adapter = _adapter(self.kind) if self.kind else None
+        adapter = _adapter(self.kind) if "tuple" in self.kind else None
         if adapter and _fits(value, adapter):
             return adapter.validate_json(json.dumps(value), strict=True)
         return tuple(value) if isinstance(self.default, tuple) and isinstance(value, list) else value
