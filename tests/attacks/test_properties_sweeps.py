@@ -148,7 +148,7 @@ NUMBERS = st.one_of(
 @given(given_=st.one_of(NUMBERS, st.lists(NUMBERS, max_size=4), st.lists(st.lists(NUMBERS, max_size=2), max_size=3)),
        form=st.sampled_from([lambda x: x, np.array, lambda x: np.array(x, dtype=object)]))  # fmt: skip
 def test_what_a_metric_gives_is_stored_as_it_is_or_refused_in_a_line(given_, form):
-    task = patchlib.PromptPairs([[1, 2, 3], [1, 4, 3]], [[1, 5, 3], [1, 6, 3]], [[2, 3]] * 2)
+    task = patchlib.PromptPairs([[8, 2, 3], [8, 4, 3]], [[8, 5, 3], [8, 6, 3]], [[2, 3]] * 2)
     try:
         value = form(given_)
     except (ValueError, OverflowError):
@@ -207,7 +207,7 @@ def test_a_damaged_weights_file_gives_the_same_model_or_a_line(data):
 @given(data=st.data())
 def test_a_damaged_checkpoint_gives_the_same_numbers_or_a_line(data):
     model = load_tiny("gpt2")
-    task = patchlib.PromptPairs([[1, 2, 3], [1, 4, 3]], [[1, 5, 3], [1, 6, 3]], [[2, 3]] * 2)
+    task = patchlib.PromptPairs([[8, 2, 3], [8, 4, 3]], [[8, 5, 3], [8, 6, 3]], [[2, 3]] * 2)
     how = {"site": "resid_pre", "over": ("layer", "pos"), "batch_tokens": 1}
     whole = sweep(model, task, **how)
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
@@ -232,7 +232,7 @@ def test_a_damaged_checkpoint_gives_the_same_numbers_or_a_line(data):
 @FEW
 @given(path=st.one_of(st.text(max_size=30), st.binary(max_size=5), st.integers(), st.floats(), st.booleans()))
 def test_any_name_is_a_file_or_is_refused(path):
-    task = patchlib.PromptPairs([[1, 2, 3]], [[1, 5, 3]], [[2, 3]])
+    task = patchlib.PromptPairs([[8, 2, 3]], [[8, 5, 3]], [[2, 3]])
     how = {"site": "resid_pre", "over": ("layer",), "layers": [0]}
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.chdir(name)

@@ -191,5 +191,5 @@ def _(folder: Path) -> Refusal:
 @case("A8", "weights that are not finite: the sweep says so, in one line")
 def _(folder: Path) -> Refusal:
     model = loaded(variant(folder / "m", "gpt2", None, lambda w: w["transformer.h.1.mlp.c_fc.bias"].fill_(torch.nan)))
-    pairs = patchlib.PromptPairs([[1, 2, 3]], [[1, 5, 3]], [[2, 3]])
+    pairs = patchlib.PromptPairs([[8, 2, 3]], [[8, 5, 3]], [[2, 3]])
     return refused(lambda: patchlib.sweep(model, pairs, progress=False), "NaN")
