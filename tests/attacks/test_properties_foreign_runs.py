@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 import patchlib
 from patchlib.errors import RunError
+from patchlib.runs.execute.pages import write_index
 from patchlib.runs.report.netcdf import look_through, open_result
 from tests.attacks.case import clear_line
 from tests.attacks.foreign_runs import BAD, GOOD, look_at_all, two_runs
 from tests.runs.runs_folder import STEM, sweep_result
 
-FEW = settings(max_examples=20, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=12, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
 
 text = st.text(max_size=8) | st.sampled_from(["ok", "..", "/", "<b>", "nan", "1", "x.nc", "2026-01-01", "\0", "\ud800"])
 scalars = st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | text
@@ -57,12 +58,7 @@ def _with(record: Any, changes: list[tuple[list[int], Any]]) -> Any:
 
 
 @FEW
-@given(
-    changes=st.lists(
-        st.tuples(st.lists(st.integers(0, 99), min_size=4, max_size=4), values | st.just(...)), max_size=3
-    ),
-    of_status=st.booleans(),
-)
+@given(changes=changes_of_records, of_status=st.booleans())
 def test_a_record_with_any_values_is_one_run_and_hides_no_other(place, changes, of_status):
     path = place / ("status.json" if of_status else f"{STEM}.manifest.json")
     before = path.read_text()
@@ -81,10 +77,19 @@ def test_a_record_with_any_values_is_one_run_and_hides_no_other(place, changes, 
     repr(collection.runs)
 
 
+@settings(FEW, max_examples=3)
+@given(changes_of_records)
+def test_the_index_names_every_manifest(place, changes):
+    odd = place / "odd.manifest.json"
+    odd.write_text(json.dumps(_with(json.loads((place / f"{STEM}.manifest.json").read_text()), changes)))
+    write_index(place)
+    page = (place / "index.html").read_text()
+    odd.unlink()
+    assert odd.name in page and f"{STEM}.manifest.json" in page
+
+
 @FEW
-@given(
-    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), min_size=1, max_size=3), st.floats(0, 2)
-)
+@given(st.lists(bits, min_size=1, max_size=3), st.floats(0, 2))
 def test_a_signed_netcdf_with_flipped_bits_or_cut_short_is_read_or_refused(flips, length):
     """A crash or a hang of HDF5 would be one of the process that looks through files, and is a refusal too."""
     content = bytearray(NETCDF)
@@ -109,10 +114,9 @@ NETCDF = (PLACE / "good.nc").read_bytes()
 
 
 @FEW
-@given(
-    st.floats(0, 1, exclude_max=True), st.integers(0, 7), st.sampled_from([f"{STEM}.output.nc", f"{STEM}.roles.csv"])
-)
-def test_any_flipped_bit_of_any_result_is_named(place, at, bit, name):
+@given(bits, st.sampled_from([f"{STEM}.output.nc", f"{STEM}.roles.csv"]))
+def test_any_flipped_bit_of_any_result_is_named(place, flip, name):
+    at, bit = flip
     before = (place / name).read_bytes()
     content = bytearray(before)
     content[int(at * len(content))] ^= 1 << bit

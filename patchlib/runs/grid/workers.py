@@ -31,8 +31,9 @@ class Workers:
     """Those of an executor; only Dask's can be asked, all others are believed."""
 
     def __init__(self, executor: Any, wait: float) -> None:
-        self._client, self._wait = getattr(executor, "_client", None), wait
-        self._seen = time.monotonic()
+        client = getattr(executor, "_client", None)
+        self._client = client if hasattr(client, "nthreads") else None
+        self._wait, self._seen = wait, time.monotonic()
         self.patience = LOOK if self._client else None
 
     def check(self) -> None:
