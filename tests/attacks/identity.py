@@ -168,6 +168,10 @@ def _(folder: Path) -> Refusal:
             "K = 0\ndef inner(logits):\n    return logits[:, -1, K]\n"
             "def metric(logits, pairs):\n    return inner(logits)\n"
         )
+        (folder / "own_metrics.py").write_text(
+            "def importing(logits, pairs):\n    import own_scores\n    return own_scores.inner(logits)\n"
+        )
+        importing = importlib.import_module("own_metrics").importing
         module = importlib.import_module("own_scores")
         resumed(folder, module.metric)
         module.K = 1
@@ -178,12 +182,6 @@ def _(folder: Path) -> Refusal:
         before = identity(through_module, "metric")
         imported = lambda logits, pairs: __import__("own_scores").inner(logits)  # noqa: E731
         refused(lambda: identity(imported, "a metric"), "__import__")
-
-        def importing(logits, pairs):
-            import own_scores
-
-            return own_scores.inner(logits)
-
         inside = identity(importing, "metric")
         module.inner = lambda logits: logits[:, -1, 2]
         assert identity(through_module, "metric") != before
@@ -191,7 +189,7 @@ def _(folder: Path) -> Refusal:
         return refused(lambda: resumed(folder, module.metric), "metrics differ")
     finally:
         sys.path.remove(str(folder))
-        del sys.modules["own_scores"]
+        del sys.modules["own_scores"], sys.modules["own_metrics"]
 
 
 class Own(patchlib.PatchingDataset):

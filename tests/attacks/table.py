@@ -6,7 +6,7 @@ import pkgutil
 import tests.attacks
 from tests.attacks.case import CASES, Case
 
-NO_CASES = ("case", "table", "kills_runs", "__main__")
+NO_CASES = ("case", "table", "kills_runs", "kills_sweep", "__main__")
 
 
 def all_cases() -> list[Case]:

@@ -177,15 +177,7 @@ PIECES = st.lists(
 
 
 def of_body(html: str) -> BeautifulSoup:
-    return BeautifulSoup(f"<main>{html}</main>", "html5lib" if _has_html5lib() else "html.parser")
-
-
-def _has_html5lib() -> bool:
-    try:
-        import html5lib  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return BeautifulSoup(f"<main>{html}</main>", "html5lib")
 
 
 @settings(BOUNDED, max_examples=150)
