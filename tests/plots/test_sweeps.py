@@ -411,7 +411,9 @@ def test_takeaways_of_attention_and_scores_name_places_and_heads():
     values[0, 3:, [2, 3]] = np.eye(2) * 0.6  # each second token at what followed the first one
     values[1, 1:, 0] = 0.9
     patterns = xr.DataArray(
-        values, {"cell": ["L0H1", "L1H0"], "token": ("src", tokens)}, ["cell", "dest", "src"]
+        values,
+        {"cell": ["L0H1", "L1H0"], "dest": range(5), "src": range(5), "token": ("src", tokens)},
+        ["cell", "dest", "src"],
     )  # fmt: skip
     sentence = takeaways.of_attention(patterns)
     assert "L0H1 looks most at what followed the same token (0.60 on average over 2 positions)" in sentence
