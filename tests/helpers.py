@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
+import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 import patchlib
+from patchlib.patching.engine import PatchedForwards
+from patchlib.patching.grid import Cell
 from patchlib.tasks.tokens import tokenize
 from tests.tiny import load_tiny
 
@@ -92,3 +97,17 @@ def taught(kind: str = "gpt2") -> TransformerBridge:
         loss.backward()
         optimizer.step()
     return model.requires_grad_(False)
+
+
+@contextmanager
+def computed_cells() -> Iterator[list[Cell]]:
+    """The cells that fast sweeps compute, and do not take from a checkpoint."""
+    honest, cells = PatchedForwards.patched_logits, []
+
+    def counted(self, batch):
+        cells.extend(batch if self.fast else [])
+        return honest(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PatchedForwards, "patched_logits", counted)
+        yield cells

@@ -13,9 +13,8 @@ from pathlib import Path
 import patchlib
 from patchlib.errors import SweepError
 from patchlib.patching.checkpoint import Finished
-from patchlib.patching.engine import PatchedForwards
 from tests.attacks.case import Refusal, case, refused
-from tests.helpers import contrast_pairs, sweep
+from tests.helpers import computed_cells, contrast_pairs, sweep
 from tests.tiny import load_tiny
 
 HOW = {"site": "z", "over": ("layer", "head"), "batch_tokens": 6}  # one cell at a time
@@ -47,17 +46,8 @@ def swept(path, meanwhile=None):
 def n_computed(path) -> int:
     """How many cells an equal sweep still computes, whose numbers must be those of one without a checkpoint."""
     whole()
-    honest, cells = PatchedForwards.patched_logits, []
-
-    def counted(self, batch):
-        cells.extend(batch if self.fast else [])
-        return honest(self, batch)
-
-    PatchedForwards.patched_logits = counted
-    try:
+    with computed_cells() as cells:
         assert swept(path).equals(whole())
-    finally:
-        PatchedForwards.patched_logits = honest
     return len(cells)
 
 

@@ -25,8 +25,7 @@ import torch
 import xarray as xr
 
 import patchlib
-from patchlib.patching.engine import PatchedForwards
-from tests.helpers import mixed_pairs
+from tests.helpers import computed_cells, mixed_pairs
 from tests.tiny import load_tiny
 
 HOW = {"site": "z", "over": ("layer", "head", "pos"), "metric": ["logit_diff", "kl"], "batch_tokens": 30}
@@ -51,17 +50,8 @@ def n_rows(path: Path) -> int:
 
 def n_computed(path: Path, whole: xr.Dataset) -> int:
     """How many cells the same call computes, once its numbers have been compared."""
-    honest, cells = PatchedForwards.patched_logits, []
-
-    def counted(self, batch):
-        cells.extend(batch if self.fast else [])
-        return honest(self, batch)
-
-    PatchedForwards.patched_logits = counted
-    try:
+    with computed_cells() as cells:
         xr.testing.assert_identical(swept(path), whole)
-    finally:
-        PatchedForwards.patched_logits = honest
     return len(cells)
 
 
