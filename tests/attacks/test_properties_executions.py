@@ -13,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from patchlib.cli import main
 from patchlib.errors import PatchlibError, RunError
-from patchlib.runs.execute import manifest, notebooks, runner
+from patchlib.runs.execute import kernel, manifest, notebooks, runner
 from patchlib.runs.execute.clean import clean
 from patchlib.runs.execute.manifest import repeat_command
 from patchlib.runs.execute.pages import write_index, write_page
@@ -121,7 +121,7 @@ def test_the_cell_that_is_injected_gives_what_was_asked_for(notebook, parameters
     checked = read_parameters(notebook, parameters)[1]
     typed = {name: declared[name].typed(value) for name, value in checked.items()}
     names: dict = {}
-    exec(runner._Exact.codify(typed), names)
+    exec(kernel._Exact.codify(typed), names)
     assert all(repr(names[name]) == repr(value) for name, value in typed.items())
     assert all(same(value, names[name]) or value == names[name] for name, value in checked.items() if len(name) == 1)
     if "pairs" in typed:

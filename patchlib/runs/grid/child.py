@@ -28,7 +28,8 @@ def main() -> int:
         print("patchlib or the notebook changed while the grid ran, or differs on the worker; run the grid again")
         return 4
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    from patchlib.runs.execute.runner import DIED, run
+    from patchlib.runs.execute.kernel import DIED
+    from patchlib.runs.execute.runner import run
 
     record = run([job["notebook"]], job["parameters"], job["folder"], progress=False)[0]
     print(f"{record.status}: {record.error or record.notebook}")

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from patchlib.errors import RunError
+from patchlib.runs.execute.kernel import execute
 from patchlib.runs.execute.notebooks import notebook_folder
 from patchlib.runs.execute.pages import write_page
-from patchlib.runs.execute.runner import execute
 from patchlib.runs.files import prepare_folder
 from patchlib.runs.report.collect import collect
 
