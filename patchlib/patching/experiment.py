@@ -25,7 +25,7 @@ from patchlib.patching.grid import Cell, Grid
 from patchlib.patching.metrics import Metrics, Readout, Reads
 from patchlib.patching.path_engine import PathForwards
 from patchlib.patching.receivers import Receiver, receiver_masks
-from patchlib.patching.selfcheck import SelfCheck, fast_obstacle
+from patchlib.patching.selfcheck import SelfCheck, fast_obstacle, warn_of_plain
 from patchlib.progress import Progress, progress_bar
 from patchlib.tasks.pairs import PromptPairs
 
@@ -50,13 +50,20 @@ class HowToRun:
 
 
 def resolve_how(
-    model: TransformerBridge, engine: str, batch_tokens: int | None, checkpoint: str | Path | None, progress: Progress
+    model: TransformerBridge,
+    pairs: PromptPairs,
+    engine: str,
+    batch_tokens: int | None,
+    checkpoint: str | Path | None,
+    progress: Progress,
 ) -> HowToRun:
     """How ``sweep`` was asked to run; SweepError for an engine that does not exist or does not hold here."""
     check_choice("engine", engine, get_args(Engine))
-    why_plain = "as asked" if engine == "plain" else fast_obstacle(model)
+    why_plain = "as asked" if engine == "plain" else fast_obstacle(model, max(map(len, pairs.clean_tokens)))
     if engine == "fast" and why_plain is not None:
         raise SweepError(f"engine='fast' does not hold for {model.cfg.model_name}: {why_plain}. Use engine='auto'.")
+    if engine == "auto" and why_plain is not None:
+        warn_of_plain(model, why_plain)
     return HowToRun(check_batch_tokens(model, batch_tokens), why_plain, checkpoint, progress)
 
 

@@ -137,6 +137,7 @@ def sweep(
 
     Warns:
         ContrastWarning: Clean and corrupted hardly differ; effects are NaN.
+        EngineWarning: Once for a model that takes plain forwards, which are slower; it says why.
 
     Example:
         Which of two heads restores the answer, when its output comes from the clean prompts?
@@ -151,7 +152,7 @@ def sweep(
     grid = resolve_grid(model, pairs, site, over, layers, heads, positions)
     donors = resolve_donors(model, pairs, direction, source, reference, source_seed)
     metrics = resolve_metrics(metric, pairs)
-    how = resolve_how(model, engine, batch_tokens, checkpoint, progress)
+    how = resolve_how(model, pairs, engine, batch_tokens, checkpoint, progress)
     return Experiment(model, pairs, grid, donors, metrics, how).run()
 
 
@@ -199,7 +200,7 @@ def path_patch(
         TaskError, ExactnessError: As ``sweep``.
 
     Warns:
-        ContrastWarning: As ``sweep``.
+        ContrastWarning, EngineWarning: As ``sweep``.
 
     Example:
         Two heads with a large effect in a sweep. L23H3 writes to the logits directly; L20H0 does not, and so has to
@@ -214,5 +215,5 @@ def path_patch(
     grid = resolve_grid(model, pairs, "z", over, layers, heads, positions)
     donors = resolve_donors(model, pairs, direction, source, reference, source_seed)
     metrics = resolve_metrics(metric, pairs)
-    how = resolve_how(model, engine, batch_tokens, checkpoint, progress)
+    how = resolve_how(model, pairs, engine, batch_tokens, checkpoint, progress)
     return Experiment(model, pairs, grid, donors, metrics, how, check_receivers(model, pairs, receivers)).run()
