@@ -9,7 +9,7 @@ batching. The code below is in this order, after (0) the two unpatched forwards 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -206,7 +206,9 @@ class PatchedForwards:
             kwargs["logits_to_keep"] = 1
             # Cut out by position, the rows lie apart in memory, and a product with them is ten times slower.
             hooks = [*hooks, ("unembed.hook_in", lambda stream, hook: stream.contiguous())]
-        going_on = nullcontext({}) if cache is None else shortcuts.going_on_from(self.model, cache)
+        going_on: AbstractContextManager[dict[str, Any]] = nullcontext({})
+        if cache is not None:
+            going_on = shortcuts.going_on_from(self.model, cache)
         with shortcuts.forwards(self._unembedding), going_on as arguments:
             logits: Tensor = self.model.run_with_hooks(given, fwd_hooks=hooks, **arguments, **kwargs)
         return logits

@@ -109,7 +109,8 @@ class SelfCheck:
         start_plain: Gives the plain forwards of some examples.
         examples: The examples of ``forwards``.
         forwards: The fast forwards to watch.
-        cells: All cells that ``forwards`` is asked for; chosen from with a generator of its own.
+        live: The cells that ``forwards`` is asked for; chosen from with a generator of its own.
+        idle: Cells that it is not asked for, because nothing changes in them.
     """
 
     def __init__(
@@ -117,12 +118,11 @@ class SelfCheck:
         start_plain: Callable[[list[int]], PatchedForwards],
         examples: list[int],
         forwards: PatchedForwards,
-        cells: Sequence[Cell],
+        live: Sequence[Cell],
+        idle: Sequence[Cell],
     ) -> None:
         pick = random.Random(0).sample
         self._row = pick(range(len(examples)), 1)
-        live = [cell for cell in cells if forwards.changes(cell)]
-        idle = [cell for cell in cells if not forwards.changes(cell)]
         chosen = pick(live, min(N_CHECKED, len(live))) + pick(idle, min(1, len(idle)))
         # Cells that the engine never yields are claimed to give the base prompts' logits.
         self._fast = {cell.index: forwards.base_logits[self._row] for cell in chosen}

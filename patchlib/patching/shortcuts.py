@@ -76,7 +76,7 @@ def longest_exact(model: TransformerBridge) -> int | None:
     Beyond its first context, dynamic and LongRoPE scaling rotates every position by the prompt's length: keys that are
     kept of a prompt's first tokens are then not those of the whole prompt.
     """
-    config = getattr(model.original_model, "config", None)
+    config: Any = getattr(model.original_model, "config", None)
     given = getattr(config, "rope_parameters", None) or {}
     # One scaling for all layers, or one for each kind of layer.
     scalings = [scaling for scaling in (given, *given.values()) if isinstance(scaling, Mapping)]

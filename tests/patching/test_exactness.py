@@ -15,7 +15,7 @@ from patchlib.models.load import load_model
 from patchlib.patching.engine import PatchedForwards
 from patchlib.patching.selfcheck import fast_obstacle, tolerance
 from tests.helpers import ATOL, make_pairs
-from tests.tiny import DEVICE, load_tiny, tiny_path
+from tests.tiny import DEVICE, load_tiny, tiny_config, tiny_path, tiny_tokenizer
 
 BY_LAYER_POS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 BY_LAYER_HEAD = ("z", "q", "k", "v", "pattern")
@@ -144,7 +144,7 @@ def test_lengths_and_first_differences_may_be_mixed():
 
 
 @pytest.mark.parametrize("kind", ["mistral", "gemma2"])
-@pytest.mark.parametrize("length", [5, 7, 12])
+@pytest.mark.parametrize("length", [6, 7, 12])
 def test_windows_that_are_longer_or_shorter_than_the_prompts_are_swept_fast(kind, length):
     model = load_tiny(kind)
     pairs = make_pairs(model, length=length, start=3)
