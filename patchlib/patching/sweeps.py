@@ -127,7 +127,7 @@ def sweep(
         executor: Any ``concurrent.futures.Executor`` whose workers have patchlib, such as a ``ProcessPoolExecutor`` or
             Dask's ``client.get_executor()``: it runs the sweep's parts, some cells of some prompts each. A worker
             loads the model by its name and proves the hash of its weights. The numbers are those of one process, to
-            the bit on machines of one kind, and the attribute ``executor`` says that there was one; with ``checkpoint`` a
+            the bit on machines of one kind; the attribute ``executor`` says how they were made. With ``checkpoint`` a
             sweep that lost a worker goes on from what came back.
 
     Returns:

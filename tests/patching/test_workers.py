@@ -56,7 +56,7 @@ class DeadlyLogits:
     def __call__(self, logits, pairs):
         calls = len(os.listdir(self.folder))
         Path(self.folder, f"{calls:04}-{os.getpid()}").touch()
-        if 40 <= calls and len([name for name in os.listdir(self.folder) if name.startswith("death")]) < self.n_deaths:
+        if calls >= 40 and len([name for name in os.listdir(self.folder) if name.startswith("death")]) < self.n_deaths:
             Path(self.folder, f"death-{os.getpid()}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return logits[:, -1, 5] - logits[:, -1, 7]
@@ -99,7 +99,7 @@ def test_a_pool_that_lost_a_worker_goes_on_from_its_checkpoint(tmp_path):
     calls.mkdir()
     metric = DeadlyLogits(calls, 1)
     how = {"metric": metric, "checkpoint": tmp_path / "cells.sqlite"}
-    with pool(1) as broken, pytest.raises(patchlib.SweepError, match="failed .* parts, which the checkpoint has"):
+    with pool(1) as broken, pytest.raises(patchlib.SweepError, match=r"failed .* parts, which the checkpoint has"):
         swept(model, executor=broken, **how)
     before = lives(calls)
     with pool(1) as another:
