@@ -301,7 +301,7 @@ FAULTS = (
         f"{CIRCUITS}/streams.py",
         (CRITERIA, CIRCUIT),
         (
-            "torch.where(keeps, z_of_sets, replacement[:, :, layer])",
+            "torch.where(keeps, z_of_sets, replacement[:, :, layer].to(z.device))",
             "torch.where(keeps, replacement[:, :, layer], z_of_sets)",
         ),
         ("if not kept[:, :, :, layer].all()", "if not kept[:, :, :, layer].any()"),
