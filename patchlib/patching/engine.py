@@ -216,7 +216,8 @@ class PatchedForwards:
     def _read(
         self, logits: Float[Tensor, "cell*example pos vocab"], n_cells: int = 1
     ) -> Float[Tensor, "cell example read read_vocab"]:
-        """The logits that are read, of whole prompts."""
+        """The logits that are read, of whole prompts, on the prompts' device, wherever the last layer lies."""
+        logits = logits.to(self.base_tokens.device)
         if self.reads.vocab is not None and not self._unembedding:
             logits = logits[..., self.reads.vocab.to(logits.device)]  # the plain way has unembedded all
         read = logits[:, -1 if self.reads.last_only else 0 :].float()
@@ -243,7 +244,9 @@ class PatchedForwards:
         def patch(activation: Tensor, hook: Any, layer: int) -> Tensor:
             source = self._window(self._source[self.site.hook_name(layer)], start, pos_axis=self.site.pos_axis)
             by_cell = torch.unflatten(activation, 0, (n_cells, self.n_examples))  # [cell example *site]
-            mask = patch_mask(cells, layer, self.site, self.model, slice(start, None))  # [cell example *site 1]
+            # A layer's stream may come from the device of the layer below it.
+            source, device = source.to(activation.device), activation.device
+            mask = patch_mask(cells, layer, self.site, self.model, slice(start, None), device)  # [cell example *site 1]
             # In place: resid_mid is hooked as the input of the second norm, and the skip connection past
             # that norm reads the same tensor. A new tensor would change the one and not the other.
             return activation.copy_(torch.where(mask, source, by_cell).flatten(0, 1))
@@ -259,7 +262,8 @@ class PatchedForwards:
         cell = replace(cell, mask=cell.mask & self._can_differ.to(cell.mask.device))
         for layer in cell.layers:
             name = self.site.hook_name(layer)
-            mask = patch_mask([cell], layer, self.site, self.model, slice(self.start, None))[0]
-            if (mask & (self._source[name] != self._base[name])).any():
+            source, base = self._source[name], self._base[name]
+            mask = patch_mask([cell], layer, self.site, self.model, slice(self.start, None), base.device)[0]
+            if (mask & (source.to(base.device) != base)).any():
                 return True
         return False

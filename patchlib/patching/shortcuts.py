@@ -91,7 +91,9 @@ def longest_exact(model: TransformerBridge) -> int | None:
 @contextmanager
 def forwards(replaced: Mapping[torch.nn.Module, Forward]) -> Iterator[None]:
     """Let modules compute something else for a while."""
-    # Through __dict__ because TransformerLens' components forward attribute writes to the wrapped module.
+    # Through __dict__ because TransformerLens' components forward attribute writes to the wrapped module. One may be
+    # there already: accelerate's, which moves tensors to the module's device.
+    before = {module: vars(module)["forward"] for module in replaced if "forward" in vars(module)}
     for module, forward in replaced.items():
         module.__dict__["forward"] = forward
     try:
@@ -99,6 +101,8 @@ def forwards(replaced: Mapping[torch.nn.Module, Forward]) -> Iterator[None]:
     finally:
         for module in replaced:
             del module.__dict__["forward"]
+        for module, forward in before.items():
+            module.__dict__["forward"] = forward
 
 
 def hand_on(n_outputs: int | None) -> Forward:
@@ -153,7 +157,12 @@ def unembedding_of(model: TransformerBridge, vocab: Int[Tensor, " read_vocab"]) 
         return {}
     ids = vocab.to(unembed.weight.device)
     bias = None if unembed.bias is None else unembed.bias[ids]
-    return {unembed: partial(torch.nn.functional.linear, weight=unembed.weight[ids], bias=bias)}
+    weight = unembed.weight[ids]
+
+    def of_these(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos read_vocab"]:
+        return torch.nn.functional.linear(stream.to(weight.device), weight, bias)
+
+    return {unembed: of_these}
 
 
 class _Branches(DynamicLayer):  # type: ignore[misc]  # transformers is read without its types

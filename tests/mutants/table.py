@@ -68,7 +68,7 @@ FAULTS = (
         ("kept[name][self.n_examples :]", "kept[name][: self.n_examples]"),
         ("int(cell.mask.any(0).nonzero()[0])", "int(cell.mask.any(0).nonzero()[-1])"),
         ("narrow(pos_axis, start - self.start,", "narrow(pos_axis, 0,"),
-        ("self._source[name] != self._base[name]", "self._source[name] == self._base[name]"),
+        ("source.to(base.device) != base", "source.to(base.device) == base"),
         ("torch.where(mask, source, by_cell)", "torch.where(mask, by_cell, source)"),
         ("branches(self._cache, start), start_at_layer", "branches(self._cache, start - 1), start_at_layer"),
         ("mlp is not None and at_last not in set(mlp.modules())", "mlp is not None"),
@@ -113,7 +113,7 @@ FAULTS = (
         f"{PATCHING}/shortcuts.py",
         (COSTS, *ENGINE),
         ("None if unembed.bias is None else unembed.bias[ids]", "None"),
-        ("weight=unembed.weight[ids]", "weight=unembed.weight[ids.flip(0)]"),
+        ("weight = unembed.weight[ids]", "weight = unembed.weight[ids.flip(0)]"),
     ),
     *faults(
         f"{PATCHING}/shortcuts.py",
@@ -313,7 +313,7 @@ FAULTS = (
         f"{CIRCUITS}/streams.py",
         (CRITERIA, CIRCUIT),
         (
-            "torch.where(keeps, z_of_sets, replacement[:, :, layer])",
+            "torch.where(keeps, z_of_sets, replacement[:, :, layer].to(z.device))",
             "torch.where(keeps, replacement[:, :, layer], z_of_sets)",
         ),
         ("if not kept[:, :, :, layer].all()", "if not kept[:, :, :, layer].any()"),
