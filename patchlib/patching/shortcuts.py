@@ -70,24 +70,6 @@ def going_on_from(model: TransformerBridge, cache: Cache) -> Iterator[dict[str, 
             handle.remove()
 
 
-def longest_exact(model: TransformerBridge) -> int | None:
-    """Tokens up to which a position's rotation is the same whatever follows; None where that is any number.
-
-    Beyond its first context, dynamic and LongRoPE scaling rotates every position by the prompt's length: keys that are
-    kept of a prompt's first tokens are then not those of the whole prompt.
-    """
-    config: Any = getattr(model.original_model, "config", None)
-    given = getattr(config, "rope_parameters", None) or {}
-    # One scaling for all layers, or one for each kind of layer.
-    scalings = [scaling for scaling in (given, *given.values()) if isinstance(scaling, Mapping)]
-    lengths = [
-        scaling.get("original_max_position_embeddings") or config.max_position_embeddings
-        for scaling in scalings
-        if scaling.get("rope_type") in ("dynamic", "longrope")
-    ]
-    return min(lengths, default=None)
-
-
 @contextmanager
 def forwards(replaced: Mapping[torch.nn.Module, Forward]) -> Iterator[None]:
     """Let modules compute something else for a while."""
