@@ -127,7 +127,7 @@ def copying_scores(
     scores = np.full((2, n_layers, n_heads), np.nan, dtype=np.float32)
     with torch.no_grad():
         rows = ids[:, None]
-        if model.cfg.default_prepend_bos:
+        if model.cfg.default_prepend_bos and model.tokenizer is not None:
             rows = torch.cat([torch.full_like(rows, int(model.tokenizer.bos_token_id)), rows], dim=1)
         _, cache = model.run_with_cache(rows, names_filter="blocks.0.hook_resid_post")
         stream = cache["blocks.0.hook_resid_post"][:, -1:]  # [token 1 d_model]

@@ -24,7 +24,8 @@ def missing_for_fast(model: TransformerBridge) -> str | None:
 
     It is asked of the model itself: a plain causal ``blocks`` stack, whose cache keeps every key and value.
     """
-    if not hasattr(model, "blocks") or getattr(model.original_model.config, "is_encoder_decoder", False):
+    config = getattr(model.original_model, "config", None)  # TransformerLens' own models have none
+    if not hasattr(model, "blocks") or getattr(config, "is_encoder_decoder", False):
         return "it is not a single stack of decoder blocks"
     parameters = inspect.signature(model.original_model.forward).parameters
     missing = {"inputs_embeds", "past_key_values", "logits_to_keep"} - set(parameters)
