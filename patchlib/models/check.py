@@ -1,13 +1,15 @@
 """Is this a model that can be patched, and the one that it is taken for?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn.modules import module as torch_module
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.utilities.quantization import unreadable_weight_reason
 
 from patchlib.errors import PatchlibError, SweepError
 
@@ -65,6 +67,27 @@ def check_as_it_is(model: torch.nn.Module, error: type[PatchlibError] = SweepErr
             f"The model has adapters beside its weights, at {_some(adapted)}, which tools that read weights would "
             "leave out. Put them into the weights with merge_and_unload()."
         )
+
+
+def plain_tensors(named: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Plain tensors as they are, and what others consist of: a quantised weight's numbers and scales."""
+    for name, tensor in named:
+        if is_traceable_wrapper_subclass(tensor):
+            yield from plain_tensors(
+                (f"{name}.{part}", getattr(tensor, part)) for part in tensor.__tensor_flatten__()[0]
+            )
+        else:
+            yield name, tensor
+
+
+def check_readable(model: TransformerBridge) -> None:
+    """SweepError where weights are quantised, for what reads them as matrices, as forwards do not."""
+    for name, weight in model.original_model.named_parameters():
+        if is_traceable_wrapper_subclass(weight) or unreadable_weight_reason(weight) is not None:
+            raise SweepError(
+                f"{model.cfg.model_name} has quantised weights, such as {name}, which cannot be read as matrices: load "
+                "it without quantization. (What runs the model alone, such as sweeps and ablations, takes it as it is.)"
+            )
 
 
 def _hooked(model: torch.nn.Module) -> Iterator[str]:

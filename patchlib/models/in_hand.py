@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from patchlib._util import check_kind
 from patchlib.errors import ModelError
-from patchlib.models.check import check_as_it_is, split_from
+from patchlib.models.check import check_as_it_is, plain_tensors, split_from
 from patchlib.models.names import is_decoder, unsupported
 from patchlib.models.placement import Placement
 
@@ -63,8 +63,7 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, plac
             model_name=f"{kind.__name__} in hand",
         )
     bridge.cfg.n_devices = count_unique_devices(hooked)
-    shared = {_storage(weight) for weight in model.parameters()}
-    if any(_storage(weight) not in shared for weight in bridge.original_model.parameters()):
+    if _storages(bridge.original_model) - _storages(model):
         split_from(bridge, model)
     return bridge
 
@@ -101,5 +100,6 @@ def own_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> Iterator[PreTrai
         yield copied
 
 
-def _storage(weight: torch.Tensor) -> int:
-    return int(weight.untyped_storage().data_ptr())
+def _storages(model: torch.nn.Module) -> set[int]:
+    """Where the memory of its weights begins."""
+    return {int(weight.untyped_storage().data_ptr()) for _, weight in plain_tensors(model.named_parameters())}

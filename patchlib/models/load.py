@@ -17,6 +17,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from patchlib._util import sha256_of
 from patchlib.errors import ModelError
+from patchlib.models.check import plain_tensors
 from patchlib.models.default import DEFAULT_MODEL, RECORD, SMOLLM2, Weights, model_folder
 from patchlib.models.fit import check_fit
 from patchlib.models.in_hand import check_in_memory, own_tokenizer, users_randomness, wrap
@@ -134,7 +135,7 @@ def weights_hash(model: TransformerBridge) -> str:
         'd4fefa0c648f'
     """
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.original_model.named_parameters()):
+    for name, parameter in plain_tensors(sorted(model.original_model.named_parameters())):
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
         digest.update(raw_bytes(parameter))
     _HASHES[model] = (_look(model), digest.hexdigest())
@@ -153,7 +154,7 @@ def last_weights_hash(model: TransformerBridge) -> str:
 def _look(model: TransformerBridge) -> list[object]:
     """Where each tensor lies, how often it was changed, and every so many of its numbers, to the bit."""
     looks: list[object] = []
-    for name, parameter in sorted(model.original_model.named_parameters()):
+    for name, parameter in plain_tensors(sorted(model.original_model.named_parameters())):
         few = parameter.detach().reshape(-1)[:: max(1, parameter.numel() // N_LOOKED_AT)]
         version = None if parameter.is_inference() else parameter._version
         looks.append((name, parameter.data_ptr(), version, hash(bytes(raw_bytes(few)))))
