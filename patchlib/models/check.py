@@ -81,7 +81,13 @@ def plain_tensors(named: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[s
 
 
 def check_readable(model: TransformerBridge) -> None:
-    """SweepError where weights are quantised, for what reads them as matrices, as forwards do not."""
+    """SweepError where weights cannot be read as matrices, side by side: quantised ones, or on several devices."""
+    devices = sorted({str(weight.device) for weight in model.original_model.parameters()})
+    if len(devices) > 1:
+        raise SweepError(
+            f"{model.cfg.model_name} is divided among {', '.join(devices)}, and what reads weights wants them on one: "
+            "load it on one device. (What runs the model alone, such as sweeps and ablations, takes it as it is.)"
+        )
     for name, weight in model.original_model.named_parameters():
         if is_traceable_wrapper_subclass(weight) or unreadable_weight_reason(weight) is not None:
             raise SweepError(

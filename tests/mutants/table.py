@@ -45,6 +45,7 @@ ENGINE = ("tests/patching/test_engine.py", "tests/patching/test_exactness.py")
 COSTS, BY_HAND = "tests/patching/test_costs.py", "tests/patching/test_by_hand.py"
 SWEEPS, DONORS = "tests/patching/test_sweeps.py", "tests/patching/test_donors.py"
 PATHS, CHECKPOINT = "tests/patching/test_paths.py", "tests/patching/test_checkpoint.py"
+PLACEMENT = "tests/models/test_placement.py"
 MORE_SITES = "tests/patching/test_more_sites.py"
 CIRCUIT, CRITERIA = "tests/circuits/test_circuit.py", "tests/circuits/test_criteria_by_hand.py"
 ATTRIBUTION, HEADS = "tests/circuits/test_attribution_by_hand.py", "tests/circuits/test_heads.py"
@@ -60,6 +61,52 @@ def faults(file: str, tests: tuple[str, ...], *changes: tuple[str, ...]) -> list
 
 
 FAULTS = (
+    # ---- Models in hand, and on several devices
+    *faults(
+        f"{PATCHING}/grid.py",
+        (PLACEMENT,),
+        ("mask = mask.to(device)", "mask = mask.to(model.cfg.device)"),
+    ),
+    *faults(
+        f"{PATCHING}/engine.py",
+        (PLACEMENT,),
+        ("source, device = source.to(activation.device), activation.device", "device = activation.device"),
+        ("logits = logits.to(self.base_tokens.device)", "logits = logits"),
+    ),
+    *faults(
+        f"{PATCHING}/path_engine.py",
+        (PLACEMENT,),
+        ("device = activation.device", "device = self.base_tokens.device"),
+    ),
+    *faults(
+        f"{PATCHING}/shortcuts.py",
+        (PLACEMENT,),
+        ("for module, forward in before.items():", "for module, forward in ():"),
+        ("linear(stream.to(weight.device), weight, bias)", "linear(stream, weight, bias)"),
+    ),
+    *faults(
+        f"{CIRCUITS}/streams.py",
+        (PLACEMENT,),
+        ("layer, :, None].to(z.device)", "layer, :, None]"),
+        ("read(result.to(tokens.device).float())", "read(result.float())"),
+    ),
+    *faults(
+        "patchlib/models/in_hand.py",
+        ("tests/models/test_in_hand.py", PLACEMENT),
+        ("torch.nn.Parameter(weight.detach(), requires_grad=False)", "weight"),
+        ("tensors | {id(buffer): buffer for buffer in model.buffers()}", "{}"),
+        ("    check_as_it_is(model, ModelError)\n", ""),
+        ("    placement.check_unused()\n", ""),
+        ("        split_from(bridge, model)", "        pass"),
+        ("        copied.padding_side = tokenizer.padding_side\n", "", "nothing here pads"),
+    ),
+    *faults(
+        "patchlib/models/check.py",
+        ("tests/models/test_in_hand.py", PLACEMENT),
+        ("_n_changes(weight) != n_changes", "False"),
+        ("or torch_module._global_forward_pre_hooks", "or True"),
+        ("    if len(devices) > 1:", "    if False:"),
+    ),
     # ---- Sites beside those of heads and layers
     *faults(
         f"{PATCHING}/grid.py",
