@@ -95,9 +95,7 @@ def own_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> Iterator[PreTrai
     check_kind("tokenizer", tokenizer, PreTrainedTokenizerBase, "give one of transformers'", ModelError)
     with TemporaryDirectory(prefix="tokenizer-") as folder:
         tokenizer.save_pretrained(folder)
-        copied = AutoTokenizer.from_pretrained(folder)
-        copied.padding_side = tokenizer.padding_side
-        yield copied
+        yield AutoTokenizer.from_pretrained(folder)
 
 
 def _storages(model: torch.nn.Module) -> set[int]:
