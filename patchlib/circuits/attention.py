@@ -18,7 +18,7 @@ from patchlib.patching.budget import default_batch_tokens
 from patchlib.patching.sites import get_site
 from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.induction import repeated_tokens
-from patchlib.tasks.tokens import as_row, check_rows, tokenize
+from patchlib.tasks.tokens import as_row, check_rows, text_of, tokenize
 
 
 def detector_scores(model: TransformerBridge, n_rows: int = 4, seq_len: int = 50, seed: int = 0) -> xr.Dataset:
@@ -97,7 +97,7 @@ def attention_patterns(
     check_rows(model, [row], "The prompt")
     patterns = _of_patterns(model, row[None], lambda pattern: pattern[0])  # [layer head dest src]
     names, positions = [head_name(*head) for head in heads], range(len(row))
-    tokens = [model.to_string([token]) for token in row.tolist()]
+    tokens = [text_of(model, [token]) for token in row.tolist()]
     coords = {"cell": names, "dest": positions, "src": positions, "token": ("src", tokens)}
     values = torch.stack([patterns[head] for head in heads]).numpy()
     return xr.DataArray(values, coords, ["cell", "dest", "src"], name="attention")

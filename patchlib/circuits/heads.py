@@ -16,7 +16,7 @@ from transformer_lens.utilities import composition_scores
 
 from patchlib._util import Head, check_count, check_heads, check_seed, head_name, shown
 from patchlib.errors import SweepError
-from patchlib.models.check import check_model
+from patchlib.models.check import check_model, check_readable
 from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_batch_tokens
 from patchlib.patching.engine import Hooks
@@ -65,6 +65,7 @@ def direct_logit_attribution(
         Name: direct_logit_attribution, dtype: float32
     """
     pairs = as_pairs(model, task)
+    check_readable(model)
     if hooks is not None and not callable(hooks):
         raise SweepError(f"hooks must be a function (examples) -> forward hooks, not {shown(hooks)}.")
     shape = (int(model.cfg.n_layers), int(model.cfg.n_heads))
@@ -116,6 +117,7 @@ def copying_scores(
         {'copying': 0.0, 'suppressing': 1.0}
     """
     check_model(model)
+    check_readable(model)
     n_layers, n_heads, d_vocab = int(model.cfg.n_layers), int(model.cfg.n_heads), int(model.cfg.d_vocab)
     ids = as_ids(tokens, "tokens")
     if ids.ndim != 1 or not len(ids) or not ((ids >= 0) & (ids < d_vocab)).all():
@@ -127,7 +129,7 @@ def copying_scores(
     scores = np.full((2, n_layers, n_heads), np.nan, dtype=np.float32)
     with torch.no_grad():
         rows = ids[:, None]
-        if model.cfg.default_prepend_bos:
+        if model.cfg.default_prepend_bos and model.tokenizer is not None:
             rows = torch.cat([torch.full_like(rows, int(model.tokenizer.bos_token_id)), rows], dim=1)
         _, cache = model.run_with_cache(rows, names_filter="blocks.0.hook_resid_post")
         stream = cache["blocks.0.hook_resid_post"][:, -1:]  # [token 1 d_model]
@@ -175,6 +177,7 @@ def k_composition(model: TransformerBridge, readers: Iterable[Head], n_random: i
         100  L17H4     11           1  0.062           2        0.042      0.001
     """
     check_model(model)
+    check_readable(model)
     n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
     reading = check_heads(readers, n_layers, n_heads, first_layer=1)
     n_random, seed = check_count("n_random", n_random, most=MOST_RANDOM), check_seed(seed)

@@ -165,8 +165,12 @@ class PatchedForwards:
         """
         if self._cache is None:  # a plain forward: whole prompts through all layers
             return self._forward(self.base_tokens.repeat(n_cells, 1), hooks, None, **kwargs)
-        stream = self._window(self._base[f"blocks.{layer}.hook_resid_pre"], start, end)
-        stream = stream.repeat(n_cells, 1, 1)  # [cell*example pos d_model]
+        if self.site.name == "embed":  # what is embedded is in no stream that was recorded
+            given = self.base_tokens[:, start:end].repeat(n_cells, 1)  # [cell*example pos]
+        else:
+            given = self._window(self._base[f"blocks.{layer}.hook_resid_pre"], start, end)
+            given = given.repeat(n_cells, 1, 1)  # [cell*example pos d_model]
+            kwargs["start_at_layer"] = layer
         # TransformerLens puts the stream in at the layer and runs the blocks below all the same: here they pass it on.
         replaced = {
             **self._fused,
@@ -180,7 +184,7 @@ class PatchedForwards:
             replaced[mlp] = shortcuts.at_the_end(mlp.forward)
         with shortcuts.forwards(replaced):
             # (2) Attention sees the positions before start as the base prompts' keys and values.
-            return self._forward(stream, hooks, shortcuts.branches(self._cache, start), start_at_layer=layer, **kwargs)
+            return self._forward(given, hooks, shortcuts.branches(self._cache, start), **kwargs)
 
     # ---- (2) Positions from the patched one on
 

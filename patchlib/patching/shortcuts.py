@@ -29,7 +29,7 @@ def missing_for_fast(model: TransformerBridge) -> str | None:
     cache that keeps every key and value. The model's own cache may keep those of a sliding window alone; with ours
     the window is a matter of the attention mask, which transformers makes for any cache.
     """
-    config = getattr(model.original_model, "config", None)
+    config = getattr(model.original_model, "config", None)  # TransformerLens' own models have none
     if not hasattr(model, "blocks") or getattr(config, "is_encoder_decoder", False):
         return "it is not a single stack of decoder blocks"
     tokens, cache = torch.zeros(1, 2, dtype=torch.long, device=model.cfg.device), DynamicCache()

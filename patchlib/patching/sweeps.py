@@ -75,6 +75,7 @@ def sweep(
     *,
     layers: Sequence[int] | int | None = None,
     heads: Sequence[int] | int | None = None,
+    neurons: Sequence[int] | int | None = None,
     positions: Sequence[int | str] | int | str | None = None,
     source: Literal["other", "zero", "mean", "resample"] = "other",
     reference: PatchingDataset | PromptPairs | None = None,
@@ -97,16 +98,17 @@ def sweep(
         task: A ``PatchingDataset`` or ``PromptPairs``.
         site: What is patched, a name in ``patchlib.SITES``.
         over: The axes of the grid: any of ``"layer"``, ``"head"`` (for k and v of a grouped-query model:
-            ``"kv_head"``) and one of ``"pos"`` (token index) or ``"role"`` (the task's named positions). An
-            axis left out is patched whole: ``("layer", "head")`` patches a head at all positions, and ``("role",)``
-            a position in all ``layers`` together. For ``pattern`` the position is ``dest``, the query's.
+            ``"kv_head"``) or ``"neuron"`` (of ``post``), and one of ``"pos"`` (token index) or ``"role"`` (the task's
+            named positions). An axis left out is patched whole: ``("layer", "head")`` patches a head at all positions,
+            and ``("role",)`` a position in all ``layers`` together. For ``pattern`` the position is ``dest``, the
+            query's. ``embed`` and ``final`` are there once, and have no layers.
         direction: ``"denoise"`` or ``"noise"``.
         metric: ``"logit_diff"``, ``"prob"``, ``"kl"``, ``"accuracy"``, ``"task_metric"`` or a function
             ``(logits[example pos d_vocab], pairs) -> [example]``; several at once cost no more than one. A function
             gets some of the prompts at a time, and finds what belongs to them in ``pairs.answers``, or in data of
             yours as ``data[pairs.index]``. None: the task's own ``compute_metric`` where it has one, else the logit
             difference.
-        layers, heads: Which ones; all when None.
+        layers, heads, neurons: Which ones; all when None.
         positions: Token indices or roles. With ``"pos"`` or ``"role"`` in ``over``, the ones to sweep;
             without, the ones that every cell patches.
         source: What is written in: ``"other"`` the activation of the other prompt of the pair, ``"zero"`` zeros,
@@ -158,7 +160,7 @@ def sweep(
         array([0.36, 0.01], dtype=float32)
     """
     pairs = as_pairs(model, task)
-    grid = resolve_grid(model, pairs, site, over, layers, heads, positions)
+    grid = resolve_grid(model, pairs, site, over, layers, heads, neurons, positions)
     donors = resolve_donors(model, pairs, direction, source, reference, source_seed)
     metrics = resolve_metrics(metric, pairs)
     how = resolve_how(model, pairs, engine, batch_tokens, checkpoint, progress, executor)
@@ -222,7 +224,7 @@ def path_patch(
         (0.01, 0.59)
     """
     pairs = as_pairs(model, task)
-    grid = resolve_grid(model, pairs, "z", over, layers, heads, positions)
+    grid = resolve_grid(model, pairs, "z", over, layers, heads, None, positions)
     donors = resolve_donors(model, pairs, direction, source, reference, source_seed)
     metrics = resolve_metrics(metric, pairs)
     how = resolve_how(model, pairs, engine, batch_tokens, checkpoint, progress, executor)

@@ -134,10 +134,26 @@ def _side_by_side(clean: list[int], corrupted: list[int], show: Callable[[int], 
     return "\n".join(lines)
 
 
+def tokenizer_of(model: TransformerBridge) -> Any:
+    """The model's tokenizer; TaskError where it has none, as one that was built by hand."""
+    if model.tokenizer is None:
+        raise TaskError(
+            f"The model {model.cfg.model_name!r} has no tokenizer, which text needs: give token ids as PromptPairs, or "
+            "load it with load_model(..., tokenizer=)."
+        )
+    return model.tokenizer
+
+
+def text_of(model: TransformerBridge, ids: Int[Tensor, " pos"] | Sequence[int]) -> str:
+    """Tokens as text; their ids where the model has no tokenizer."""
+    return str(model.to_string(ids)) if model.tokenizer is not None else " ".join(str(int(token)) for token in ids)
+
+
 def tokenize(model: TransformerBridge, text: str) -> Int[Tensor, " pos"]:
     """One prompt's tokens on the CPU, with BOS where the model's default has it but never twice, uncut."""
+    tokenizer = tokenizer_of(model)
     row: Tensor = model.to_tokens(check_text("A prompt", text, TaskError), truncate=False)[0].cpu()
-    bos, bos_id = model.tokenizer.bos_token, model.tokenizer.bos_token_id
+    bos, bos_id = tokenizer.bos_token, tokenizer.bos_token_id
     # A text that has BOS written out would get a second one, which the model never saw in training.
     has_bos = bos is not None and text.startswith(bos)
     return row[1:] if has_bos and row[:2].tolist() == [bos_id, bos_id] else row
@@ -156,7 +172,7 @@ def single_tokens(
         kind: What an error calls the words.
         least: How many must be single tokens; TaskError where fewer are.
     """
-    tokenizer = model.tokenizer
+    tokenizer = tokenizer_of(model)
     (stem,) = tokenizer([CARRIER], add_special_tokens=False)["input_ids"]
     rows = tokenizer([f"{CARRIER} {word}" for word in words], add_special_tokens=False)["input_ids"]
     last = {word: row[-1] for word, row in zip(words, rows, strict=True) if row[:-1] == stem}
