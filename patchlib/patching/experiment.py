@@ -22,6 +22,7 @@ from patchlib.patching.checkpoint import open_checkpoint
 from patchlib.patching.donors import Donors
 from patchlib.patching.engine import PatchedForwards, Work
 from patchlib.patching.grid import Cell, Grid
+from patchlib.patching.head_values import HeadValueForwards
 from patchlib.patching.metrics import Metrics, Readout, Reads
 from patchlib.patching.path_engine import PathForwards
 from patchlib.patching.receivers import Receiver, receiver_masks
@@ -88,7 +89,8 @@ class Experiment:
         work = Work(fast, Reads.of(self.metrics, self.pairs), self.how.batch_tokens)
         prompts = self.donors.batch(self.pairs, examples)
         if self.receivers is None:
-            return PatchedForwards(self.model, self.grid, prompts, work)
+            kind = HeadValueForwards if self.grid.site.name == "head_v" else PatchedForwards
+            return kind(self.model, self.grid, prompts, work)
         masks = receiver_masks(self.model, self.receivers, self.pairs.select(examples))
         return PathForwards(self.model, self.grid, prompts, work, masks)
 

@@ -34,7 +34,7 @@ def findings(name: str, say: object = print) -> list[Finding]:
                     found += [check_site(model, hand, pairs, site, way) for way in ("denoise", "noise")]
                 found += [check_whole_stream(model, pairs, site) for site in STREAM[:3]]
                 layer = next(i for i, attention in enumerate(hand.attentions) if attention is not None)
-                found += [check_separate(model, pairs, site, layer) for site in HEADS]
+                found += [check_separate(model, pairs, site, layer) for site in ("q", "k", "v", "pattern")]
             return found + [check_tool(tool, model, hand, pairs) for tool in TOOLS]
     except PatchlibError as error:
         say(f"\n{name}: does not load")

@@ -19,7 +19,7 @@ from tests.architectures.configs import config_of
 from tests.tiny import randomise_gains_and_biases, tiny_tokenizer
 
 PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "wo", "linear_out", "output_linear")
-ATTENTIONS = ("self_attn", "attention", "attn", "self_attention", "self_attention.attention")
+ATTENTIONS = ("self_attn", "attention", "attn", "self_attention", "attn.attention")
 
 
 class Hand:
@@ -72,7 +72,7 @@ class Hand:
 
                 def keep(module: Any, args: Any, kwargs: Any, output: Any = None, key: Any = key) -> None:
                     given = args[0] if args else kwargs.get("hidden_states")
-                    value = given if output is None else output[0] if isinstance(output, tuple) else output
+                    value = given if output is None else output[0] if isinstance(output, tuple | list) else output
                     if isinstance(value, Tensor):
                         kept[key] = value.detach().clone()
 
@@ -124,7 +124,8 @@ def changed(module: torch.nn.Module, change: Callable[[Tensor], Tensor], side: s
         return args, kwargs | {"hidden_states": change(kwargs["hidden_states"])}
 
     def after(module: torch.nn.Module, args: Any, output: Any) -> Any:
-        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+        several = isinstance(output, tuple | list)
+        return type(output)((change(output[0]), *output[1:])) if several else change(output)
 
     if side == "in":
         handle = module.register_forward_pre_hook(before, with_kwargs=True)

@@ -11,11 +11,12 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import patchlib
 from patchlib.errors import PatchlibError
+from patchlib.patching.sites import check_patchable, get_site
 from tests.architectures.models import Hand
 from tests.helpers import sweep
 
 STREAM = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
-HEADS = ("z", "q", "k", "v", "pattern")
+HEADS = ("z", "q", "k", "v", "head_v", "pattern")
 POSITIONS = (0, 5, 11)
 
 
@@ -69,6 +70,22 @@ def by_bridge(model: TransformerBridge, hook: str, base: Tensor, source: Tensor,
     return model.run_with_hooks(base, fwd_hooks=[(hook, write)])
 
 
+def with_head_values(model: TransformerBridge, hook: str, base: Tensor, source: Tensor, index: tuple) -> Tensor:
+    """One head's z from the base prompts' pattern and the other prompts' values."""
+    kept, head = {}, index[-1]
+    layer = hook.split(".")[1]
+    names = {name: patchlib.SITES[name].hook_name(int(layer)) for name in ("v", "pattern", "z")}
+    for name, tokens in (("v", source), ("pattern", base)):
+        look = [(names[name], lambda value, hook, name=name: kept.__setitem__(name, value.clone()))]
+        model.run_with_hooks(tokens, fwd_hooks=look)
+    group = head * kept["v"].shape[2] // kept["pattern"].shape[1]
+
+    def write(z: Tensor, hook: object) -> None:
+        z[:, :, head] = kept["pattern"][:, head] @ kept["v"][:, :, group]
+
+    return model.run_with_hooks(base, fwd_hooks=[(names["z"], write)])
+
+
 def by_hand(hand: Hand, module: torch.nn.Module, side: str, base: Tensor, source: Tensor, index: tuple) -> Tensor:
     """The same on a module of Hugging Face's."""
     theirs = hand.seen(source, {"here": (module, side)})["here"]
@@ -105,7 +122,7 @@ def check_site(model: TransformerBridge, hand: Hand, pairs: patchlib.PromptPairs
                 module, side = hand.layers[layer], "in" if site == "resid_pre" else "out"
             elif site == "z" and hand.projections[layer] is not None:
                 module = hand.projections[layer]
-                width = module.weight.numel() // hand.unembed.weight.shape[-1] // n_heads
+                width = module.weight.numel() // int(model.cfg.d_model) // n_heads
                 index = (slice(None), slice(None), slice(cell * width, (cell + 1) * width))
             if module is not None:
                 logits = by_hand(hand, module, side, base, source, index)
@@ -113,7 +130,8 @@ def check_site(model: TransformerBridge, hand: Hand, pairs: patchlib.PromptPairs
                 index = {"pattern": (slice(None), cell)}.get(site, (slice(None), slice(None), cell))
                 index = (slice(None), cell) if site in STREAM else index
                 hook = patchlib.SITES[site].hook_name(layer)
-                logits = by_bridge(model, hook, base, source, index)
+                of_bridge = with_head_values if site == "head_v" else by_bridge
+                logits = of_bridge(model, hook, base, source, index)
             worst = max(worst, gap(ours, logit_diff(logits, pairs)))
     return Finding(name, gap=worst)
 
@@ -134,7 +152,8 @@ def check_separate(model: TransformerBridge, pairs: patchlib.PromptPairs, site: 
     """A change of one head's queries, keys or values moves what that head (or its group) gives, and no other."""
     name = f"{site} of one head"
     try:
-        chosen = patchlib.patching.sites.get_site(model, site)
+        chosen = get_site(model, site, [layer])
+        check_patchable(model, chosen, by_head=True)
     except PatchlibError as error:
         return Finding(name, refusal=str(error))
     tokens, worst = pairs.clean_batch(), 0.0
@@ -144,7 +163,7 @@ def check_separate(model: TransformerBridge, pairs: patchlib.PromptPairs, site: 
     def seen(hooks: list) -> Tensor:
         kept = []
         model.run_with_hooks(tokens, fwd_hooks=[*hooks, (z, lambda value, hook: kept.append(value.clone()))])
-        return kept[0].unflatten(-1, (n_heads, -1)) if kept[0].ndim == 3 else kept[0]
+        return kept[0].reshape(*kept[0].shape[:2], n_heads, -1)  # latent attention shows it in another shape
 
     def double(value: Tensor, hook: object, head: int) -> None:
         value[(slice(None), head) if site == "pattern" else (slice(None), slice(None), head)] *= -2
