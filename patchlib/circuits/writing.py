@@ -132,29 +132,40 @@ def check_weights(model: TransformerBridge, layers: Sequence[int], tool: str, na
     """
     for name in ("z", *names.lower()):
         get_site(model, name, layers)
-    if why := next((why for layer in layers for name, why in _misfits(model, layer) if name in names + "O"), None):
+    misfits = _misfits(model)
+    if why := next((why for i in layers for name, why in misfits[i] if name in names + "O"), None):
         _refuse(model, why, tool)
 
 
+Misfits = list[tuple[str, str]]
+"""Which of a layer's weights do not make its activations, and what that says."""
+
+
 @asked_once
-def _misfits(model: TransformerBridge, layer: int) -> list[tuple[str, str]]:
-    """Which of a layer's weights do not make the activations of a short prompt, and what that says."""
-    block, attn = f"blocks.{layer}.", model.blocks[layer].attn
-    stream, out = f"{block}hook_resid_pre", f"{block}attn.hook_out"
-    names = {name: SITES[name].hook_name(layer) for name in ("q", "k", "v", "pattern", "z")}
-    seen = recorded(model, probe_tokens(model), [stream, out, *names.values()])
-    wrong = []
+def _misfits(model: TransformerBridge) -> dict[int, Misfits]:
+    """Of each layer with heads, seen in one short forward pass."""
+    layers = SITES["z"].layers(model)
+    sites = {(name, i): SITES[name].hook_name(i) for name in ("resid_pre", *"qkvz", "pattern") for i in layers}
+    sites |= {("out", i): f"blocks.{i}.attn.hook_out" for i in layers}
+    seen = recorded(model, probe_tokens(model), list(sites.values()))
+    return {
+        i: _misfits_of(model, i, {name: seen.get(hook) for (name, j), hook in sites.items() if j == i}) for i in layers
+    }
+
+
+def _misfits_of(model: TransformerBridge, layer: int, seen: dict[str, Any]) -> Misfits:
+    attn, wrong = model.blocks[layer].attn, []
     try:
-        read = reads(model, layer, seen[stream])
+        read = reads(model, layer, seen["resid_pre"])
         for name in "qkv":
-            if not alike(projected(model, layer, read, name.upper()), seen[names[name]]):
+            if not alike(projected(model, layer, read, name.upper()), seen[name]):
                 wrong.append((name.upper(), f"{name} is not the norm's output times W_{name.upper()}"))
-        if not alike(mixed(seen[names["pattern"]], seen[names["v"]]), seen[names["z"]]):
+        if not alike(mixed(seen["pattern"], seen["v"]), seen["z"]):
             wrong.append(("V", "what a head gives is not its pattern times its values"))
-        written = torch.einsum("ephd,hdm->epm", seen[names["z"]], attn.W_O)
-        if not alike(written if attn.b_O is None else written + attn.b_O, seen[out]):
+        written = torch.einsum("ephd,hdm->epm", seen["z"], attn.W_O)
+        if not alike(written if attn.b_O is None else written + attn.b_O, seen["out"]):
             wrong.append(("O", "what attention gives is not the sum of z times W_O"))
-    except (AttributeError, KeyError, RuntimeError) as error:  # an architecture that has its weights otherwise
+    except (AttributeError, RuntimeError) as error:  # an architecture that has its weights otherwise
         return [("O", f"its weights are not W_Q, W_K, W_V and W_O of each head ({type(error).__name__})")]
     return wrong
 

@@ -24,6 +24,7 @@ from patchlib.patching.budget import BATCH_TOKENS
 from patchlib.patching.donors import PromptBatch
 from patchlib.patching.grid import Cell, Grid, patch_mask
 from patchlib.patching.metrics import Reads
+from patchlib.patching.probes import is_causal
 
 Hooks = list[tuple[str, Callable[..., Tensor | None]]]
 Activations = dict[str, Tensor]
@@ -66,8 +67,10 @@ class PatchedForwards:
         self.base_tokens, other_tokens = (tokens.to(model.cfg.device) for tokens in (prompts.base, prompts.other))
         apart = self.base_tokens != other_tokens  # [example pos]
         # Where a row's two prompts are alike so far, so are their activations, whatever rounding makes of them. An
-        # ablation's values come from elsewhere, and differ from the first position on.
-        self._can_differ = apart.cummax(1).values if prompts.source == "other" else torch.ones_like(apart)
+        # ablation's values come from elsewhere, and differ from the first position on, as those of a model do in which
+        # a later token changes earlier positions.
+        alike_so_far = prompts.source == "other" and is_causal(model)
+        self._can_differ = apart.cummax(1).values if alike_so_far else torch.ones_like(apart)
         # (2) Before it nothing can change; the last position is always run, to have something to read.
         n_alike = int((~self._can_differ.any(0)).sum())
         self.start = min(n_alike, self.n_pos - 1) if self.fast else 0

@@ -15,6 +15,7 @@ from patchlib.errors import ExactnessError
 from patchlib.patching.donors import PromptBatch
 from patchlib.patching.engine import Hooks, PatchedForwards, Work
 from patchlib.patching.grid import Cell, Grid
+from patchlib.patching.probes import is_causal
 from patchlib.patching.shortcuts import missing_for_fast
 from patchlib.patching.sites import SITES
 
@@ -57,7 +58,8 @@ _OBSTACLES: WeakKeyDictionary[TransformerBridge, str | None] = WeakKeyDictionary
 def fast_obstacle(model: TransformerBridge) -> str | None:
     """Why the fast way does not hold for this architecture, or None where it does: asked, and then tried."""
     if model not in _OBSTACLES:
-        _OBSTACLES[model] = missing_for_fast(model) or _failure(model)
+        looks_ahead = None if is_causal(model) else "a later token changes earlier positions: it is not causal"
+        _OBSTACLES[model] = missing_for_fast(model) or looks_ahead or _failure(model)
     return _OBSTACLES[model]
 
 
