@@ -229,5 +229,6 @@ def head_outputs(
             _, cache = model.run_with_cache(
                 part.to(model.cfg.device), names_filter=lambda name: name in names, return_type=None
             )
-            parts.append(torch.stack([cache[name] for name in names], dim=2))  # [example pos layer head d_head]
+            outputs = [cache[name].to(model.cfg.device) for name in names]  # layers may lie on several devices
+            parts.append(torch.stack(outputs, dim=2))  # [example pos layer head d_head]
     return torch.cat(parts)

@@ -62,8 +62,8 @@ def k_composition(model: TransformerBridge, readers: Iterable[Head], n_random: i
     if least := [layer for layer, _ in reading if not writing or layer <= writing[0]]:
         raise SweepError(f"There are no heads before layer {least[0]} of {model.cfg.model_name}: take a later reader.")
     with torch.no_grad():
-        ov = [_ov(model, layer) for layer in writing]
-        qk = [_qk(model, layer, head) for layer, head in reading]
+        ov = [[side.to(model.cfg.device) for side in _ov(model, layer)] for layer in writing]
+        qk = [[side.to(model.cfg.device) for side in _qk(model, layer, head)] for layer, head in reading]
         writers = FactoredMatrix(*(torch.cat(side) for side in zip(*ov, strict=True)))
         scores = composition_scores(writers, FactoredMatrix(*(torch.stack(side) for side in zip(*qk, strict=True))))
         generator = torch.Generator().manual_seed(seed)
@@ -85,7 +85,8 @@ def _ov(
 ) -> tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "head d_head d_model"]]:
     """W_V with the norm before it, and W_O, of each q head."""
     block, n_heads = model.blocks[layer], int(model.cfg.n_heads)
-    before, behind = (norm_weights(model, getattr(block, name, None)).gain for name in ("ln1", "ln1_post"))
+    norms = (getattr(block, name, None) for name in ("ln1", "ln1_post"))
+    before, behind = (norm_weights(model, norm, block.attn.W_O.device).gain for norm in norms)
     values = before[:, None] * block.attn.W_V.float()  # [kv_head d_model d_head]
     return values.repeat_interleave(n_heads // len(values), dim=0), block.attn.W_O.float() * behind
 
@@ -95,7 +96,7 @@ def _qk(
 ) -> tuple[Float[Tensor, "d_model d_head"], Float[Tensor, "d_head d_model"]]:
     """W_K, of the k/v head that serves a q head, and W_Q transposed, each with the norm before it."""
     attn = model.blocks[layer].attn
-    scale = norm_weights(model, getattr(model.blocks[layer], "ln1", None)).gain[:, None]  # [d_model 1]
+    scale = norm_weights(model, getattr(model.blocks[layer], "ln1", None), attn.W_Q.device).gain[:, None]  # [d_model 1]
     group = head * len(attn.W_K) // int(model.cfg.n_heads)
     keys = scale * attn.W_K[group].float() * _gain(model, attn, "k_norm", group)
     return keys, (scale * attn.W_Q[head].float() * _gain(model, attn, "q_norm", head)).T

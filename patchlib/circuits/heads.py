@@ -108,7 +108,8 @@ def _towards_answers(
     for i, block in enumerate(blocks.values()):
         written = torch.einsum("ehd,hdm->hem", seen[z[i]], block.attn.W_O)  # [head example d_model]
         behind = frozen(model, getattr(block, "ln1_post", None), seen[sublayer[i]], seen[attn_out[i]])
-        attribution.append((final(behind(written.float())) * (right - wrong)).sum(-1))
+        added = behind(written.float()).to(final.factor.device)  # layers may lie on several devices
+        attribution.append((final(added) * (right - wrong)).sum(-1))
     return torch.stack(attribution)
 
 
@@ -122,8 +123,7 @@ def copying_scores(
 
     The stream of a token after the first block (which stands for its embedding) goes through the head's input norm,
     W_V (with the values' bias, as in the paper's code) and W_O, then through the norm behind attention where there is
-    one, the final norm and the unembedding, all as the model has them. ``copying`` is the share of
-    tokens that are then among the ``top_k`` logits, ``suppressing`` the share after a change of sign (negative heads).
+    one, the final norm and the unembedding, all as the model has them. ``copying`` is the share of tokens that are then among the ``top_k`` logits, ``suppressing`` the share after a change of sign (negative heads).
 
     Args:
         model: In eval mode.
@@ -162,11 +162,14 @@ def copying_scores(
         stream = cache["blocks.0.hook_resid_post"][:, -1:]  # [token 1 d_model]
         for layer, head in heads:
             block = model.blocks[layer]
-            values = projected(model, layer, reads(model, layer, stream), "V")  # [token 1 kv_head d_head]
+            values = projected(
+                model, layer, reads(model, layer, stream.to(block.attn.W_O.device)), "V"
+            )  # [token 1 kv_head d_head]
             group = head * values.shape[2] // n_heads  # the k/v head that serves this head
             written = getattr(block, "ln1_post", _same)(values[:, :, group] @ block.attn.W_O[head])  # [token 1 d_model]
+            written = written.to(model.W_U.device)
             for i, sign in enumerate((1, -1)):
-                logits = model.unembed(getattr(model, "ln_final", _same)(sign * written))[:, 0]  # [token d_vocab]
+                logits = model.unembed(getattr(model, "ln_final", _same)(sign * written))[:, 0].to(ids.device)
                 n_above = (logits > logits.gather(1, ids[:, None])).sum(1)  # [token]
                 scores[i, layer, head] = (n_above < top_k).float().mean().item()
     coords = {"score": ["copying", "suppressing"], "layer": range(n_layers), "head": range(n_heads)}

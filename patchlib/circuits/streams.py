@@ -33,8 +33,8 @@ def ablation_hooks(
 
     def replace(z: Float[Tensor, "set*example pos head d_head"], hook: HookPoint, layer: int) -> Tensor:
         z_of_sets = z.view(*kept.shape[:2], *z.shape[1:])  # [set example pos head d_head]
-        keeps = kept[:, :, :, layer, :, None]  # [set example pos head 1]
-        return torch.where(keeps, z_of_sets, replacement[:, :, layer]).flatten(0, 1)  # as it came
+        keeps = kept[:, :, :, layer, :, None].to(z.device)  # [set example pos head 1]
+        return torch.where(keeps, z_of_sets, replacement[:, :, layer].to(z.device)).flatten(0, 1)  # as it came
 
     changed = [layer for layer in layers if not kept[:, :, :, layer].all()]
     return [(SITES["z"].hook_name(layer), partial(replace, layer=layer)) for layer in changed]
@@ -79,7 +79,8 @@ def read_under_ablations(
             hooks = ablation_hooks(kept[sets], replacement, range(start, stop))
             result = _forward(model, resumed.flatten(0, 1), hooks, start, stop, last_only)
             result = result.view(len(sets), len(tokens), *result.shape[1:])  # [set example pos d_model or d_vocab]
-            results.append(result if stop < n_layers else read(result.float()))
+            # Logits come out where the stream went in, which in a divided model is a layer's device.
+            results.append(result if stop < n_layers else read(result.to(tokens.device).float()))
         streams = torch.cat(results)
     return streams[entering[-1]]
 

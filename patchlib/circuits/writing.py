@@ -43,9 +43,9 @@ class NormWeights(NamedTuple):
         return self.gain * (written - written.mean(-1, keepdim=True) if self.centred else written)
 
 
-def norm_weights(model: TransformerBridge, norm: Any) -> NormWeights:
-    """Of a norm of the stream; of no norm when None."""
-    d_model, device, dtype = int(model.cfg.d_model), model.cfg.device, model.cfg.dtype
+def norm_weights(model: TransformerBridge, norm: Any, device: torch.device) -> NormWeights:
+    """Of a norm of the stream, which lies on a device; of no norm when None."""
+    d_model, dtype = int(model.cfg.d_model), model.cfg.dtype
     if norm is None:
         return NormWeights(torch.ones(d_model, device=device), torch.zeros(d_model, device=device), False)
     signs = torch.ones(1, 1, d_model, device=device, dtype=dtype)
@@ -79,8 +79,8 @@ def frozen(
     leaving: Float[Tensor, "example d_model"],
 ) -> Frozen:
     """The norm and multipliers between two activations; SweepError where they are not what makes the one the other."""
-    weights = norm_weights(model, norm)
-    entering, leaving = entering.float(), leaving.float()
+    weights = norm_weights(model, norm, entering.device)
+    entering, leaving = entering.float(), leaving.float().to(entering.device)
     if norm is None and torch.equal(entering, leaving):
         return Frozen(weights, torch.ones_like(leaving[:, :1]))
     through, wanted = weights.scaled(entering), leaving - weights.bias

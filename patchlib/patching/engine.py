@@ -9,6 +9,7 @@ batching. The code below is in this order, after (0) the two unpatched forwards 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -100,12 +101,9 @@ class PatchedForwards:
         """Keys and values of the positions before ``start``, and their logits where those are read."""
         if not self.start:
             return (DynamicCache() if self.fast else None), []
-        keep = {"logits_to_keep": 1} if self.reads.last_only else {}
-        with shortcuts.forwards(self._unembedding):
-            logits, prefix = self.model(
-                self.base_tokens[:, : self.start], return_type="logits_and_cache", use_cache=True, **keep
-            )
-        return prefix, [] if self.reads.last_only else [logits]
+        cache = DynamicCache()
+        logits = self._forward(self.base_tokens[:, : self.start], [], cache)
+        return cache, [] if self.reads.last_only else [logits]
 
     def _record_both(self, tokens: Int[Tensor, "2*example pos"], cache: Cache | None) -> tuple[Tensor, Activations]:
         """What ``_record`` gives of the base and the other prompts together."""
@@ -207,20 +205,22 @@ class PatchedForwards:
 
     def _forward(self, given: Tensor, hooks: Hooks, cache: Cache | None, **kwargs: Any) -> Tensor:
         """Logits of tokens, or of a stream, on top of the keys and values of a cache; only those that are read."""
-        if cache is not None:
-            kwargs["past_key_values"] = cache
         if self.fast and self.reads.last_only:
             kwargs["logits_to_keep"] = 1
             # Cut out by position, the rows lie apart in memory, and a product with them is ten times slower.
             hooks = [*hooks, ("unembed.hook_in", lambda stream, hook: stream.contiguous())]
-        with shortcuts.forwards(self._unembedding):
-            logits: Tensor = self.model.run_with_hooks(given, fwd_hooks=hooks, **kwargs)
+        going_on: AbstractContextManager[dict[str, Any]] = nullcontext({})
+        if cache is not None:
+            going_on = shortcuts.going_on_from(self.model, cache)
+        with shortcuts.forwards(self._unembedding), going_on as arguments:
+            logits: Tensor = self.model.run_with_hooks(given, fwd_hooks=hooks, **arguments, **kwargs)
         return logits
 
     def _read(
         self, logits: Float[Tensor, "cell*example pos vocab"], n_cells: int = 1
     ) -> Float[Tensor, "cell example read read_vocab"]:
-        """The logits that are read, of whole prompts."""
+        """The logits that are read, of whole prompts, on the prompts' device, wherever the last layer lies."""
+        logits = logits.to(self.base_tokens.device)
         if self.reads.vocab is not None and not self._unembedding:
             logits = logits[..., self.reads.vocab.to(logits.device)]  # the plain way has unembedded all
         read = logits[:, -1 if self.reads.last_only else 0 :].float()
@@ -247,7 +247,9 @@ class PatchedForwards:
         def patch(activation: Tensor, hook: Any, layer: int) -> Tensor:
             source = self._window(self._source[self.site.hook_name(layer)], start, pos_axis=self.site.pos_axis)
             by_cell = torch.unflatten(activation, 0, (n_cells, self.n_examples))  # [cell example *site]
-            mask = patch_mask(cells, layer, self.site, self.model, slice(start, None))  # [cell example *site 1]
+            # A layer's stream may come from the device of the layer below it.
+            source, device = source.to(activation.device), activation.device
+            mask = patch_mask(cells, layer, self.site, self.model, slice(start, None), device)  # [cell example *site 1]
             # In place: resid_mid is hooked as the input of the second norm, and the skip connection past
             # that norm reads the same tensor. A new tensor would change the one and not the other.
             return activation.copy_(torch.where(mask, source, by_cell).flatten(0, 1))
@@ -263,7 +265,8 @@ class PatchedForwards:
         cell = replace(cell, mask=cell.mask & self._can_differ.to(cell.mask.device))
         for layer in cell.layers:
             name = self.site.hook_name(layer)
-            mask = patch_mask([cell], layer, self.site, self.model, slice(self.start, None))[0]
-            if (mask & (self._source[name] != self._base[name])).any():
+            source, base = self._source[name], self._base[name]
+            mask = patch_mask([cell], layer, self.site, self.model, slice(self.start, None), base.device)[0]
+            if (mask & (source.to(base.device) != base)).any():
                 return True
         return False

@@ -15,6 +15,9 @@ from patchlib.errors import SweepError
 from patchlib.patching.sites import Site, check_patchable, get_site
 from patchlib.tasks.pairs import PromptPairs
 
+CellIndex = tuple[int, ...]
+"""Of a cell on each axis of its grid."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -27,7 +30,7 @@ class Cell:
         mask: The positions of each prompt.
     """
 
-    index: tuple[int, ...]
+    index: CellIndex
     layers: tuple[int, ...]
     head: int | None
     mask: Bool[Tensor, "example pos"]
@@ -84,11 +87,14 @@ def position_mask(position: int | str | None, pairs: PromptPairs) -> Bool[Tensor
 
 
 def patch_mask(
-    cells: Sequence[Cell], layer: int, site: Site, model: TransformerBridge, positions: slice
+    cells: Sequence[Cell], layer: int, site: Site, model: TransformerBridge, positions: slice, device: torch.device
 ) -> Bool[Tensor, "cell example *site 1"]:
-    """True where each cell's patch goes in a layer, in the layout of the site's activations at these positions."""
+    """True where each cell's patch goes in a layer, in the layout of the site's activations at these positions.
+
+    It lies on the ``device`` of those activations, which need not be that of other layers.
+    """
     mask = torch.stack([cell.mask[:, positions] & (layer in cell.layers) for cell in cells])
-    mask = mask.to(model.cfg.device)  # [cell example pos], before it is spread over heads: there is less of it to move
+    mask = mask.to(device)  # [cell example pos], before it is spread over heads: there is less of it to move
     if not site.has_heads:
         return mask[..., None]  # [cell example pos 1]
     heads = range(site.n_heads(model))

@@ -47,9 +47,9 @@ class HeadValueForwards(PatchedForwards):
             seen[name] = activation.clone()
 
         def read(z: Float[Tensor, "cell*example pos head d_head"], hook: Any, layer: int) -> Tensor:
-            source = self._window(self._source[self.site.hook_name(layer)], start)  # [example pos head d_head]
+            source = self._window(self._source[self.site.hook_name(layer)], start).to(z.device)
             values = torch.unflatten(self._for_each_head(seen["v"]), 0, (n_cells, self.n_examples))
-            mask = patch_mask(cells, layer, self.site, self.model, slice(start, None))  # [cell example pos head 1]
+            mask = patch_mask(cells, layer, self.site, self.model, slice(start, None), z.device)
             change = torch.where(mask, source - values, 0).flatten(0, 1)  # [cell*example pos head d_head]
             # The pattern is that of this forward, over all positions; the values before `start` are as they were.
             return z.add_(mixed(seen["pattern"][..., -change.shape[1] :], change))

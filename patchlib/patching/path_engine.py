@@ -76,9 +76,11 @@ class PathForwards(PatchedForwards):
 
         def freeze(activation: Tensor, hook: Any, layer: int) -> Tensor:
             name, pos_axis = self.site.hook_name(layer), self.site.pos_axis
-            source = self._window(self._source[name], start, end, pos_axis=pos_axis)  # [example pos head d_head]
-            base = self._window(self._base[name], start, end, pos_axis=pos_axis)
-            mask = patch_mask(cells, layer, self.site, self.model, slice(start, end))  # [cell example pos head 1]
+            device = activation.device
+            source = self._window(self._source[name], start, end, pos_axis=pos_axis).to(device)
+            base = self._window(self._base[name], start, end, pos_axis=pos_axis).to(device)
+            # [cell example pos head 1], over [example pos head d_head]
+            mask = patch_mask(cells, layer, self.site, self.model, slice(start, end), device)
             return activation.copy_(torch.where(mask, source, base).flatten(0, 1))
 
         layers = range(lowest, min(self._highest + 1, n_layers))

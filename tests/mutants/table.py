@@ -68,7 +68,7 @@ FAULTS = (
         ("kept[name][self.n_examples :]", "kept[name][: self.n_examples]"),
         ("int(cell.mask.any(0).nonzero()[0])", "int(cell.mask.any(0).nonzero()[-1])"),
         ("narrow(pos_axis, start - self.start,", "narrow(pos_axis, 0,"),
-        ("self._source[name] != self._base[name]", "self._source[name] == self._base[name]"),
+        ("source.to(base.device) != base", "source.to(base.device) == base"),
         ("torch.where(mask, source, by_cell)", "torch.where(mask, by_cell, source)"),
         ("branches(self._cache, start), start_at_layer", "branches(self._cache, start - 1), start_at_layer"),
         ("mlp is not None and at_last not in set(mlp.modules())", "mlp is not None"),
@@ -113,7 +113,7 @@ FAULTS = (
         f"{PATCHING}/shortcuts.py",
         (COSTS, *ENGINE),
         ("None if unembed.bias is None else unembed.bias[ids]", "None"),
-        ("weight=unembed.weight[ids]", "weight=unembed.weight[ids.flip(0)]"),
+        ("weight = unembed.weight[ids]", "weight = unembed.weight[ids.flip(0)]"),
     ),
     *faults(
         f"{PATCHING}/shortcuts.py",
@@ -127,8 +127,9 @@ FAULTS = (
     ),
     *faults(
         f"{PATCHING}/shortcuts.py",
-        ("tests/patching/test_exactness.py::test_sliding_windows_fall_back_to_plain_forwards",),
-        ("any(type(layer) is not DynamicLayer for layer in cache.layers)", "False"),
+        ("tests/patching/test_exactness.py::test_rotations_that_depend_on_the_prompt_s_length_are_fast_up_to_there",),
+        ('scaling.get("rope_type") in ("dynamic", "longrope")', "False"),
+        ("min(lengths, default=None)", "config.max_position_embeddings"),
     ),
     # ---- Batching, budget
     *faults(
@@ -158,13 +159,24 @@ FAULTS = (
     *faults(
         f"{PATCHING}/experiment.py",
         (COSTS, BY_HAND),
-        ("unpatched if saved is None else saved", "np.nan if saved is None else saved"),
-        ("SelfCheck(start_plain, examples, forwards, cells) if number == checked else None", "None"),
+        ("result[base].values[:, examples] if saved", "np.nan if saved"),
     ),
     *faults(
-        f"{PATCHING}/experiment.py",
-        (BY_HAND,),
-        ('logits["clean"], vocab, n_all', 'logits["corrupted"], vocab, n_all'),
+        f"{PATCHING}/parts.py",
+        (COSTS, BY_HAND),
+        ("SelfCheck(start_plain, part.examples, forwards, live, idle)", "None"),
+        ('logits["clean"], vocab, len', 'logits["corrupted"], vocab, len'),
+    ),
+    *faults(
+        f"{PATCHING}/parts.py",
+        ("tests/patching/test_workers.py",),
+        ("(share + 1) * len(batches)", "share * len(batches)"),
+        ("cell.index not in part.done", "True"),
+    ),
+    *faults(
+        f"{PATCHING}/workers.py",
+        ("tests/patching/test_workers.py",),
+        ("weights_hash(model) != expected", "False"),
     ),
     *faults(
         f"{PATCHING}/grid.py",
@@ -301,7 +313,7 @@ FAULTS = (
         f"{CIRCUITS}/streams.py",
         (CRITERIA, CIRCUIT),
         (
-            "torch.where(keeps, z_of_sets, replacement[:, :, layer])",
+            "torch.where(keeps, z_of_sets, replacement[:, :, layer].to(z.device))",
             "torch.where(keeps, replacement[:, :, layer], z_of_sets)",
         ),
         ("if not kept[:, :, :, layer].all()", "if not kept[:, :, :, layer].any()"),
