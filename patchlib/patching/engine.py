@@ -25,6 +25,7 @@ from patchlib.patching.budget import BATCH_TOKENS
 from patchlib.patching.donors import PromptBatch
 from patchlib.patching.grid import Cell, Grid, patch_mask
 from patchlib.patching.metrics import Reads
+from patchlib.patching.probes import is_causal
 
 Hooks = list[tuple[str, Callable[..., Tensor | None]]]
 Activations = dict[str, Tensor]
@@ -67,8 +68,10 @@ class PatchedForwards:
         self.base_tokens, other_tokens = (tokens.to(model.cfg.device) for tokens in (prompts.base, prompts.other))
         apart = self.base_tokens != other_tokens  # [example pos]
         # Where a row's two prompts are alike so far, so are their activations, whatever rounding makes of them. An
-        # ablation's values come from elsewhere, and differ from the first position on.
-        self._can_differ = apart.cummax(1).values if prompts.source == "other" else torch.ones_like(apart)
+        # ablation's values come from elsewhere, and differ from the first position on, as those of a model do in which
+        # a later token changes earlier positions.
+        alike_so_far = prompts.source == "other" and is_causal(model)
+        self._can_differ = apart.cummax(1).values if alike_so_far else torch.ones_like(apart)
         # (2) Before it nothing can change; the last position is always run, to have something to read.
         n_alike = int((~self._can_differ.any(0)).sum())
         self.start = min(n_alike, self.n_pos - 1) if self.fast else 0
@@ -267,11 +270,15 @@ class PatchedForwards:
         cells = [cells[i] for i in order]
         # As far back and as low as any of the cells needs.
         n_cells, start = len(cells), min(map(self.first_position, cells))
-        layers = sorted({layer for cell in cells for layer in cell.layers})
+        waiting = self._waiting(cells, start) if self.waits else {}
+        logits = self._resume(self._patches(cells, start), n_cells, cells[0].layers[0], start, instead=waiting)
+        return self._read_from(start, logits, n_cells)[torch.tensor(order).argsort()]  # as asked
+
+    def _patches(self, cells: Sequence[Cell], start: int) -> Hooks:
+        """Hooks that patch each cell, from a position on; inside a layer the cells that wait are not there."""
 
         def patch(activation: Tensor, hook: Any, layer: int) -> Tensor:
             source = self._window(self._source[self.site.hook_name(layer)], start, pos_axis=self.site.pos_axis)
-            # Of the cells that are there: inside a layer those that wait are not.
             by_cell = torch.unflatten(activation, 0, (-1, self.n_examples))  # [cell example *site]
             # A layer's stream may come from the device of the layer below it.
             source, device = source.to(activation.device), activation.device
@@ -281,10 +288,8 @@ class PatchedForwards:
             # that norm reads the same tensor. A new tensor would change the one and not the other.
             return activation.copy_(torch.where(mask, source, by_cell).flatten(0, 1))
 
-        hooks: Hooks = [(self.site.hook_name(layer), partial(patch, layer=layer)) for layer in layers]
-        waiting = self._waiting(cells, start) if self.waits else {}
-        logits = self._read_from(start, self._resume(hooks, n_cells, layers[0], start, instead=waiting), n_cells)
-        return logits[torch.tensor(order).argsort()]  # [cell example read read_vocab], as asked
+        layers = sorted({layer for cell in cells for layer in cell.layers})
+        return [(self.site.hook_name(layer), partial(patch, layer=layer)) for layer in layers]
 
     # ---- (5) Nothing for a patch that changes nothing
 

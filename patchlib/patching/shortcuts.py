@@ -147,7 +147,9 @@ def at_the_end(forward: Forward) -> Forward:
     """An MLP's forward that computes the last position only, and gives 0 at the others."""
 
     def last_position(hidden: Float[Tensor, "batch pos d_model"], *args: Any, **kwargs: Any) -> Tensor:
-        last = forward(hidden[:, -1:].contiguous(), *args, **kwargs)  # [batch 1 d_model]
+        # What else is given by position, as the stream that some MLPs add themselves, is cut like the input.
+        rest = (a[:, -1:] if isinstance(a, Tensor) and a.shape == hidden.shape else a for a in args)
+        last = forward(hidden[:, -1:].contiguous(), *rest, **kwargs)  # [batch 1 d_model]
         return torch.nn.functional.pad(last, (0, 0, hidden.shape[1] - 1, 0))  # [batch pos d_model]
 
     return last_position
