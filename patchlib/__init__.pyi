@@ -43,6 +43,7 @@ from .compat.printing import summarize_results as summarize_results
 from .errors import AlignmentError as AlignmentError
 from .errors import AnswerWarning as AnswerWarning
 from .errors import ContrastWarning as ContrastWarning
+from .errors import EngineWarning as EngineWarning
 from .errors import ExactnessError as ExactnessError
 from .errors import ModelError as ModelError
 from .errors import PatchlibError as PatchlibError

@@ -47,5 +47,9 @@ class AnswerWarning(UserWarning):
     """The model ranks an answer in another spelling than the one given: with or without the space before it."""
 
 
+class EngineWarning(UserWarning):
+    """A model is swept with plain forwards, several times slower than with the fast engine, for the reason given."""
+
+
 class ContrastWarning(UserWarning):
     """Clean and corrupted prompts hardly differ in the metric, so a normalised effect would be noise."""

@@ -1,7 +1,8 @@
 """Which examples and which cells share a forward, and what happens when they do not fit."""
 
+import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from jaxtyping import Float
@@ -50,23 +51,16 @@ def _split(examples: list[int], size: int) -> Iterator[list[int]]:
         yield examples[first : first + size]
 
 
-def patch_cells(
-    forwards: PatchedForwards, cells: Sequence[Cell], batch_tokens: int
+def patch_batches(
+    forwards: PatchedForwards, batches: Iterable[Sequence[Cell]]
 ) -> Iterator[tuple[Sequence[Cell], Float[Tensor, "cell example read read_vocab"]]]:
-    """Patched logits, a batch of cells at a time; cells that cannot change anything are left out.
-
-    Where memory runs out, batches are halved from there on.
-
-    Args:
-        forwards: What patches them.
-        cells: In any order.
-        batch_tokens: Tokens in one forward at most, unless a single cell has more.
+    """Patched logits, a batch of cells at a time; where memory runs out, batches are halved from there on.
 
     Raises:
         SweepError: Memory runs out in a single cell.
     """
-    most = len(cells)
-    for todo in _cell_batches(forwards, [cell for cell in cells if forwards.changes(cell)], batch_tokens):
+    most = sys.maxsize
+    for todo in batches:
         while todo:
             batch = todo[:most]
             try:
@@ -86,14 +80,21 @@ def patch_cells(
             todo = todo[len(batch) :]
 
 
-def _cell_batches(forwards: PatchedForwards, cells: Sequence[Cell], batch_tokens: int) -> Iterator[list[Cell]]:
+def cell_batches(forwards: PatchedForwards, cells: Sequence[Cell], batch_tokens: int) -> Iterator[list[Cell]]:
     """Cells that share a forward: as many as fit, of one first position, and of layers that are not far apart.
 
-    Cells of higher layers idle in the lower ones. That pays while it costs less than a forward of their own.
+    Cells of higher layers idle in the lower ones. That pays while it costs less than a forward of their own. Cells that
+    cannot change anything are left out.
+
+    Args:
+        forwards: What patches them.
+        cells: In any order.
+        batch_tokens: Tokens in one forward at most, unless a single cell has more.
     """
     n_layers = int(forwards.model.cfg.n_layers)
     most = default_logit_bytes(forwards.model) // (4 * forwards.n_logits)
-    ordered = sorted(cells, key=lambda cell: (forwards.first_position(cell), cell.layers))
+    live = [cell for cell in cells if forwards.changes(cell)]
+    ordered = sorted(live, key=lambda cell: (forwards.first_position(cell), cell.layers))
     for start, group in groupby(ordered, key=forwards.first_position):
         n_tokens = forwards.n_examples * (forwards.n_pos - start)
         size = max(1, min(batch_tokens // n_tokens, most))

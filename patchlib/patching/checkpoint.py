@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from patchlib._util import first_line
 from patchlib.errors import SweepError
-from patchlib.patching.grid import Cell
+from patchlib.patching.grid import CellIndex
 from patchlib.patching.identity import identity, model_state
 from patchlib.patching.metrics import task_metric
 
@@ -52,23 +52,23 @@ class Finished:
     def __init__(self, path: Path | None, inputs: Mapping[str, str]) -> None:
         self._path, self._inputs, self._seal = path, inputs, _hash(dict(inputs))
         self._rows: dict[str, bytes] = {}
-        self._metrics: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
+        self._metrics: dict[tuple[CellIndex, int], np.ndarray] = {}
         if path is not None:
             self._open()
 
-    def get(self, cell: Cell, examples: Sequence[int]) -> Float[np.ndarray, "metric example"] | None:
+    def get(self, index: CellIndex, examples: Sequence[int]) -> Float[np.ndarray, "metric example"] | None:
         """The metrics of a cell, None unless all of these examples are done."""
-        if any((cell.index, example) not in self._metrics for example in examples):
+        if any((index, example) not in self._metrics for example in examples):
             return None
-        return np.stack([self._metrics[cell.index, example] for example in examples], axis=1)  # [metric example]
+        return np.stack([self._metrics[index, example] for example in examples], axis=1)  # [metric example]
 
     def add(
-        self, cells: Sequence[Cell], examples: Sequence[int], values: Float[np.ndarray, "metric cell example"]
+        self, cells: Sequence[CellIndex], examples: Sequence[int], values: Float[np.ndarray, "metric cell example"]
     ) -> None:
         """Keep a batch; SweepError where it cannot be written, and what was written before stays."""
         if self._path is None:
             return
-        key, metrics = json.dumps([[cell.index for cell in cells], examples]), values.astype(np.float32).tobytes()
+        key, metrics = json.dumps([cells, examples]), values.astype(np.float32).tobytes()
         self._rows[key] = metrics
         if self._is_there():
             self._write({key: metrics})

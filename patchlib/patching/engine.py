@@ -9,6 +9,7 @@ batching. The code below is in this order, after (0) the two unpatched forwards 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -97,12 +98,9 @@ class PatchedForwards:
         """Keys and values of the positions before ``start``, and their logits where those are read."""
         if not self.start:
             return (DynamicCache() if self.fast else None), []
-        keep = {"logits_to_keep": 1} if self.reads.last_only else {}
-        with shortcuts.forwards(self._unembedding):
-            logits, prefix = self.model(
-                self.base_tokens[:, : self.start], return_type="logits_and_cache", use_cache=True, **keep
-            )
-        return prefix, [] if self.reads.last_only else [logits]
+        cache = DynamicCache()
+        logits = self._forward(self.base_tokens[:, : self.start], [], cache)
+        return cache, [] if self.reads.last_only else [logits]
 
     def _record_both(self, tokens: Int[Tensor, "2*example pos"], cache: Cache | None) -> tuple[Tensor, Activations]:
         """What ``_record`` gives of the base and the other prompts together."""
@@ -208,14 +206,15 @@ class PatchedForwards:
 
     def _forward(self, given: Tensor, hooks: Hooks, cache: Cache | None, **kwargs: Any) -> Tensor:
         """Logits of tokens, or of a stream, on top of the keys and values of a cache; only those that are read."""
-        if cache is not None:
-            kwargs["past_key_values"] = cache
         if self.fast and self.reads.last_only:
             kwargs["logits_to_keep"] = 1
             # Cut out by position, the rows lie apart in memory, and a product with them is ten times slower.
             hooks = [*hooks, ("unembed.hook_in", lambda stream, hook: stream.contiguous())]
-        with shortcuts.forwards(self._unembedding):
-            logits: Tensor = self.model.run_with_hooks(given, fwd_hooks=hooks, **kwargs)
+        going_on: AbstractContextManager[dict[str, Any]] = nullcontext({})
+        if cache is not None:
+            going_on = shortcuts.going_on_from(self.model, cache)
+        with shortcuts.forwards(self._unembedding), going_on as arguments:
+            logits: Tensor = self.model.run_with_hooks(given, fwd_hooks=hooks, **arguments, **kwargs)
         return logits
 
     def _read(

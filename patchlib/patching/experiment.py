@@ -1,10 +1,10 @@
 """A sweep, checked once and then run: what to patch, what to write in, what to measure, and how to run it."""
 
 import math
-import random
 import warnings
+from collections.abc import Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,16 +16,17 @@ from patchlib import stats
 from patchlib._util import check_choice, versions
 from patchlib.errors import ContrastWarning, SweepError
 from patchlib.models.load import last_weights_hash, weights_hash
-from patchlib.patching.batching import example_batches, patch_cells
 from patchlib.patching.budget import check_batch_tokens
-from patchlib.patching.checkpoint import open_checkpoint
+from patchlib.patching.checkpoint import Finished, open_checkpoint
 from patchlib.patching.donors import Donors
 from patchlib.patching.engine import PatchedForwards, Work
-from patchlib.patching.grid import Cell, Grid
-from patchlib.patching.metrics import Metrics, Readout, Reads
+from patchlib.patching.grid import Grid
+from patchlib.patching.metrics import Metrics, Reads
+from patchlib.patching.parts import Part, Patched, Unpatched, measure, parts_of
 from patchlib.patching.path_engine import PathForwards
 from patchlib.patching.receivers import Receiver, receiver_masks
-from patchlib.patching.selfcheck import SelfCheck, fast_obstacle
+from patchlib.patching.selfcheck import fast_obstacle, warn_of_plain
+from patchlib.patching.workers import check_executor, measured_by
 from patchlib.progress import Progress, progress_bar
 from patchlib.tasks.pairs import PromptPairs
 from patchlib.tasks.tokens import text_of
@@ -42,23 +43,35 @@ class HowToRun:
         why_plain: Why the fast engine is not used; None where it is.
         checkpoint: The file for finished cells, if any.
         progress: As for ``sweep``.
+        executor: What runs its parts; None for this process.
     """
 
     batch_tokens: int
     why_plain: str | None
     checkpoint: str | Path | None = None
     progress: Progress = False
+    executor: Executor | None = None
 
 
 def resolve_how(
-    model: TransformerBridge, engine: str, batch_tokens: int | None, checkpoint: str | Path | None, progress: Progress
+    model: TransformerBridge,
+    pairs: PromptPairs,
+    engine: str,
+    batch_tokens: int | None,
+    checkpoint: str | Path | None,
+    progress: Progress,
+    executor: Executor | None,
 ) -> HowToRun:
     """How ``sweep`` was asked to run; SweepError for an engine that does not exist or does not hold here."""
     check_choice("engine", engine, get_args(Engine))
-    why_plain = "as asked" if engine == "plain" else fast_obstacle(model)
+    why_plain = "as asked" if engine == "plain" else fast_obstacle(model, max(map(len, pairs.clean_tokens)))
     if engine == "fast" and why_plain is not None:
         raise SweepError(f"engine='fast' does not hold for {model.cfg.model_name}: {why_plain}. Use engine='auto'.")
-    return HowToRun(check_batch_tokens(model, batch_tokens), why_plain, checkpoint, progress)
+    if engine == "auto" and why_plain is not None:
+        warn_of_plain(model, why_plain)
+    if executor is not None:
+        check_executor(executor, model)
+    return HowToRun(check_batch_tokens(model, batch_tokens), why_plain, checkpoint, progress, executor)
 
 
 @dataclass(frozen=True)
@@ -93,17 +106,6 @@ class Experiment:
         masks = receiver_masks(self.model, self.receivers, self.pairs.select(examples))
         return PathForwards(self.model, self.grid, prompts, work, masks)
 
-    def read_unpatched(self, forwards: PatchedForwards, examples: list[int], result: xr.Dataset) -> Readout:
-        """Put the metrics of the clean and corrupted prompts into a result, and give what reads the patched logits."""
-        both = (forwards.base_logits, forwards.other_logits)
-        logits = dict(zip(self.donors.base_and_other, both, strict=True))
-        chosen, vocab, n_all = self.pairs.select(examples), forwards.reads.vocab, len(self.pairs)
-        readout = Readout(self.metrics, chosen, logits["clean"], vocab, n_all)
-        for prompts in ("clean", "corrupted"):
-            values = readout(logits[prompts][None], f"the {prompts} forward pass")  # [metric 1 example]
-            result[prompts].values[:, examples] = values[:, 0].numpy()
-        return readout
-
     def empty_result(self) -> xr.Dataset:
         """The result, labelled, with every number still missing."""
         values = self.grid.values
@@ -129,48 +131,46 @@ class Experiment:
 
     def run(self) -> xr.Dataset:
         """Every cell of the grid patched, beside the two unpatched forwards: what ``sweep`` returns."""
-        pairs, grid, how = self.pairs, self.grid, self.how
-        direction, (base, _) = self.donors.direction, self.donors.base_and_other
+        grid, how, (base, _) = self.grid, self.how, self.donors.base_and_other
         result = self.empty_result().assign_attrs(self.attributes())
-        patched = result.patched.values  # written in place: [metric *axes example]
-        batches = list(example_batches(pairs, how.batch_tokens))
-        # One batch of prompts, always the same one, has some of its cells computed the plain way too.
-        checked = random.Random(0).randrange(len(batches)) if how.why_plain is None else None
         n_cells = math.prod(grid.shape)
         with (
             open_checkpoint(how.checkpoint, self, result) as finished,
-            progress_bar(len(pairs) * n_cells, f"{direction} {grid.site.name}", how.progress) as bar,
+            progress_bar(len(self.pairs) * n_cells, f"{self.donors.direction} {grid.site.name}", how.progress) as bar,
         ):
-            for number, examples in enumerate(batches):
-                forwards = self.start_forwards(examples)
-                readout = self.read_unpatched(forwards, examples, result)
-                unpatched = result[base].values[:, examples]  # [metric example]
-                cells = []
-                for cell in grid.cells(pairs.select(examples)):
-                    saved = finished.get(cell, examples)
-                    # Without a forward: what was done before, and what a patch gives that changes nothing.
-                    patched[_indexer(cell, examples)] = unpatched if saved is None else saved
-                    if saved is None:
-                        cells.append(cell)
-                start_plain = partial(self.start_forwards, plain=True)
-                check = SelfCheck(start_plain, examples, forwards, cells) if number == checked else None
-                n_done = 0
-                for batch, logits in patch_cells(forwards, cells, how.batch_tokens):
-                    where = f"patched at {grid.site.name} from layer {batch[0].layers[0]} on"
-                    values = readout(logits, f"a {direction} forward pass, {where}").numpy()
-                    for i, cell in enumerate(batch):
-                        patched[_indexer(cell, examples)] = values[:, i]
-                        if check:
-                            check.saw(cell, logits[i])
-                    finished.add(batch, examples, values)
-                    bar.update(len(batch) * len(examples))
-                    n_done += len(batch) * len(examples)
-                if check:
-                    check.compare()
-                bar.update(n_cells * len(examples) - n_done)  # cells that needed no forward
-
+            parts = parts_of(self, finished, shared=how.executor is not None)
+            measured = self._measured_here(parts) if how.executor is None else measured_by(how.executor, self, parts)
+            n_done = 0
+            for step in measured:
+                if isinstance(step, Unpatched):
+                    self._start(result, step, base, finished)
+                    continue
+                for cell, values in zip(step.cells, step.values.swapaxes(0, 1), strict=True):
+                    result.patched.values[(slice(None), *cell, step.part.examples)] = values  # [metric example]
+                finished.add(step.cells, step.part.examples, step.values)
+                n_done += len(step.cells) * len(step.part.examples)
+                bar.update(len(step.cells) * len(step.part.examples))
+            bar.update(n_cells * len(self.pairs) - n_done)  # cells that needed no forward
+        if how.executor is not None:  # not before, since a checkpoint goes on with whatever executor
+            result.attrs["executor"] = f"{type(how.executor).__name__}, {len(parts)} parts"
         _warn_of_contrast(result)
         return result.assign(effect=stats.effect(result))
+
+    def _measured_here(self, parts: list[Part]) -> Iterator[Unpatched | Patched]:
+        for part in parts:
+            yield from measure(self, part)
+
+    def _start(self, result: xr.Dataset, step: Unpatched, base: str, finished: Finished) -> None:
+        """Put in what is known of some prompts without patching: unpatched metrics, and finished cells."""
+        examples = step.part.examples
+        if not result[base].isel(example=examples).isnull().all():  # another part of these prompts came before
+            return
+        result.clean.values[:, examples], result.corrupted.values[:, examples] = step.clean, step.corrupted
+        for cell in self.grid.cells(self.pairs.select(examples)):
+            saved = finished.get(cell.index, examples)
+            # What a patch gives that changes nothing, until it is found to change something.
+            known = result[base].values[:, examples] if saved is None else saved
+            result.patched.values[(slice(None), *cell.index, examples)] = known  # [metric example]
 
     def _labels(self) -> dict[str, Any]:
         """Coordinates beside the axes: prompts and answers per example, and what stands at each position."""
@@ -212,10 +212,6 @@ class Experiment:
 
 def _savable(text: str) -> str:
     return text.replace("\0", "\\0")  # some tokens are that byte, which netCDF refuses
-
-
-def _indexer(cell: Cell, examples: list[int]) -> Any:
-    return (slice(None), *cell.index, examples)  # [metric *axes example]
 
 
 def _warn_of_contrast(result: xr.Dataset) -> None:

@@ -15,6 +15,9 @@ from patchlib.errors import SweepError
 from patchlib.patching.sites import Site, check_patchable, get_site, n_neurons
 from patchlib.tasks.pairs import PromptPairs
 
+CellIndex = tuple[int, ...]
+"""Of a cell on each axis of its grid."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -28,7 +31,7 @@ class Cell:
         mask: The positions of each prompt.
     """
 
-    index: tuple[int, ...]
+    index: CellIndex
     layers: tuple[int, ...]
     head: int | None
     mask: Bool[Tensor, "example pos"]

@@ -1,6 +1,7 @@
 """Does the fast way hold? Asked of each model once, and of a few cells of each sweep, by patching them plainly too."""
 
 import random
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,11 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib.errors import ExactnessError
+from patchlib.errors import EngineWarning, ExactnessError
 from patchlib.patching.donors import PromptBatch
 from patchlib.patching.engine import Hooks, PatchedForwards, Work
 from patchlib.patching.grid import Cell, Grid
-from patchlib.patching.shortcuts import missing_for_fast
+from patchlib.patching.shortcuts import brief_of, longest_exact, missing_for_fast
 from patchlib.patching.sites import SITES
 
 N_CHECKED = 2
@@ -54,11 +55,29 @@ def float_noise(model: TransformerBridge, tokens: Int[Tensor, "batch pos"]) -> f
 _OBSTACLES: WeakKeyDictionary[TransformerBridge, str | None] = WeakKeyDictionary()
 
 
-def fast_obstacle(model: TransformerBridge) -> str | None:
-    """Why the fast way does not hold for this architecture, or None where it does: asked, and then tried."""
-    if model not in _OBSTACLES:
+def fast_obstacle(model: TransformerBridge, n_pos: int = 0) -> str | None:
+    """Why the fast way does not hold for this architecture and prompts of so many tokens; None where it does."""
+    if model not in _OBSTACLES:  # asked, and then tried
         _OBSTACLES[model] = missing_for_fast(model) or _failure(model)
+    longest = longest_exact(model)
+    if _OBSTACLES[model] is None and longest is not None and n_pos > longest:
+        return f"beyond {longest} tokens its rotary positions depend on the length of the whole prompt"
     return _OBSTACLES[model]
+
+
+_WARNED: WeakKeyDictionary[TransformerBridge, set[str]] = WeakKeyDictionary()
+
+
+def warn_of_plain(model: TransformerBridge, why: str) -> None:
+    """Say once of a model why it is not swept the fast way."""
+    if why not in _WARNED.setdefault(model, set()):
+        _WARNED[model].add(why)
+        warnings.warn(
+            f"{model.cfg.model_name} is swept with plain forwards, several times slower: {why}. "
+            "The numbers are the same.",
+            EngineWarning,
+            stacklevel=4,
+        )
 
 
 def _failure(model: TransformerBridge) -> str | None:
@@ -74,7 +93,7 @@ def _failure(model: TransformerBridge) -> str | None:
         ways = (PatchedForwards(model, grid, prompts, Work(fast)) for fast in (True, False))
         fast, plain = (way.patched_logits(cells) for way in ways)
     except Exception as error:  # whatever it is that this architecture does otherwise
-        return f"resuming in the middle fails: {type(error).__name__}: {error}"
+        return f"resuming in the middle fails ({brief_of(error)})"
     if not plain.isfinite().all():
         return None  # the sweep will say in which prompts
     gap = (fast - plain).abs().max().item()
@@ -90,7 +109,8 @@ class SelfCheck:
         start_plain: Gives the plain forwards of some examples.
         examples: The examples of ``forwards``.
         forwards: The fast forwards to watch.
-        cells: All cells that ``forwards`` is asked for; chosen from with a generator of its own.
+        live: The cells that ``forwards`` is asked for; chosen from with a generator of its own.
+        idle: Cells that it is not asked for, because nothing changes in them.
     """
 
     def __init__(
@@ -98,12 +118,11 @@ class SelfCheck:
         start_plain: Callable[[list[int]], PatchedForwards],
         examples: list[int],
         forwards: PatchedForwards,
-        cells: Sequence[Cell],
+        live: Sequence[Cell],
+        idle: Sequence[Cell],
     ) -> None:
         pick = random.Random(0).sample
         self._row = pick(range(len(examples)), 1)
-        live = [cell for cell in cells if forwards.changes(cell)]
-        idle = [cell for cell in cells if not forwards.changes(cell)]
         chosen = pick(live, min(N_CHECKED, len(live))) + pick(idle, min(1, len(idle)))
         # Cells that the engine never yields are claimed to give the base prompts' logits.
         self._fast = {cell.index: forwards.base_logits[self._row] for cell in chosen}

@@ -12,8 +12,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
 from transformers.activations import NewGELUActivation
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from patchlib._util import first_line
 
 Forward = Callable[..., Any]
 """What stands in for a module's own forward."""
@@ -22,22 +25,67 @@ Forward = Callable[..., Any]
 def missing_for_fast(model: TransformerBridge) -> str | None:
     """What the fast way needs and this architecture does not have; None where nothing is missing.
 
-    It is asked of the model itself: a plain causal ``blocks`` stack, whose cache keeps every key and value.
+    It is asked of the model itself, by what a forward does: a plain causal ``blocks`` stack, which goes on from a
+    cache that keeps every key and value. The model's own cache may keep those of a sliding window alone; with ours
+    the window is a matter of the attention mask, which transformers makes for any cache.
     """
     config = getattr(model.original_model, "config", None)  # TransformerLens' own models have none
     if not hasattr(model, "blocks") or getattr(config, "is_encoder_decoder", False):
         return "it is not a single stack of decoder blocks"
-    parameters = inspect.signature(model.original_model.forward).parameters
-    missing = {"inputs_embeds", "past_key_values", "logits_to_keep"} - set(parameters)
-    if missing:
-        return f"its forward does not take {', '.join(sorted(missing))}"
-    bos = torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device)
-    _, cache = model(bos, return_type="logits_and_cache", use_cache=True)
-    if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
-        return "its cache does not keep every key and value (sliding window, recurrent or hybrid layers)"
-    if len(cache.layers) != model.cfg.n_layers:
-        return "some of its layers keep no keys and values"
+    tokens, cache = torch.zeros(1, 2, dtype=torch.long, device=model.cfg.device), DynamicCache()
+    try:
+        with going_on_from(model, cache) as arguments:
+            logits = model(tokens, logits_to_keep=1, **arguments)
+    except Exception as error:  # whatever an architecture says that takes neither
+        return f"its forward takes no cache of keys and values, or no logits_to_keep ({brief_of(error)})"
+    if logits.shape[1] != 1:
+        return "its forward does not take logits_to_keep"
+    if len(cache.layers) != model.cfg.n_layers or any(layer.get_seq_length() != 2 for layer in cache.layers):
+        return "some of its layers keep no keys and values (recurrent, hybrid or shared layers)"
     return None
+
+
+def brief_of(error: Exception) -> str:
+    """An error's kind and first line."""
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+@contextmanager
+def going_on_from(model: TransformerBridge, cache: Cache) -> Iterator[dict[str, Any]]:
+    """Arguments with which a forward of the model goes on from a cache, and adds its keys and values to it."""
+    # transformers called it past_key_values before 5.24, as TransformerLens' attention does, which is told both names.
+    if "cache" not in inspect.signature(model.original_model.forward).parameters:
+        yield {"past_key_values": cache, "use_cache": True}
+        return
+
+    def name_twice(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, kwargs | {"past_key_values": kwargs.get("cache")}
+
+    attention = [block.attn for block in model.blocks if isinstance(getattr(block, "attn", None), AttentionBridge)]
+    handles = [module.register_forward_pre_hook(name_twice, with_kwargs=True) for module in attention]
+    try:
+        yield {"cache": cache, "use_cache": True}
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def longest_exact(model: TransformerBridge) -> int | None:
+    """Tokens up to which a position's rotation is the same whatever follows; None where that is any number.
+
+    Beyond its first context, dynamic and LongRoPE scaling rotates every position by the prompt's length: keys that are
+    kept of a prompt's first tokens are then not those of the whole prompt.
+    """
+    config: Any = getattr(model.original_model, "config", None)
+    given = getattr(config, "rope_parameters", None) or {}
+    # One scaling for all layers, or one for each kind of layer.
+    scalings = [scaling for scaling in (given, *given.values()) if isinstance(scaling, Mapping)]
+    lengths = [
+        scaling.get("original_max_position_embeddings") or config.max_position_embeddings
+        for scaling in scalings
+        if scaling.get("rope_type") in ("dynamic", "longrope")
+    ]
+    return min(lengths, default=None)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Which cells to patch, everywhere or along direct paths, read by which metrics -> one labelled result."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ from patchlib.patching.experiment import Engine, Experiment, HowToRun, resolve_h
 from patchlib.patching.grid import Grid, resolve_grid
 from patchlib.patching.metrics import resolve_metrics
 from patchlib.patching.own_metrics import MetricFunction
+from patchlib.patching.parts import Part, start
 from patchlib.patching.receivers import Receiver, check_receivers
 from patchlib.patching.sites import get_site
 from patchlib.tasks.base import PatchingDataset, as_pairs
@@ -58,7 +60,8 @@ def baseline(
     experiment = Experiment(model, pairs, nothing, Donors("denoise"), resolve_metrics(metric, pairs), how)
     result = experiment.empty_result().drop_vars("patched")
     for examples in example_batches(pairs, how.batch_tokens):
-        experiment.read_unpatched(experiment.start_forwards(examples), examples, result)
+        unpatched = start(experiment, Part(examples))[-1]
+        result.clean.values[:, examples], result.corrupted.values[:, examples] = unpatched.clean, unpatched.corrupted
     return result
 
 
@@ -81,6 +84,7 @@ def sweep(
     batch_tokens: int | None = None,
     checkpoint: str | Path | None = None,
     progress: bool | Callable[[int, int], None] = True,
+    executor: Executor | None = None,
 ) -> xr.Dataset:
     """Patch every cell of a grid, one at a time, and measure what comes out (activation patching).
 
@@ -122,6 +126,11 @@ def sweep(
             one with other inputs is refused: other prompts, weights or settings, or a metric whose code, defaults,
             closure, globals or state are others.
         progress: Show a bar; or a function that is told ``(done, total)`` after each batch, and may raise to stop.
+        executor: Any ``concurrent.futures.Executor`` whose workers have patchlib, such as a ``ProcessPoolExecutor`` or
+            Dask's ``client.get_executor()``: it runs the sweep's parts, some cells of some prompts each. A worker
+            loads the model by its name and proves the hash of its weights. The numbers are those of one process, to
+            the bit on machines of one kind; the attribute ``executor`` says how they were made. With ``checkpoint`` a
+            sweep that lost a worker goes on from what came back.
 
     Returns:
         Dims ``metric``, the axes of ``over`` in their order, ``example``. Variables ``patched``, ``clean``,
@@ -133,12 +142,13 @@ def sweep(
     Raises:
         SweepError: Unknown site, axis, direction, metric, source or engine, indices out of range, a model in
             train mode or with hooks left on it, NaN logits, a metric that fails or goes by a prompt's place in the
-            batch, a checkpoint of another sweep or one that cannot be written.
+            batch, a checkpoint of another sweep or one that cannot be written, a worker that was lost or failed.
         TaskError: The task's prompts or answers are unusable.
         ExactnessError: Fast and plain disagree.
 
     Warns:
         ContrastWarning: Clean and corrupted hardly differ; effects are NaN.
+        EngineWarning: Once for a model that takes plain forwards, which are slower; it says why.
 
     Example:
         Which of two heads restores the answer, when its output comes from the clean prompts?
@@ -153,7 +163,7 @@ def sweep(
     grid = resolve_grid(model, pairs, site, over, layers, heads, neurons, positions)
     donors = resolve_donors(model, pairs, direction, source, reference, source_seed)
     metrics = resolve_metrics(metric, pairs)
-    how = resolve_how(model, engine, batch_tokens, checkpoint, progress)
+    how = resolve_how(model, pairs, engine, batch_tokens, checkpoint, progress, executor)
     return Experiment(model, pairs, grid, donors, metrics, how).run()
 
 
@@ -175,6 +185,7 @@ def path_patch(
     batch_tokens: int | None = None,
     checkpoint: str | Path | None = None,
     progress: bool | Callable[[int, int], None] = True,
+    executor: Executor | None = None,
 ) -> xr.Dataset:
     """Patch each head's direct paths to some receivers, one sender at a time (Wang et al. 2022, section 3.1).
 
@@ -191,7 +202,7 @@ def path_patch(
         over: As for ``sweep``: of the senders. A position axis is that of the sender's output.
         direction: ``"noise"`` as in the paper: the clean forward pass with the sender's output from the corrupted one.
         metric, layers, heads, positions, source, reference, source_seed: As for ``sweep``, of the senders.
-        engine, batch_tokens, checkpoint, progress: As for ``sweep``.
+        engine, batch_tokens, checkpoint, progress, executor: As for ``sweep``.
 
     Returns:
         As ``sweep``, with the attribute ``receivers``. Senders that cannot reach any receiver have effect 0.
@@ -201,7 +212,7 @@ def path_patch(
         TaskError, ExactnessError: As ``sweep``.
 
     Warns:
-        ContrastWarning: As ``sweep``.
+        ContrastWarning, EngineWarning: As ``sweep``.
 
     Example:
         Two heads with a large effect in a sweep. L23H3 writes to the logits directly; L20H0 does not, and so has to
@@ -216,5 +227,5 @@ def path_patch(
     grid = resolve_grid(model, pairs, "z", over, layers, heads, None, positions)
     donors = resolve_donors(model, pairs, direction, source, reference, source_seed)
     metrics = resolve_metrics(metric, pairs)
-    how = resolve_how(model, engine, batch_tokens, checkpoint, progress)
+    how = resolve_how(model, pairs, engine, batch_tokens, checkpoint, progress, executor)
     return Experiment(model, pairs, grid, donors, metrics, how, check_receivers(model, pairs, receivers)).run()

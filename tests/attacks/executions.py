@@ -14,6 +14,8 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pandas as pd
+import papermill
+import pytest
 import xarray as xr
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -115,6 +117,19 @@ def _(folder):
         patchlib.save_run(folder, "nb", {"t": pd.DataFrame({"a": [1]})}, {})
     finally:
         del os.environ[RUNNING]
+    (run,) = patchlib.collect(folder).records
+    assert run.status == "running" and not patchlib.collect(folder).results
+    return "running, and without results"
+
+
+@case("A6", "a kernel of plain papermill that is killed after save_run is not served as good", seconds=200)
+def _(folder):
+    save = "import pandas, patchlib\npatchlib.save_run('.', 'nb', {'t': pandas.DataFrame({'a': [1]})}, {})"
+    nb = notebook(folder / "in.ipynb", save, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(RuntimeError, match="Kernel died"):
+        papermill.execute_notebook(
+            str(nb), None, cwd=str(folder), kernel_name="python3", progress_bar=False, log_output=False
+        )
     (run,) = patchlib.collect(folder).records
     assert run.status == "running" and not patchlib.collect(folder).results
     return "running, and without results"

@@ -194,8 +194,9 @@ FAULTS = (
     ),
     *faults(
         f"{PATCHING}/shortcuts.py",
-        ("tests/patching/test_exactness.py::test_sliding_windows_fall_back_to_plain_forwards",),
-        ("any(type(layer) is not DynamicLayer for layer in cache.layers)", "False"),
+        ("tests/patching/test_exactness.py::test_rotations_that_depend_on_the_prompt_s_length_are_fast_up_to_there",),
+        ('scaling.get("rope_type") in ("dynamic", "longrope")', "False"),
+        ("min(lengths, default=None)", "config.max_position_embeddings"),
     ),
     # ---- Batching, budget
     *faults(
@@ -225,13 +226,24 @@ FAULTS = (
     *faults(
         f"{PATCHING}/experiment.py",
         (COSTS, BY_HAND),
-        ("unpatched if saved is None else saved", "np.nan if saved is None else saved"),
-        ("SelfCheck(start_plain, examples, forwards, cells) if number == checked else None", "None"),
+        ("result[base].values[:, examples] if saved", "np.nan if saved"),
     ),
     *faults(
-        f"{PATCHING}/experiment.py",
-        (BY_HAND,),
-        ('logits["clean"], vocab, n_all', 'logits["corrupted"], vocab, n_all'),
+        f"{PATCHING}/parts.py",
+        (COSTS, BY_HAND),
+        ("SelfCheck(start_plain, part.examples, forwards, live, idle)", "None"),
+        ('logits["clean"], vocab, len', 'logits["corrupted"], vocab, len'),
+    ),
+    *faults(
+        f"{PATCHING}/parts.py",
+        ("tests/patching/test_workers.py",),
+        ("(share + 1) * len(batches)", "share * len(batches)"),
+        ("cell.index not in part.done", "True"),
+    ),
+    *faults(
+        f"{PATCHING}/workers.py",
+        ("tests/patching/test_workers.py",),
+        ("weights_hash(model) != expected", "False"),
     ),
     *faults(
         f"{PATCHING}/grid.py",

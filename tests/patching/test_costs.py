@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 import patchlib
 from patchlib.models import check
 from patchlib.patching import budget
-from patchlib.patching.batching import IDLE_TOKENS, patch_cells
+from patchlib.patching.batching import IDLE_TOKENS, cell_batches, patch_batches
 from patchlib.patching.grid import Cell
 from tests.helpers import ATOL, make_pairs, sweep
 from tests.tiny import load_tiny, tiny_path
@@ -153,7 +153,7 @@ def test_cells_of_far_layers_do_not_wait_in_one_batch_for_long():
         first_position=lambda cell: 2, changes=lambda cell: cell.head != 3,
         patched_logits=lambda batch: batches.append(list(batch)) or torch.zeros(len(batch), n_examples, 1, 10),
     )  # fmt: skip
-    list(patch_cells(forwards, cells, 10 * n_examples * 4))
+    list(patch_batches(forwards, cell_batches(forwards, cells, 10 * n_examples * 4)))
     assert sorted(cell.index for batch in batches for cell in batch) == [c.index for c in cells if c.head != 3]
     assert max(map(len, batches)) == 10, "only positions 2 to 5 are counted"
     assert len(batches) > 60 / 10, "and not every batch is full"

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import patchlib
-from patchlib.patching.batching import patch_cells
+from patchlib.patching.batching import cell_batches, patch_batches
 from patchlib.patching.donors import PromptBatch
 from patchlib.patching.engine import PatchedForwards, Work
 from patchlib.patching.grid import Cell, Grid
@@ -74,7 +74,8 @@ def test_fast_is_plain_for_any_set_of_positions_and_cells_in_any_company(kind, n
               st.lists(st.booleans(), min_size=shape.numel(), max_size=shape.numel()).filter(any))] * 3)
     ]  # fmt: skip
     together = {cell.index: fast.base_logits for cell in cells}
-    for batch, logits in patch_cells(fast, data.draw(st.permutations(cells)), data.draw(st.integers(1, 500))):
+    batches = cell_batches(fast, data.draw(st.permutations(cells)), data.draw(st.integers(1, 500)))
+    for batch, logits in patch_batches(fast, batches):
         together |= {cell.index: values for cell, values in zip(batch, logits, strict=True)}
     for cell, whole in zip(cells, plain.patched_logits(cells), strict=True):
         torch.testing.assert_close(together[cell.index], whole, atol=ATOL, rtol=0)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from transformer_lens import patching
+from transformers import AutoModelForCausalLM
 
 import patchlib
 from patchlib.models.load import load_model
 from patchlib.patching.engine import PatchedForwards
 from patchlib.patching.selfcheck import fast_obstacle, tolerance
 from tests.helpers import ATOL, make_pairs
-from tests.tiny import DEVICE, load_tiny, tiny_path
+from tests.tiny import DEVICE, load_tiny, tiny_config, tiny_path, tiny_tokenizer
 
 BY_LAYER_POS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 BY_LAYER_HEAD = ("z", "q", "k", "v", "pattern")
-FAST = ("gpt2", "llama", "neox", "qwen3", "opt", "phi", "falcon", "mixtral")
-FALLBACK = ("gemma2", "mistral", "bloom")
+FAST = ("gpt2", "llama", "neox", "qwen3", "opt", "phi", "falcon", "mixtral", "gemma2", "mistral")
+FALLBACK = ("bloom",)
 PARALLEL = ("neox", "phi", "falcon")
 # Random models and prompts give no contrast worth the name; exactness does not need one.
 pytestmark = pytest.mark.filterwarnings("ignore::patchlib.ContrastWarning")
@@ -140,22 +143,56 @@ def test_lengths_and_first_differences_may_be_mixed():
     assert together.patched.isel(example=slice(0, 3)).notnull().all()
 
 
-def test_sliding_windows_fall_back_to_plain_forwards():
-    model = load_tiny("mistral")
-    pairs = make_pairs(model, length=12)
-    result = patchlib.sweep(model, pairs, "resid_pre", progress=False)
-    assert result.attrs["engine"].startswith("plain (its cache does not keep every key")
+@pytest.mark.parametrize("kind", ["mistral", "gemma2"])
+@pytest.mark.parametrize("length", [6, 7, 12])
+def test_windows_that_are_longer_or_shorter_than_the_prompts_are_swept_fast(kind, length):
+    model = load_tiny(kind)
+    pairs = make_pairs(model, length=length, start=3)
+    result = patchlib.sweep(model, pairs, "resid_pre", engine="fast", progress=False)
     expected = transformer_lens_sweep(
         model, pairs, "resid_pre", "denoise", patching.layer_pos_patch_setter, ("layer", "pos")
     )
     np.testing.assert_allclose(result.patched.sel(metric="logit_diff").values, expected, atol=ATOL)
+
+
+ROTATIONS = {
+    "dynamic": {"rope_type": "dynamic", "factor": 2.0},
+    "longrope": {
+        "rope_type": "longrope",
+        "short_factor": [1.0] * 4,
+        "long_factor": [3.0] * 4,
+        "original_max_position_embeddings": 10,
+    },
+}
+
+
+@pytest.mark.parametrize("scaling", ROTATIONS)
+def test_rotations_that_depend_on_the_prompt_s_length_are_fast_up_to_there(scaling, tmp_path):
+    longest = 20 if scaling == "dynamic" else 10
+    text_of = tiny_tokenizer()
+    config = tiny_config("llama", len(text_of))
+    config.max_position_embeddings = 20
+    config.rope_parameters = {"rope_theta": 10000.0, **ROTATIONS[scaling]}
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    text_of.save_pretrained(tmp_path)
+    model = load_model(tmp_path, device=DEVICE)
+    within = patchlib.sweep(model, make_pairs(model, length=longest), engine="auto", progress=False)
+    assert within.attrs["engine"] == "fast"
+    with pytest.warns(patchlib.EngineWarning, match=f"plain forwards, .*beyond {longest} tokens"):
+        beyond = patchlib.sweep(model, make_pairs(model, length=longest + 2), progress=False)
+    assert beyond.attrs["engine"].startswith(f"plain (beyond {longest} tokens")
+
+
+def test_an_architecture_that_cannot_resume_falls_back_and_says_why_once():
+    model = load_model(tiny_path("bloom"), device=DEVICE)
+    with pytest.warns(patchlib.EngineWarning, match="plain forwards, several times slower: resuming in the middle"):
+        assert "resuming in the middle" in patchlib.sweep(model, make_pairs(model), progress=False).attrs["engine"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", patchlib.EngineWarning)
+        patchlib.sweep(model, make_pairs(model), progress=False)
     with pytest.raises(patchlib.SweepError, match="engine='fast' does not hold"):
-        patchlib.sweep(model, pairs, "resid_pre", engine="fast", progress=False)
-
-
-def test_an_architecture_that_cannot_resume_falls_back_and_says_why():
-    model = load_tiny("bloom")
-    assert "resuming in the middle" in patchlib.sweep(model, make_pairs(model), progress=False).attrs["engine"]
+        patchlib.sweep(model, make_pairs(model), "resid_pre", engine="fast", progress=False)
 
 
 def test_bfloat16_is_as_exact_as_its_few_bits():

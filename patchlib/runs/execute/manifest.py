@@ -18,6 +18,7 @@ import xarray as xr
 
 from patchlib._util import first_line, sha256_of, versions
 from patchlib.errors import RunError
+from patchlib.runs.execute.ending import close_at_end, shell_of_kernel
 from patchlib.runs.execute.parameters import Parameter, kept
 from patchlib.runs.execute.provenance import provenance
 from patchlib.runs.files import alone, prepare_folder, replacing, write_json
@@ -40,8 +41,9 @@ def save_run(
 ) -> Path:
     """Save a notebook's results and the manifest that says how they came about.
 
-    Called again by the same notebook with the same parameters, it adds to what is there. Where patchlib runs the
-    notebook, the manifest says "ok" once the notebook has ended, and not before.
+    Called again by the same notebook with the same parameters, it adds to what is there. In a notebook the manifest
+    says "running" until the notebook has ended, and then "ok" or "failed": `patchlib run` sees the end; under plain
+    papermill or Jupyter it is the end of the kernel, or five seconds without a cell. In a script it says "ok" at once.
 
     Each dataset goes to `<notebook>.<name>.nc`, each table to `<notebook>.<name>.csv`, the manifest to
     `<notebook>.manifest.json`. Every file appears whole or not at all.
@@ -78,12 +80,13 @@ def save_run(
     numbers = {name: _number(name, value) for name, value in (headline or {}).items()}
     folder = prepare_folder(out_dir)
     path = folder / f"{notebook}.manifest.json"
+    ends_itself = not is_ours and shell_of_kernel() is not None
     with nullcontext() if is_ours else alone(folder, notebook, wait=WAIT):
         files = [_save(result, folder, notebook, name) for name, result in results.items()]
         attrs = [result.attrs for result in results.values() if "model" in result.attrs]
         models = dict.fromkeys((attr["model"], attr.get("weights_hash")) for attr in attrs)
         manifest = new_manifest(notebook, parameters) | {
-            "status": "running" if is_ours else "ok",
+            "status": "running" if is_ours or ends_itself else "ok",
             "models": [{"name": name, "weights_hash": weights} for name, weights in models],
             "headline": numbers,
             "wall_time_s": round(time.time() - psutil.Process().create_time()),
@@ -94,7 +97,10 @@ def save_run(
         if is_ours or before["parameters"] == manifest["parameters"]:  # else it is another run in this process
             manifest |= _together(before, manifest)
         _SAVED[path] = manifest
-        return write_json(path, manifest)
+        write_json(path, manifest)
+        if ends_itself:
+            close_at_end(path)
+        return path
 
 
 def _together(before: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import xarray as xr
 
 from patchlib._util import first_line
 from patchlib.errors import RunError
+from patchlib.runs.execute.ending import is_open
 from patchlib.runs.folder import OK, STATUS, RunFolder
 from patchlib.runs.report.netcdf import look_through, open_result
 
@@ -226,6 +227,7 @@ def _read(folder: RunFolder, name: str) -> Run:
     status = {} if folder.stem else folder.status
     records = folder.manifest | {key: value for key, value in status.items() if value is not None}
     state, error = str(records.get("status")), status.get("error") if status else records.get("error")
+    state = OK if is_open(folder.manifest_path) else state
     unread = [STATUS] if not (folder.stem or status) else []
     unread += [folder.manifest_path.name] if folder.stem and not folder.manifest else []
     damage = f"{unread[0]} cannot be read" if unread else folder.damage() if state == OK else None
