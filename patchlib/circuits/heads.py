@@ -123,7 +123,8 @@ def copying_scores(
 
     The stream of a token after the first block (which stands for its embedding) goes through the head's input norm,
     W_V (with the values' bias, as in the paper's code) and W_O, then through the norm behind attention where there is
-    one, the final norm and the unembedding, all as the model has them. ``copying`` is the share of tokens that are then among the ``top_k`` logits, ``suppressing`` the share after a change of sign (negative heads).
+    one, the final norm and the unembedding, all as the model has them. ``copying`` is the share of tokens that
+    are then among the ``top_k`` logits, ``suppressing`` the share after a change of sign (negative heads).
 
     Args:
         model: In eval mode.
