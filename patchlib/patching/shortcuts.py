@@ -32,6 +32,8 @@ def missing_for_fast(model: TransformerBridge) -> str | None:
     config = getattr(model.original_model, "config", None)  # TransformerLens' own models have none
     if not hasattr(model, "blocks") or getattr(config, "is_encoder_decoder", False):
         return "it is not a single stack of decoder blocks"
+    if getattr(config, "hidden_size_per_layer_input", 0):
+        return "its layers read the tokens again, which a forward that resumes in the middle does not have"
     tokens, cache = torch.zeros(1, 2, dtype=torch.long, device=model.cfg.device), DynamicCache()
     try:
         with going_on_from(model, cache) as arguments:

@@ -7,38 +7,11 @@ import logging
 import sys
 import warnings
 
-import torch
 import transformers
 
 import patchlib
-from patchlib.errors import PatchlibError
-from patchlib.patching.selfcheck import fast_obstacle
 from tests.architectures.configs import TABLE
-from tests.architectures.heads import TOOLS, check_tool
-from tests.architectures.models import both
-from tests.architectures.sites import HEADS, STREAM, Finding, check_separate, check_site, check_whole_stream, gap
-from tests.helpers import contrast_pairs
-
-
-def findings(name: str, say: object = print) -> list[Finding]:
-    """Everything that was found of one architecture; a single refusal where it does not load."""
-    try:
-        with both(name) as (model, hand):
-            say(f"\n{name}: {fast_obstacle(model) or 'fast'}")
-            pairs = contrast_pairs(model, n=3, length=12, start=5)
-            found = []
-            with torch.no_grad():
-                theirs, ours = hand.logits(pairs.clean_batch()), model(pairs.clean_batch())
-                found.append(Finding("logits", gap=gap(ours, theirs)))
-                for site in (*STREAM, *HEADS):
-                    found += [check_site(model, hand, pairs, site, way) for way in ("denoise", "noise")]
-                found += [check_whole_stream(model, pairs, site) for site in STREAM[:3]]
-                layer = next(i for i, attention in enumerate(hand.attentions) if attention is not None)
-                found += [check_separate(model, pairs, site, layer) for site in ("q", "k", "v", "pattern")]
-            return found + [check_tool(tool, model, hand, pairs) for tool in TOOLS]
-    except PatchlibError as error:
-        say(f"\n{name}: does not load")
-        return [Finding("load", refusal=str(error))]
+from tests.architectures.findings import findings
 
 
 def main() -> int:
@@ -47,12 +20,15 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=list(TABLE), metavar="NAME", help="these architectures")
     parser.add_argument("--wrong", action="store_true", help="leave out what is right")
     chosen = parser.parse_args()
-    warnings.simplefilter("ignore", patchlib.ContrastWarning)
+    for category in (patchlib.ContrastWarning, patchlib.EngineWarning):
+        warnings.simplefilter("ignore", category)
     transformers.logging.set_verbosity_error()
     logging.disable(logging.WARNING)
     wrong = []
     for name in chosen.only:
-        for finding in findings(name):
+        engine, found = findings(name)
+        print(f"\n{name}: {engine}")
+        for finding in found:
             if finding.wrong or not chosen.wrong:
                 print(f"  {'WRONG ' if finding.wrong else ''}{finding.what}: {finding}", flush=True)
             wrong += [f"{name}: {finding.what}: {finding}"] if finding.wrong else []

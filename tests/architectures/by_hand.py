@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -124,7 +125,9 @@ def reads_attention(hand: Hand, seen: dict, i: int, attention: Tensor) -> tuple[
     for norm in [*norms, None]:
         added = factor * (attention if norm is None else norm(attention))
         rest = change - added
-        if any(torch.allclose(rest, factor * output, **CLOSE) for output in [*outputs, torch.zeros_like(rest)]):
+        outputs = [torch.zeros_like(rest), *outputs]
+        # what an MLP gives, or that and one thing more
+        if any(torch.allclose(rest, factor * (a + b), **CLOSE) for a, b in combinations(outputs, 2)):
             return norm, factor
     raise Unreadable("a layer is more than a sum of what attention and MLP give")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -59,36 +60,37 @@ def logit_diff(logits: Tensor, pairs: patchlib.PromptPairs) -> Tensor:
     return logits[rows, -1, right] - logits[rows, -1, wrong]
 
 
-def by_bridge(model: TransformerBridge, hook: str, base: Tensor, source: Tensor, index: tuple) -> Tensor:
-    """Logits with one cell taken from the other prompts, by run_with_hooks and nothing else."""
-    kept = []
-    model.run_with_hooks(source, fwd_hooks=[(hook, lambda value, hook: kept.append(value.clone()))])
+def seen_by_bridge(model: TransformerBridge, tokens: Tensor, *hooks: str) -> list[Tensor]:
+    """What some hooks see, by run_with_hooks and nothing else."""
+    kept = {}
+    look = [(hook, lambda value, hook, name=hook: kept.__setitem__(name, value.clone())) for hook in hooks]
+    model.run_with_hooks(tokens, fwd_hooks=look)
+    return [kept[hook] for hook in hooks]
+
+
+def by_bridge(model: TransformerBridge, hook: str, base: Tensor, theirs: Tensor, index: tuple) -> Tensor:
+    """Logits with one cell taken from the other prompts."""
 
     def write(value: Tensor, hook: object) -> None:
-        value[index] = kept[0][index]
+        value[index] = theirs[index]
 
     return model.run_with_hooks(base, fwd_hooks=[(hook, write)])
 
 
-def with_head_values(model: TransformerBridge, hook: str, base: Tensor, source: Tensor, index: tuple) -> Tensor:
+def with_head_values(model: TransformerBridge, layer: int, base: Tensor, source: Tensor, head: int) -> Tensor:
     """One head's z from the base prompts' pattern and the other prompts' values."""
-    kept, head = {}, index[-1]
-    layer = hook.split(".")[1]
-    names = {name: patchlib.SITES[name].hook_name(int(layer)) for name in ("v", "pattern", "z")}
-    for name, tokens in (("v", source), ("pattern", base)):
-        look = [(names[name], lambda value, hook, name=name: kept.__setitem__(name, value.clone()))]
-        model.run_with_hooks(tokens, fwd_hooks=look)
-    group = head * kept["v"].shape[2] // kept["pattern"].shape[1]
+    pattern, v, z = (patchlib.SITES[name].hook_name(layer) for name in ("pattern", "v", "z"))
+    (looks,), (values,) = seen_by_bridge(model, base, pattern), seen_by_bridge(model, source, v)
+    group = head * values.shape[2] // looks.shape[1]
 
-    def write(z: Tensor, hook: object) -> None:
-        z[:, :, head] = kept["pattern"][:, head] @ kept["v"][:, :, group]
+    def write(value: Tensor, hook: object) -> None:
+        value[:, :, head] = looks[:, head] @ values[:, :, group]
 
-    return model.run_with_hooks(base, fwd_hooks=[(names["z"], write)])
+    return model.run_with_hooks(base, fwd_hooks=[(z, write)])
 
 
-def by_hand(hand: Hand, module: torch.nn.Module, side: str, base: Tensor, source: Tensor, index: tuple) -> Tensor:
+def by_hand(hand: Hand, module: torch.nn.Module, side: str, base: Tensor, theirs: Tensor, index: tuple) -> Tensor:
     """The same on a module of Hugging Face's."""
-    theirs = hand.seen(source, {"here": (module, side)})["here"]
 
     def write(value: Tensor) -> Tensor:
         value = value.clone()
@@ -96,6 +98,32 @@ def by_hand(hand: Hand, module: torch.nn.Module, side: str, base: Tensor, source
         return value
 
     return hand.patched(base, (module, write, side))
+
+
+def cell_by_hand(
+    model: TransformerBridge, hand: Hand, site: str, layer: int, base: Tensor, source: Tensor
+) -> Callable[[int], Tensor]:
+    """A cell's head or position -> the logits: on Hugging Face's modules where they have the site, else by hooks."""
+    if site == "head_v":
+        return lambda head: with_head_values(model, layer, base, source, head)
+    module, side = None, "in"
+    if site in ("resid_pre", "resid_post"):
+        module, side = hand.layers[layer], "in" if site == "resid_pre" else "out"
+    elif site == "z":
+        module = hand.projections[layer]
+    if module is None:
+        hook = patchlib.SITES[site].hook_name(layer)
+        (theirs,) = seen_by_bridge(model, source, hook)
+        before = 1 if site in STREAM or site == "pattern" else 2
+        return lambda cell: by_bridge(model, hook, base, theirs, (*[slice(None)] * before, cell))
+    theirs = hand.seen(source, {"": (module, side)})[""]
+    width = theirs.shape[-1] // int(model.cfg.n_heads)
+
+    def logits(cell: int) -> Tensor:
+        columns = (slice(None), slice(None), slice(cell * width, (cell + 1) * width))
+        return by_hand(hand, module, side, base, theirs, columns if site == "z" else (slice(None), cell))
+
+    return logits
 
 
 def check_site(model: TransformerBridge, hand: Hand, pairs: patchlib.PromptPairs, site: str, direction: str) -> Finding:
@@ -113,26 +141,11 @@ def check_site(model: TransformerBridge, hand: Hand, pairs: patchlib.PromptPairs
     except Exception as error:
         return Finding(name, failure=f"{type(error).__name__}: {str(error).splitlines()[:1]}")
     worst = 0.0
-    n_heads = int(model.cfg.n_heads)
     for layer in result.layer.values.tolist():
+        by_cell = cell_by_hand(model, hand, site, layer, base, source)
         for number, cell in enumerate(result[result.patched.dims[2]].values.tolist()):
             ours = result.patched.isel(metric=0).sel(layer=layer)[number].values
-            module, side, index = None, "in", (slice(None), cell)
-            if site in ("resid_pre", "resid_post"):
-                module, side = hand.layers[layer], "in" if site == "resid_pre" else "out"
-            elif site == "z" and hand.projections[layer] is not None:
-                module = hand.projections[layer]
-                width = module.weight.numel() // int(model.cfg.d_model) // n_heads
-                index = (slice(None), slice(None), slice(cell * width, (cell + 1) * width))
-            if module is not None:
-                logits = by_hand(hand, module, side, base, source, index)
-            else:
-                index = {"pattern": (slice(None), cell)}.get(site, (slice(None), slice(None), cell))
-                index = (slice(None), cell) if site in STREAM else index
-                hook = patchlib.SITES[site].hook_name(layer)
-                of_bridge = with_head_values if site == "head_v" else by_bridge
-                logits = of_bridge(model, hook, base, source, index)
-            worst = max(worst, gap(ours, logit_diff(logits, pairs)))
+            worst = max(worst, gap(torch.tensor(ours), logit_diff(by_cell(cell), pairs)))
     return Finding(name, gap=worst)
 
 
