@@ -55,6 +55,7 @@ from .models.load import load_model as load_model
 from .models.load import weights_hash as weights_hash
 from .models.names import list_models as list_models
 from .patching.donors import SOURCES as SOURCES
+from .patching.merge import merge as merge
 from .patching.metrics import METRICS as METRICS
 from .patching.receivers import Receiver as Receiver
 from .patching.receivers import inputs_of as inputs_of

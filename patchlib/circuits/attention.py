@@ -18,7 +18,7 @@ from patchlib.patching.budget import default_batch_tokens
 from patchlib.patching.sites import SITES, get_site
 from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.induction import repeated_tokens
-from patchlib.tasks.tokens import as_row, check_rows, tokenize
+from patchlib.tasks.tokens import as_row, check_rows, text_of, tokenize
 
 
 def detector_scores(model: TransformerBridge, n_rows: int = 4, seq_len: int = 50, seed: int = 0) -> xr.Dataset:
@@ -100,7 +100,7 @@ def attention_patterns(
     get_site(model, "pattern", layers)
     patterns = _of_patterns(model, row[None], layers, lambda pattern: pattern[0])  # [layer head dest src]
     names, positions = [head_name(*head) for head in heads], range(len(row))
-    tokens = [model.to_string([token]) for token in row.tolist()]
+    tokens = [text_of(model, [token]) for token in row.tolist()]
     coords = {"cell": names, "dest": positions, "src": positions, "token": ("src", tokens)}
     values = torch.stack([patterns[layers.index(layer), head] for layer, head in heads]).numpy()
     return xr.DataArray(values, coords, ["cell", "dest", "src"], name="attention")

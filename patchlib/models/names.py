@@ -34,7 +34,7 @@ def list_models(contains: str = "") -> list[str]:
         True
     """
     supported = registry.get_supported_models(verified_only=True)
-    verified = {model.model_id for model in supported if _is_decoder(model.architecture_id)}
+    verified = {model.model_id for model in supported if is_decoder(model.architecture_id)}
     names = (DEFAULT_MODEL, *sorted(verified, key=str.casefold))
     return [name for name in names if contains.casefold() in name.casefold()]
 
@@ -61,13 +61,14 @@ def source_of(name: str) -> str:
     try:
         architecture = determine_architecture_from_hf_config(config)
     except ValueError as error:
-        raise _unsupported(name, ", ".join(config.architectures or [config.model_type])) from error
-    if not _is_decoder(architecture):
-        raise _unsupported(name, architecture)
+        raise unsupported(name, ", ".join(config.architectures or [config.model_type])) from error
+    if not is_decoder(architecture):
+        raise unsupported(name, architecture)
     return source
 
 
-def _is_decoder(architecture: str) -> bool:
+def is_decoder(architecture: str) -> bool:
+    """Whether TransformerLens loads this architecture as a decoder-only language model."""
     return get_hf_model_class_for_architecture(architecture) is AutoModelForCausalLM
 
 
@@ -94,11 +95,12 @@ def _refusal(source: str, error: Exception) -> ModelError:
             "which needs no hub"
         )
     if isinstance(error, ValueError):  # a model type that transformers lacks, or one that brings its own code
-        return _unsupported(source, brief(error))
+        return unsupported(source, brief(error))
     return ModelError(f"the config of {source!r} cannot be read ({brief(error)}); check the name and the file")
 
 
-def _unsupported(name: str, what: str) -> ModelError:
+def unsupported(name: str, what: str) -> ModelError:
+    """The refusal of an architecture."""
     return ModelError(
         f"the model {name!r} is not supported ({what}); patchlib takes decoder-only language models that "
         "TransformerLens knows and never runs a model's own code: choose one from list_models()"

@@ -168,8 +168,12 @@ class PatchedForwards:
         """
         if self._cache is None:  # a plain forward: whole prompts through all layers
             return self._forward(self.base_tokens.repeat(n_cells, 1), hooks, None, **kwargs)
-        stream = self._window(self._base[f"blocks.{layer}.hook_resid_pre"], start, end)
-        stream = stream.repeat(n_cells, 1, 1)  # [cell*example pos d_model]
+        if self.site.name == "embed":  # what is embedded is in no stream that was recorded
+            given = self.base_tokens[:, start:end].repeat(n_cells, 1)  # [cell*example pos]
+        else:
+            given = self._window(self._base[f"blocks.{layer}.hook_resid_pre"], start, end)
+            given = given.repeat(n_cells, 1, 1)  # [cell*example pos d_model]
+            kwargs["start_at_layer"] = layer
         # TransformerLens puts the stream in at the layer and runs the blocks below all the same: here they pass it on.
         replaced = {
             **self._fused,
@@ -183,7 +187,7 @@ class PatchedForwards:
             replaced[mlp] = shortcuts.at_the_end(mlp.forward)
         with shortcuts.forwards(replaced):
             # (2) Attention sees the positions before start as the base prompts' keys and values.
-            return self._forward(stream, hooks, shortcuts.branches(self._cache, start), start_at_layer=layer, **kwargs)
+            return self._forward(given, hooks, shortcuts.branches(self._cache, start), **kwargs)
 
     # ---- (2) Positions from the patched one on
 
@@ -237,25 +241,55 @@ class PatchedForwards:
 
     # ---- (4) Many cells in one batch
 
+    @property
+    def waits(self) -> bool:
+        """Whether a cell of a higher layer costs nothing in the layers below its own."""
+        return self._cache is not None
+
+    def _waiting(self, cells: Sequence[Cell], start: int) -> dict[torch.nn.Module, shortcuts.Forward]:
+        """Layers' forwards of the cells that have come to their own layer, which are in the order of their layers.
+
+        The others enter at their own with what the base prompts have there. So a batch of cells of all layers takes as
+        few products of matrices as one of a single layer, and none of them has a row that nothing can have changed.
+        """
+        n_live = {layer: sum(cell.layers[0] <= layer for cell in cells) for layer in range(cells[-1].layers[0] + 1)}
+        forwards = {}
+        for layer in range(cells[0].layers[0], cells[-1].layers[0]):
+            arriving = None
+            if n_new := n_live[layer + 1] - n_live[layer]:
+                stream = self._window(self._base[f"blocks.{layer + 1}.hook_resid_pre"], start)
+                arriving = stream.repeat(n_new, 1, 1)  # [cell*example pos d_model]
+            module = self.model.blocks[layer].original_component
+            forwards[module] = shortcuts.joined(module.forward, n_live[layer] * self.n_examples, arriving)
+        return forwards
+
     @torch.no_grad()
     def patched_logits(self, cells: Sequence[Cell]) -> Float[Tensor, "cell example read read_vocab"]:
         """The logits of several cells' patches in one forward, even of those in which nothing changes."""
-        # As far back and as low as any of the cells needs: the others wait in copies of the base forward until theirs.
+        order = sorted(range(len(cells)), key=lambda i: cells[i].layers[0])
+        cells = [cells[i] for i in order]
+        # As far back and as low as any of the cells needs.
         n_cells, start = len(cells), min(map(self.first_position, cells))
-        layers = sorted({layer for cell in cells for layer in cell.layers})
+        waiting = self._waiting(cells, start) if self.waits else {}
+        logits = self._resume(self._patches(cells, start), n_cells, cells[0].layers[0], start, instead=waiting)
+        return self._read_from(start, logits, n_cells)[torch.tensor(order).argsort()]  # as asked
+
+    def _patches(self, cells: Sequence[Cell], start: int) -> Hooks:
+        """Hooks that patch each cell, from a position on; inside a layer the cells that wait are not there."""
 
         def patch(activation: Tensor, hook: Any, layer: int) -> Tensor:
             source = self._window(self._source[self.site.hook_name(layer)], start, pos_axis=self.site.pos_axis)
-            by_cell = torch.unflatten(activation, 0, (n_cells, self.n_examples))  # [cell example *site]
+            by_cell = torch.unflatten(activation, 0, (-1, self.n_examples))  # [cell example *site]
             # A layer's stream may come from the device of the layer below it.
             source, device = source.to(activation.device), activation.device
-            mask = patch_mask(cells, layer, self.site, self.model, slice(start, None), device)  # [cell example *site 1]
+            here = cells[: len(by_cell)]
+            mask = patch_mask(here, layer, self.site, self.model, slice(start, None), device)  # [cell example *site 1]
             # In place: resid_mid is hooked as the input of the second norm, and the skip connection past
             # that norm reads the same tensor. A new tensor would change the one and not the other.
             return activation.copy_(torch.where(mask, source, by_cell).flatten(0, 1))
 
-        hooks: Hooks = [(self.site.hook_name(layer), partial(patch, layer=layer)) for layer in layers]
-        return self._read_from(start, self._resume(hooks, n_cells, layers[0], start), n_cells)
+        layers = sorted({layer for cell in cells for layer in cell.layers})
+        return [(self.site.hook_name(layer), partial(patch, layer=layer)) for layer in layers]
 
     # ---- (5) Nothing for a patch that changes nothing
 

@@ -30,6 +30,7 @@ from patchlib.patching.selfcheck import fast_obstacle, warn_of_plain
 from patchlib.patching.workers import check_executor, measured_by
 from patchlib.progress import Progress, progress_bar
 from patchlib.tasks.pairs import PromptPairs
+from patchlib.tasks.tokens import text_of
 
 Engine = Literal["auto", "fast", "plain"]
 
@@ -184,11 +185,11 @@ class Experiment:
 
     def _shared(self, position: int) -> str:
         """The token where all prompts have the same one, else the role, in angle brackets, that all have there."""
-        pairs, to_string = self.pairs, self.model.to_string
+        pairs = self.pairs
         rows = [(i, row) for i, row in enumerate(pairs.clean_tokens) if position < len(row)]
         others = [pairs.corrupted_tokens[i] for i, _ in rows]
         if len(tokens := {int(row[position]) for row in (*(row for _, row in rows), *others)}) == 1:
-            token = to_string([tokens.pop()])
+            token = text_of(self.model, [tokens.pop()])
             return token.strip() or repr(token)
         shared = [role for role, index in pairs.roles.items() if all(int(index[i]) == position for i, _ in rows)]
         return f"<{shared[0]}>" if shared else ""

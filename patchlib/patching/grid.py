@@ -12,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import check_indices, check_positions, listed, shown
 from patchlib.errors import SweepError
-from patchlib.patching.sites import Site, check_patchable, get_site
+from patchlib.patching.sites import Site, check_patchable, get_site, n_neurons
 from patchlib.tasks.pairs import PromptPairs
 
 CellIndex = tuple[int, ...]
@@ -26,7 +26,8 @@ class Cell:
     Attributes:
         index: Of the cell on each axis of its grid.
         layers: They are patched together.
-        head: A k/v head for the keys and values of a grouped-query model; all heads when None.
+        head: A k/v head for the keys and values of a grouped-query model, a neuron where neurons are patched; all
+            when None.
         mask: The positions of each prompt.
     """
 
@@ -68,13 +69,15 @@ class Grid:
             mask = masks.get(coords.get("pos", coords.get("role")), fixed)
             if mask.any():
                 layers = (coords["layer"],) if "layer" in coords else tuple(sorted(self.layers))
-                cells.append(Cell(index, layers, coords.get("head", coords.get("kv_head")), mask))
+                unit = next((coords[axis] for axis in ("head", "kv_head", "neuron") if axis in coords), None)
+                cells.append(Cell(index, layers, unit, mask))
         return cells
 
     def attributes(self) -> dict[str, str]:
         """What a result records."""
         attributes = {"positions": "all" if self.fixed is None else ", ".join(map(str, self.fixed))}
-        return attributes | ({} if "layer" in self.values else {"layers": ", ".join(map(str, self.layers))})
+        is_named = "layer" in self.values or self.site.hook
+        return attributes | ({} if is_named else {"layers": ", ".join(map(str, self.layers))})
 
 
 def position_mask(position: int | str | None, pairs: PromptPairs) -> Bool[Tensor, "example pos"]:
@@ -95,6 +98,10 @@ def patch_mask(
     """
     mask = torch.stack([cell.mask[:, positions] & (layer in cell.layers) for cell in cells])
     mask = mask.to(device)  # [cell example pos], before it is spread over heads: there is less of it to move
+    if site.has_neurons and cells[0].head is not None:  # all cells of a grid are alike in this
+        neurons = torch.tensor([cell.head for cell in cells], device=mask.device)
+        chosen = neurons[:, None] == torch.arange(n_neurons(model, [layer]), device=mask.device)  # [cell d_mlp]
+        return chosen[:, None, None] & mask[..., None]  # [cell example pos d_mlp]
     if not site.has_heads:
         return mask[..., None]  # [cell example pos 1]
     heads = range(site.n_heads(model))
@@ -111,6 +118,7 @@ def resolve_grid(
     over: Sequence[str],
     layers: Sequence[int] | int | None,
     heads: Sequence[int] | int | None,
+    neurons: Sequence[int] | int | None,
     positions: Sequence[int | str] | int | str | None,
 ) -> Grid:
     """What ``sweep`` was asked for, as a checked grid; SweepError names the first thing that does not exist."""
@@ -119,7 +127,8 @@ def resolve_grid(
     head_axis = site.head_axis(model)
     # "head" is understood where heads share keys and values, and labelled as what it is: "kv_head".
     over = [head_axis if axis == "head" else axis for axis in over]
-    possible = ["layer", *([head_axis] if site.has_heads else []), "pos", *(["role"] if pairs.roles else [])]
+    units = [head_axis] if site.has_heads else ["neuron"] if site.has_neurons else []
+    possible = [*([] if site.hook else ["layer"]), *units, "pos", *(["role"] if pairs.roles else [])]
     for axis in over:
         if not isinstance(axis, str) or axis not in possible:
             why = "this task names no positions" if axis == "role" else f"site {site.name!r} has no such axis"
@@ -129,6 +138,8 @@ def resolve_grid(
             f"over={tuple(over)} must name at least one axis, each once, and only one of 'pos' and 'role'."
         )
 
+    if site.hook and layers is not None:
+        raise SweepError(f"Site {site.name!r} is there once, in no layer: leave layers={shown(layers)} out.")
     check_patchable(model, site, by_head=head_axis in over)
 
     n_pos = max(len(row) for row in pairs.clean_tokens)
@@ -143,6 +154,11 @@ def resolve_grid(
         raise SweepError(f"heads={shown(heads)} was given, but over={tuple(over)} has no {head_axis!r} axis: {mend}.")
     if site.has_heads:
         values[head_axis] = check_indices(head_axis, heads, site.n_heads(model))
+    if neurons is not None and "neuron" not in over:
+        mend = "add 'neuron' to over" if site.has_neurons else f"site {site.name!r} has none"
+        raise SweepError(f"neurons={shown(neurons)} was given, but over={tuple(over)} has no 'neuron' axis: {mend}.")
+    if site.has_neurons:
+        values["neuron"] = check_indices("neuron", neurons, n_neurons(model, values["layer"]))
     fixed = None
     if positions is not None:
         checked = check_positions(positions, pairs.roles, n_pos)

@@ -36,11 +36,7 @@ class HeadValueForwards(PatchedForwards):
     ) -> Float[Tensor, "example pos head d_head"]:
         return values.repeat_interleave(self.site.n_heads(self.model) // values.shape[2], dim=2)
 
-    @torch.no_grad()
-    def patched_logits(self, cells: Sequence[Cell]) -> Float[Tensor, "cell example read read_vocab"]:
-        """The logits of several cells' patches in one forward."""
-        n_cells, start = len(cells), min(map(self.first_position, cells))
-        layers = sorted({layer for cell in cells for layer in cell.layers})
+    def _patches(self, cells: Sequence[Cell], start: int) -> Hooks:
         seen: dict[str, Tensor] = {}
 
         def see(activation: Tensor, hook: Any, name: str) -> None:
@@ -48,14 +44,15 @@ class HeadValueForwards(PatchedForwards):
 
         def read(z: Float[Tensor, "cell*example pos head d_head"], hook: Any, layer: int) -> Tensor:
             source = self._window(self._source[self.site.hook_name(layer)], start).to(z.device)
-            values = torch.unflatten(self._for_each_head(seen["v"]), 0, (n_cells, self.n_examples))
-            mask = patch_mask(cells, layer, self.site, self.model, slice(start, None), z.device)
+            values = torch.unflatten(self._for_each_head(seen["v"]), 0, (-1, self.n_examples))
+            here = cells[: len(values)]  # inside a layer the cells that wait are not there
+            mask = patch_mask(here, layer, self.site, self.model, slice(start, None), z.device)
             change = torch.where(mask, source - values, 0).flatten(0, 1)  # [cell*example pos head d_head]
             # The pattern is that of this forward, over all positions; the values before `start` are as they were.
             return z.add_(mixed(seen["pattern"][..., -change.shape[1] :], change))
 
         hooks: Hooks = []
-        for layer in layers:
+        for layer in sorted({layer for cell in cells for layer in cell.layers}):
             hooks += [(SITES[name].hook_name(layer), partial(see, name=name)) for name in ("v", "pattern")]
             hooks += [(SITES["z"].hook_name(layer), partial(read, layer=layer))]
-        return self._read_from(start, self._resume(hooks, n_cells, layers[0], start), n_cells)
+        return hooks

@@ -189,7 +189,7 @@ def next_token_losses(
     logits: Float[Tensor, "*batch pos d_vocab"], tokens: Int[Tensor, "*batch pos"]
 ) -> Float[Tensor, "*batch pos"]:
     """Cross-entropy in nats of the token at each position, given those before it; NaN at position 0."""
-    tokens = tokens.expand(logits.shape[:-1])
+    tokens = tokens.to(logits.device).expand(logits.shape[:-1])
     losses = cross_entropy(logits[..., :-1, :].flatten(0, -2), tokens[..., 1:].flatten(), reduction="none")
     if not torch.isfinite(losses).all():
         raise SweepError(f"A loss is NaN or infinite. {FLOAT32} else look at the model's weights.")

@@ -29,7 +29,7 @@ def missing_for_fast(model: TransformerBridge) -> str | None:
     cache that keeps every key and value. The model's own cache may keep those of a sliding window alone; with ours
     the window is a matter of the attention mask, which transformers makes for any cache.
     """
-    config = getattr(model.original_model, "config", None)
+    config = getattr(model.original_model, "config", None)  # TransformerLens' own models have none
     if not hasattr(model, "blocks") or getattr(config, "is_encoder_decoder", False):
         return "it is not a single stack of decoder blocks"
     if getattr(config, "hidden_size_per_layer_input", 0):
@@ -72,24 +72,6 @@ def going_on_from(model: TransformerBridge, cache: Cache) -> Iterator[dict[str, 
             handle.remove()
 
 
-def longest_exact(model: TransformerBridge) -> int | None:
-    """Tokens up to which a position's rotation is the same whatever follows; None where that is any number.
-
-    Beyond its first context, dynamic and LongRoPE scaling rotates every position by the prompt's length: keys that are
-    kept of a prompt's first tokens are then not those of the whole prompt.
-    """
-    config: Any = getattr(model.original_model, "config", None)
-    given = getattr(config, "rope_parameters", None) or {}
-    # One scaling for all layers, or one for each kind of layer.
-    scalings = [scaling for scaling in (given, *given.values()) if isinstance(scaling, Mapping)]
-    lengths = [
-        scaling.get("original_max_position_embeddings") or config.max_position_embeddings
-        for scaling in scalings
-        if scaling.get("rope_type") in ("dynamic", "longrope")
-    ]
-    return min(lengths, default=None)
-
-
 @contextmanager
 def forwards(replaced: Mapping[torch.nn.Module, Forward]) -> Iterator[None]:
     """Let modules compute something else for a while."""
@@ -119,6 +101,33 @@ def hand_on(n_outputs: int | None) -> Forward:
         return hidden if n_outputs is None else (hidden, *[None] * (n_outputs - 1))
 
     return forward
+
+
+def joined(forward: Forward, n_live: int, arriving: Float[Tensor, "row pos d_model"] | None) -> Forward:
+    """A layer's forward of the first rows of a batch alone; the rows behind them wait for a layer of their own.
+
+    Args:
+        forward: The layer's own.
+        n_live: How many rows there are to compute.
+        arriving: The stream with which the rows behind those enter the next layer; None where none enters it there.
+    """
+
+    def live(argument: Any, n_rows: int) -> Any:
+        """What there is of the live rows in an argument: hidden state, mask, or a tuple of positions' rotations."""
+        if isinstance(argument, tuple | list):
+            return type(argument)(live(part, n_rows) for part in argument)
+        return argument[:n_live] if isinstance(argument, Tensor) and argument.shape[:1] == (n_rows,) else argument
+
+    def first_rows(*args: Any, **kwargs: Any) -> Any:
+        hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+        n_rows = len(hidden)
+        output = forward(*live(args, n_rows), **{name: live(value, n_rows) for name, value in kwargs.items()})
+        computed = output[0] if isinstance(output, tuple) else output
+        entering = [] if arriving is None else [arriving.to(hidden.device)]
+        stream = torch.cat([computed, *entering, hidden[n_live + sum(map(len, entering)) :]])  # [row pos d_model]
+        return (stream, *output[1:]) if isinstance(output, tuple) else stream
+
+    return first_rows
 
 
 _BLOCK_OUTPUTS: WeakKeyDictionary[TransformerBridge, int | None] = WeakKeyDictionary()

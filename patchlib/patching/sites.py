@@ -1,8 +1,8 @@
 """Where one can patch: a short site name, its hook in each layer and the shape of what lives there.
 
 Example:
-    >>> list(patchlib.SITES)
-    ['resid_pre', 'resid_mid', 'resid_post', 'attn_out', 'mlp_out', 'z', 'q', 'k', 'v', 'head_v', 'pattern']
+    >>> print(*patchlib.SITES)
+    resid_pre resid_mid resid_post attn_out mlp_out post z q k v head_v pattern embed final
     >>> patchlib.SITES["z"].hook_name(5), patchlib.SITES["z"].layout
     ('blocks.5.attn.hook_z', 'example pos head d_head')
     >>> print(patchlib.SITES["z"].about)
@@ -22,16 +22,17 @@ from patchlib.patching import probes
 
 @dataclass(frozen=True)
 class Site:
-    """One kind of activation, present once in every layer.
+    """One kind of activation, present once in every layer, or once in the model.
 
     Attributes:
         name: TransformerLens' short name, e.g. ``"z"``.
         layout: The axes of the activation: ``"example pos d_model"`` for the residual stream and the
             outputs of sublayers, ``"example pos head d_head"`` for per-head vectors,
-            ``"example head dest src"`` for attention patterns.
+            ``"example head dest src"`` for attention patterns, ``"example pos d_mlp"`` for neurons.
         about: What patching here moves, in one phrase.
         per_kv_head: True for keys and values, which grouped-query models have fewer of.
         of: The site whose activations these are, where it is not this one.
+        hook: The hook's full name where the activation is there once in the model.
     """
 
     name: str
@@ -39,6 +40,12 @@ class Site:
     about: str
     per_kv_head: bool = False
     of: str = ""
+    hook: str = ""
+
+    @property
+    def has_neurons(self) -> bool:
+        """Whether the activation is one of neurons, of which each can be patched alone."""
+        return self.layout.endswith("d_mlp")
 
     @property
     def has_heads(self) -> bool:
@@ -52,7 +59,7 @@ class Site:
 
     def hook_name(self, layer: int) -> str:
         """TransformerLens' full name of the site in one layer, e.g. ``"blocks.5.attn.hook_z"``."""
-        return str(get_act_name(self.of or self.name, layer))
+        return self.hook or str(get_act_name(self.of or self.name, layer))
 
     def n_heads(self, model: TransformerBridge) -> int:
         """How many heads this site has in one layer (k/v heads for keys and values)."""
@@ -65,20 +72,25 @@ class Site:
 
     def shape(self, model: TransformerBridge, n_pos: int) -> tuple[int | None, ...]:
         """What the layout says of two prompts' activation; None where it says nothing."""
-        sizes = {"example": 2, "d_model": int(model.cfg.d_model), "d_head": None, "dest": n_pos, "src": n_pos}
+        sizes = {"example": 2, "d_model": int(model.cfg.d_model), "d_head": None, "d_mlp": None}
         if self.has_heads:
             sizes["head"] = SITES[self.of or self.name].n_heads(model)
         return tuple(sizes.get(axis, n_pos) for axis in self.layout.split())
 
     def layers(self, model: TransformerBridge) -> list[int]:
-        """The layers that have the site, in the shape that its layout says: not all of them in hybrid models."""
+        """The layers that have the site, in the shape that its layout says: not all of them in hybrid models.
+
+        For a site that is there once, it is the layer at which a forward has to begin.
+        """
         n_pos, seen = _shapes(model)
         wanted = self.shape(model, n_pos)
 
         def fits(shape: probes.Shape) -> bool:
             return len(shape) == len(wanted) and all(a in (None, b) for a, b in zip(wanted, shape, strict=True))
 
-        return [layer for layer in range(int(model.cfg.n_layers)) if fits(seen.get(self.hook_name(layer), ()))]
+        n_layers = int(model.cfg.n_layers)
+        possible = range(n_layers) if not self.hook else [0 if self.name == "embed" else n_layers - 1]
+        return [layer for layer in possible if fits(seen.get(self.hook_name(layer), ()))]
 
 
 _RESID, _HEAD, _PATTERN = "example pos d_model", "example pos head d_head", "example head dest src"
@@ -90,12 +102,15 @@ SITES = {
         Site("resid_post", _RESID, "the residual stream leaving a layer"),
         Site("attn_out", _RESID, "what the attention sublayer writes"),
         Site("mlp_out", _RESID, "what the MLP writes"),
+        Site("post", "example pos d_mlp", "the MLP's neurons, after the nonlinearity and the gate, if any"),
         Site("z", _HEAD, "what a head read, mixed by its attention (its output before W_O)"),
         Site("q", _HEAD, "a head's queries: what it looks for"),
         Site("k", _HEAD, "a head's keys: what it is found by", per_kv_head=True),
         Site("v", _HEAD, "a head's values: what it would move", per_kv_head=True),
         Site("head_v", _HEAD, "the values, for one head and not for those that share them with it", of="v"),
         Site("pattern", _PATTERN, "where a head looks (attention after softmax)"),
+        Site("embed", _RESID, "the tokens' embeddings, before any layer", hook="hook_embed"),
+        Site("final", _RESID, "the residual stream entering the final norm", hook="ln_final.hook_in"),
     )
 }
 
@@ -139,6 +154,24 @@ def get_site(model: TransformerBridge, name: str, layers: Iterable[int] | None =
         f"{model.cfg.model_name} has no site {name!r} (no hook {site.hook_name(0)!r}; "
         f"models with parallel attention and MLP have no resid_mid). It has: {', '.join(names)}."
     )
+
+
+def n_neurons(model: TransformerBridge, layers: Iterable[int]) -> int:
+    """How many neurons the MLPs of these layers have; SweepError where they have none, or not all as many."""
+    _, seen = _shapes(model)
+    counted = {layer: seen.get(SITES["post"].hook_name(layer), (0,))[-1] for layer in layers}
+    for layer in counted:
+        # A mixture of experts has no one row of neurons: TransformerLens shows what its MLP writes in their place.
+        names = (SITES[site].hook_name(layer) for site in ("post", "mlp_out"))
+        post, mlp_out = map(model.hook_dict.get, names)
+        if post is mlp_out or not counted[layer]:
+            raise SweepError(
+                f"Layer {layer} of {model.cfg.model_name} has no one row of neurons (a mixture of experts, or no MLP): "
+                "choose other layers, or the site mlp_out."
+            )
+    if len(set(counted.values())) > 1:
+        raise SweepError(f"These layers have {sorted(set(counted.values()))} neurons: sweep those that are alike.")
+    return next(iter(counted.values()))
 
 
 def site_of(hook_name: str) -> tuple[Site, int] | None:

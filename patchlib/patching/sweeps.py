@@ -75,6 +75,7 @@ def sweep(
     *,
     layers: Sequence[int] | int | None = None,
     heads: Sequence[int] | int | None = None,
+    neurons: Sequence[int] | int | None = None,
     positions: Sequence[int | str] | int | str | None = None,
     source: Literal["other", "zero", "mean", "resample"] = "other",
     reference: PatchingDataset | PromptPairs | None = None,
@@ -97,18 +98,18 @@ def sweep(
         task: A ``PatchingDataset`` or ``PromptPairs``.
         site: What is patched, a name in ``patchlib.SITES``.
         over: The axes of the grid: any of ``"layer"``, ``"head"`` (for k and v of a grouped-query model:
-            ``"kv_head"``) and one of ``"pos"`` (token index) or ``"role"`` (the task's named positions). An
-            axis left out is patched whole: ``("layer", "head")`` patches a head at all positions, and ``("role",)``
-            a position in all ``layers`` together. For ``pattern`` the position is ``dest``, the query's. The site
-            ``v`` of a grouped-query model is that of a group; ``head_v`` patches the values for one head alone: its
-            pattern times the other values.
+            ``"kv_head"``) or ``"neuron"`` (of ``post``), and one of ``"pos"`` (token index) or ``"role"`` (the task's
+            named positions). An axis left out is patched whole: ``("layer", "head")`` patches a head at all positions,
+            and ``("role",)`` a position in all ``layers`` together. For ``pattern`` the position is ``dest``, the
+            query's. ``embed`` and ``final`` are there once, and have no layers. The site ``v`` of a grouped-query model
+            is that of a group; ``head_v`` patches the values for one head alone: its pattern times the other values.
         direction: ``"denoise"`` or ``"noise"``.
         metric: ``"logit_diff"``, ``"prob"``, ``"kl"``, ``"accuracy"``, ``"task_metric"`` or a function
             ``(logits[example pos d_vocab], pairs) -> [example]``; several at once cost no more than one. A function
             gets some of the prompts at a time, and finds what belongs to them in ``pairs.answers``, or in data of
             yours as ``data[pairs.index]``. None: the task's own ``compute_metric`` where it has one, else the logit
             difference.
-        layers, heads: Which ones; all when None, in hybrid models all layers that have the site.
+        layers, heads, neurons: Which ones; all when None, in hybrid models all layers that have the site.
         positions: Token indices or roles. With ``"pos"`` or ``"role"`` in ``over``, the ones to sweep;
             without, the ones that every cell patches.
         source: What is written in: ``"other"`` the activation of the other prompt of the pair, ``"zero"`` zeros,
@@ -169,7 +170,7 @@ def sweep(
         head_v 0.31
     """
     pairs = as_pairs(model, task)
-    grid = resolve_grid(model, pairs, site, over, layers, heads, positions)
+    grid = resolve_grid(model, pairs, site, over, layers, heads, neurons, positions)
     donors = resolve_donors(model, pairs, direction, source, reference, source_seed)
     metrics = resolve_metrics(metric, pairs)
     how = resolve_how(model, pairs, engine, batch_tokens, checkpoint, progress, executor)
@@ -234,7 +235,7 @@ def path_patch(
     """
     pairs = as_pairs(model, task)
     get_site(model, "z", range(int(model.cfg.n_layers)))  # what is not frozen would carry paths that are not direct
-    grid = resolve_grid(model, pairs, "z", over, layers, heads, positions)
+    grid = resolve_grid(model, pairs, "z", over, layers, heads, None, positions)
     donors = resolve_donors(model, pairs, direction, source, reference, source_seed)
     metrics = resolve_metrics(metric, pairs)
     how = resolve_how(model, pairs, engine, batch_tokens, checkpoint, progress, executor)

@@ -30,7 +30,7 @@ def warn_of_answers(model: TransformerBridge, pairs: PromptPairs) -> None:
     Only what looks wrong is run: answers without that space, and prompts that end in one. Each task is looked at once.
     """
     seen = _looked_at.setdefault(pairs, WeakSet())
-    if model in seen:
+    if model in seen or model.tokenizer is None:  # without one nothing is known of spellings
         return
     seen.add(model)
     for kind, rows, answers in (("right", pairs.clean_tokens, 0), ("wrong", pairs.corrupted_tokens, 1)):

@@ -14,7 +14,7 @@ from patchlib.errors import TaskError
 from patchlib.models.check import check_model
 from patchlib.tasks.base import PatchingDataset
 from patchlib.tasks.pairs import PromptPairs, check_fits
-from patchlib.tasks.tokens import check_length, single_tokens, tokenize
+from patchlib.tasks.tokens import check_length, single_tokens, text_of, tokenize, tokenizer_of
 from patchlib.tasks.words import BETWEEN, INDUCTION_WORDINGS, LAST_NAMES, NAMES
 
 WORD = re.compile(r"[A-Za-z]{3,}")
@@ -151,8 +151,7 @@ class InductionDataset(PatchingDataset):
 
     def get_clean_corrupt_pairs(self) -> list[tuple[str, str]]:
         """(clean, corrupted) prompts as text."""
-        to_string = self.model.to_string
-        return [(to_string(prompt.clean), to_string(prompt.corrupted)) for prompt in self._prompts]
+        return [(text_of(self.model, pair.clean), text_of(self.model, pair.corrupted)) for pair in self._prompts]
 
     def get_target_tokens(self, pair_idx: int) -> tuple[int, int]:
         """Token ids of what has to follow and of the wrong answer."""
@@ -188,13 +187,15 @@ class InductionDataset(PatchingDataset):
 
 def _bos(model: TransformerBridge) -> list[int]:
     """What the model's own tokenisation puts first: BOS, or nothing."""
+    if model.tokenizer is None:
+        return []
     n_bos = len(tokenize(model, "a")) - len(model.tokenizer(["a"], add_special_tokens=False)["input_ids"][0])
     return [int(model.tokenizer.bos_token_id)] * n_bos
 
 
 def _whole_words(model: TransformerBridge, rng: random.Random) -> list[int]:
     """Ids of tokens that stand for one whole word, in random order."""
-    size = min(len(model.tokenizer), model.cfg.d_vocab)
+    size = min(len(tokenizer_of(model)), model.cfg.d_vocab)
     ids = rng.sample(range(size), min(size, POOL))
     texts = model.tokenizer.batch_decode([[token] for token in ids], clean_up_tokenization_spaces=False)
     words = dict.fromkeys(text.strip() for text in texts if WORD.fullmatch(text.strip()))
@@ -203,6 +204,8 @@ def _whole_words(model: TransformerBridge, rng: random.Random) -> list[int]:
 
 def _ordinary_tokens(model: TransformerBridge) -> list[int]:
     """All ids but those of special tokens."""
+    if model.tokenizer is None:
+        return list(range(int(model.cfg.d_vocab)))
     special = set(model.tokenizer.all_special_ids)
     return [token for token in range(min(len(model.tokenizer), model.cfg.d_vocab)) if token not in special]
 

@@ -15,7 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from patchlib._util import LARGEST, check_flag, check_kind, check_seed, check_text, listed, shown
 from patchlib.errors import TaskError
 from patchlib.models.check import check_model
-from patchlib.tasks.tokens import as_ids, as_rows, check_pair, check_rows
+from patchlib.tasks.tokens import as_ids, as_rows, check_pair, check_rows, text_of
 
 TaskMetric = Callable[[Float[Tensor, "1 pos d_vocab"], int], float]
 
@@ -263,7 +263,8 @@ class PromptPairs:
             model: Whose tokenizer turns ids back into text.
 
         Returns:
-            Lists by ``clean_prompt``, ``corrupted_prompt``, ``answer`` and ``wrong_answer``.
+            Lists by ``clean_prompt``, ``corrupted_prompt``, ``answer`` and ``wrong_answer``; of ids, where the model
+            has no tokenizer.
 
         Raises:
             SweepError: This is no model.
@@ -277,10 +278,10 @@ class PromptPairs:
         """
         check_model(model)
         return {
-            "clean_prompt": [model.to_string(row) for row in self.clean_tokens],
-            "corrupted_prompt": [model.to_string(row) for row in self.corrupted_tokens],
-            "answer": [model.to_string([right]) for right in self.answers[:, 0].tolist()],
-            "wrong_answer": [model.to_string([wrong]) for wrong in self.answers[:, 1].tolist()],
+            "clean_prompt": [text_of(model, row) for row in self.clean_tokens],
+            "corrupted_prompt": [text_of(model, row) for row in self.corrupted_tokens],
+            "answer": [text_of(model, [right]) for right in self.answers[:, 0].tolist()],
+            "wrong_answer": [text_of(model, [wrong]) for wrong in self.answers[:, 1].tolist()],
         }
 
 

@@ -11,6 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import check_text, first_line, shown
 from patchlib.errors import AlignmentError, TaskError
+from patchlib.models.context import longest_prompt
 
 MAX_SHOWN = 40
 """Positions that an alignment error prints: about a screenful around the one where the prompts part."""
@@ -52,7 +53,7 @@ def as_rows(values: Any, name: str) -> tuple[Int[Tensor, " pos"], ...]:
 
 def check_length(model: TransformerBridge, longest: int, name: str) -> None:
     """TaskError where a prompt of so many tokens is longer than the model's context."""
-    n_ctx = int(model.cfg.n_ctx)
+    n_ctx = longest_prompt(model)
     if longest > n_ctx:
         raise TaskError(
             f"{name!r} has a prompt of {longest} tokens, but {model.cfg.model_name} reads at most {n_ctx}: shorten it."
@@ -133,10 +134,26 @@ def _side_by_side(clean: list[int], corrupted: list[int], show: Callable[[int], 
     return "\n".join(lines)
 
 
+def tokenizer_of(model: TransformerBridge) -> Any:
+    """The model's tokenizer; TaskError where it has none, as one that was built by hand."""
+    if model.tokenizer is None:
+        raise TaskError(
+            f"The model {model.cfg.model_name!r} has no tokenizer, which text needs: give token ids as PromptPairs, or "
+            "load it with load_model(..., tokenizer=)."
+        )
+    return model.tokenizer
+
+
+def text_of(model: TransformerBridge, ids: Int[Tensor, " pos"] | Sequence[int]) -> str:
+    """Tokens as text; their ids where the model has no tokenizer."""
+    return str(model.to_string(ids)) if model.tokenizer is not None else " ".join(str(int(token)) for token in ids)
+
+
 def tokenize(model: TransformerBridge, text: str) -> Int[Tensor, " pos"]:
     """One prompt's tokens on the CPU, with BOS where the model's default has it but never twice, uncut."""
+    tokenizer = tokenizer_of(model)
     row: Tensor = model.to_tokens(check_text("A prompt", text, TaskError), truncate=False)[0].cpu()
-    bos, bos_id = model.tokenizer.bos_token, model.tokenizer.bos_token_id
+    bos, bos_id = tokenizer.bos_token, tokenizer.bos_token_id
     # A text that has BOS written out would get a second one, which the model never saw in training.
     has_bos = bos is not None and text.startswith(bos)
     return row[1:] if has_bos and row[:2].tolist() == [bos_id, bos_id] else row
@@ -155,7 +172,7 @@ def single_tokens(
         kind: What an error calls the words.
         least: How many must be single tokens; TaskError where fewer are.
     """
-    tokenizer = model.tokenizer
+    tokenizer = tokenizer_of(model)
     (stem,) = tokenizer([CARRIER], add_special_tokens=False)["input_ids"]
     rows = tokenizer([f"{CARRIER} {word}" for word in words], add_special_tokens=False)["input_ids"]
     last = {word: row[-1] for word, row in zip(words, rows, strict=True) if row[:-1] == stem}

@@ -20,7 +20,7 @@ from patchlib.patching.sweeps import sweep
 from patchlib.plots import takeaways
 from patchlib.plots.sweeps import heatmap_panels
 from patchlib.tasks.pairs import PromptPairs
-from patchlib.tasks.tokens import check_pair, tokenize
+from patchlib.tasks.tokens import check_pair, tokenize, tokenizer_of
 from patchlib.widgets.drawing import in_a_row, outputs, wide
 
 T = TypeVar("T")
@@ -143,7 +143,7 @@ def answer_token(model: TransformerBridge, which: str, answer: str) -> int:
     word = answer.strip()
     if not word:
         raise TaskError(f"The {which} answer is empty: give one word.")
-    ids = model.tokenizer([f" {word}"], add_special_tokens=False)["input_ids"][0]
+    ids = tokenizer_of(model)([f" {word}"], add_special_tokens=False)["input_ids"][0]
     if len(ids) != 1:
         shown = " + ".join(repr(model.to_string([token])) for token in ids)
         raise TaskError(f"The {which} answer {word!r} is {len(ids)} tokens ({shown}): give a word of one.")

@@ -255,7 +255,8 @@ def _(folder: Path) -> Refusal:
     norm.eps /= 100
     drop = next(module for module in model.modules() if isinstance(module, torch.nn.Dropout))
     drop.forward = lambda x: x * 2
-    line = refused(lambda: resumed(folder, model=model), "model state differ")
+    line = refused(lambda: resumed(folder, model=model), "a forward that was put in place", "del module.forward")
+    refused(lambda: patchlib.detector_scores(model, n_rows=2, seq_len=5), "a forward that was put in place")
     del drop.forward
     resumed(folder, model=model)
     return line

@@ -45,6 +45,8 @@ ENGINE = ("tests/patching/test_engine.py", "tests/patching/test_exactness.py")
 COSTS, BY_HAND = "tests/patching/test_costs.py", "tests/patching/test_by_hand.py"
 SWEEPS, DONORS = "tests/patching/test_sweeps.py", "tests/patching/test_donors.py"
 PATHS, CHECKPOINT = "tests/patching/test_paths.py", "tests/patching/test_checkpoint.py"
+PLACEMENT = "tests/models/test_placement.py"
+MORE_SITES = "tests/patching/test_more_sites.py"
 CIRCUIT, CRITERIA = "tests/circuits/test_circuit.py", "tests/circuits/test_criteria_by_hand.py"
 ATTRIBUTION, HEADS = "tests/circuits/test_attribution_by_hand.py", "tests/circuits/test_heads.py"
 SAMPLE = "tests/architectures/test_sample.py"
@@ -60,6 +62,71 @@ def faults(file: str, tests: tuple[str, ...], *changes: tuple[str, ...]) -> list
 
 
 FAULTS = (
+    # ---- Models in hand, and on several devices
+    *faults(
+        f"{PATCHING}/grid.py",
+        (PLACEMENT,),
+        ("mask = mask.to(device)", "mask = mask.to(model.cfg.device)"),
+    ),
+    *faults(
+        f"{PATCHING}/engine.py",
+        (PLACEMENT,),
+        ("source, device = source.to(activation.device), activation.device", "device = activation.device"),
+        ("logits = logits.to(self.base_tokens.device)", "logits = logits"),
+    ),
+    *faults(
+        f"{PATCHING}/path_engine.py",
+        (PLACEMENT,),
+        ("device = activation.device", "device = self.base_tokens.device"),
+    ),
+    *faults(
+        f"{PATCHING}/shortcuts.py",
+        (PLACEMENT,),
+        ("for module, forward in before.items():", "for module, forward in ():"),
+        ("linear(stream.to(weight.device), weight, bias)", "linear(stream, weight, bias)"),
+    ),
+    *faults(
+        f"{CIRCUITS}/streams.py",
+        (PLACEMENT,),
+        ("layer, :, None].to(z.device)", "layer, :, None]"),
+        ("read(result.to(tokens.device).float())", "read(result.float())"),
+    ),
+    *faults(
+        "patchlib/models/in_hand.py",
+        ("tests/models/test_in_hand.py", PLACEMENT),
+        ("torch.nn.Parameter(weight.detach(), requires_grad=False)", "weight"),
+        ("tensors | {id(buffer): buffer for buffer in model.buffers()}", "{}"),
+        ("    check_as_it_is(model, ModelError)", "    pass"),
+        ("    placement.check_unused()", "    pass"),
+        ("        split_from(bridge, model)", "        pass"),
+    ),
+    *faults(
+        "patchlib/models/check.py",
+        ("tests/models/test_in_hand.py", PLACEMENT),
+        ("_n_changes(weight) != n_changes", "False"),
+        ("or torch_module._global_forward_pre_hooks", "or True"),
+        ("    if len(devices) > 1:", "    if False:"),
+    ),
+    # ---- Sites beside those of heads and layers
+    *faults(
+        f"{PATCHING}/grid.py",
+        (MORE_SITES,),
+        ("return chosen[:, None, None] & mask[..., None]", "return mask[..., None]"),
+        ("torch.arange(n_neurons(model, [layer]), device=mask.device)", "torch.arange(64, device=mask.device)"),
+        ("if site.hook and layers is not None:", "if False:"),
+    ),
+    *faults(
+        f"{PATCHING}/engine.py",
+        (MORE_SITES,),
+        ('if self.site.name == "embed":', "if False:"),
+        ("self.base_tokens[:, start:end].repeat(n_cells, 1)", "self.base_tokens[:, :end].repeat(n_cells, 1)"),
+    ),
+    *faults(
+        f"{PATCHING}/sites.py",
+        (MORE_SITES,),
+        ('is not model.hook_dict.get(f"blocks.{layer}.hook_mlp_out")', "is not None"),
+        ('[0 if self.name == "embed" else n_layers - 1]', "[0]"),
+    ),
     # ---- Engine
     *faults(
         f"{PATCHING}/engine.py",
@@ -71,10 +138,10 @@ FAULTS = (
         ("narrow(pos_axis, start - self.start,", "narrow(pos_axis, 0,"),
         ("source.to(base.device) != base", "source.to(base.device) == base"),
         ("torch.where(mask, source, by_cell)", "torch.where(mask, by_cell, source)"),
-        ("branches(self._cache, start), start_at_layer", "branches(self._cache, start - 1), start_at_layer"),
+        ("branches(self._cache, start), **kwargs", "branches(self._cache, start - 1), **kwargs"),
         ("mlp is not None and at_last not in set(mlp.modules())", "mlp is not None"),
         ("self.base_tokens.repeat(n_cells, 1)", "self.base_tokens.repeat_interleave(n_cells, 0)"),
-        ("stream = stream.repeat(n_cells, 1, 1)", "stream = stream.repeat_interleave(n_cells, 0)"),
+        ("given = given.repeat(n_cells, 1, 1)", "given = given.repeat_interleave(n_cells, 0)"),
     ),
     *faults(
         f"{PATCHING}/engine.py",
@@ -130,6 +197,7 @@ FAULTS = (
         f"{PATCHING}/shortcuts.py",
         ("tests/patching/test_exactness.py::test_rotations_that_depend_on_the_prompt_s_length_are_fast_up_to_there",),
         ('scaling.get("rope_type") in ("dynamic", "longrope")', "False"),
+        ("max(factors, default=1.0)", "1.0"),
         ("min(lengths, default=None)", "config.max_position_embeddings"),
     ),
     # ---- Batching, budget
@@ -188,7 +256,7 @@ FAULTS = (
         f"{PATCHING}/grid.py",
         (BY_HAND, SWEEPS, "tests/patching/test_exactness.py"),
         ("for p in self.fixed or (None,)]).any(0)", "for p in self.fixed or [None]]).all(0)"),
-        ('coords.get("head", coords.get("kv_head"))', 'coords.get("head")'),
+        ('for axis in ("head", "kv_head", "neuron")', 'for axis in ("head", "neuron")'),
         ("max(len(row) for row in pairs.clean_tokens)", "min(len(row) for row in pairs.clean_tokens)"),
         ("tuple(sorted(self.layers))", "tuple(self.layers)"),
     ),
