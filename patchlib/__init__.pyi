@@ -9,6 +9,7 @@ from .circuits.circuit import Circuit as Circuit
 from .circuits.circuit import HeadSet as HeadSet
 from .circuits.circuit import beside_published as beside_published
 from .circuits.circuit import everywhere as everywhere
+from .circuits.composition import k_composition as k_composition
 from .circuits.criteria import Faithfulness as Faithfulness
 from .circuits.criteria import completeness as completeness
 from .circuits.criteria import faithfulness as faithfulness
@@ -18,7 +19,6 @@ from .circuits.discovery import discover as discover
 from .circuits.head_types import head_types as head_types
 from .circuits.heads import copying_scores as copying_scores
 from .circuits.heads import direct_logit_attribution as direct_logit_attribution
-from .circuits.heads import k_composition as k_composition
 from .circuits.knockouts import ablated_losses as ablated_losses
 from .circuits.knockouts import backup_heads as backup_heads
 from .circuits.knockouts import knock_out as knock_out
@@ -55,6 +55,7 @@ from .models.load import load_model as load_model
 from .models.load import weights_hash as weights_hash
 from .models.names import list_models as list_models
 from .patching.donors import SOURCES as SOURCES
+from .patching.merge import merge as merge
 from .patching.metrics import METRICS as METRICS
 from .patching.receivers import Receiver as Receiver
 from .patching.receivers import inputs_of as inputs_of

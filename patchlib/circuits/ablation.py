@@ -80,7 +80,7 @@ class Ablation:
         self.model, self.metric = model, check_choice("metric", metric, METRICS)
         self.pairs, seed = as_pairs(model, task), check_seed(seed)
         self.n_layers, self.n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
-        get_site(model, "z")  # raises where there is none
+        get_site(model, "z", range(self.n_layers))  # raises where there is none
         self._batch_tokens = check_batch_tokens(model, batch_tokens)
         donors = self.pairs.reversed() if reference is None else as_pairs(model, reference)
         self._replacement = replacement_of(model, self.pairs, donors, source, seed, self._batch_tokens)

@@ -15,7 +15,7 @@ from patchlib._util import Head, check_choice, check_heads, head_name
 from patchlib.models.check import check_model
 from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_batch_tokens
-from patchlib.patching.sites import get_site
+from patchlib.patching.sites import SITES, get_site
 from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.induction import repeated_tokens
 from patchlib.tasks.tokens import as_row, check_rows, text_of, tokenize
@@ -36,7 +36,7 @@ def detector_scores(model: TransformerBridge, n_rows: int = 4, seq_len: int = 50
         seed: Of the draw.
 
     Returns:
-        The three scores, over layer and head.
+        The three scores, over layer (in hybrid models those that have heads) and head.
 
     Raises:
         SweepError: A model in train mode.
@@ -61,8 +61,9 @@ def detector_scores(model: TransformerBridge, n_rows: int = 4, seq_len: int = 50
         diagonals = [pattern.diagonal(-offset, -2, -1)[..., int(bos) :] for offset in offsets.values()]
         return torch.stack([diagonal.mean((0, -1)) for diagonal in diagonals])
 
-    scores = _of_patterns(model, rows, stripes)  # [layer score head]
-    coords = {"layer": range(len(scores)), "score": list(offsets), "head": range(scores.shape[2])}
+    layers = get_site(model, "pattern").layers(model)
+    scores = _of_patterns(model, rows, layers, stripes)  # [layer score head]
+    coords = {"layer": layers, "score": list(offsets), "head": range(scores.shape[2])}
     by_score = xr.DataArray(scores.numpy(), coords, list(coords)).to_dataset("score")
     return by_score.assign_attrs(n_rows=n_rows, seq_len=seq_len, seed=seed, prepend_bos=str(bos))
 
@@ -95,11 +96,13 @@ def attention_patterns(
     heads = check_heads(layer_heads, int(model.cfg.n_layers), int(model.cfg.n_heads))
     row = tokenize(model, prompt) if isinstance(prompt, str) else as_row(prompt, "prompt")
     check_rows(model, [row], "The prompt")
-    patterns = _of_patterns(model, row[None], lambda pattern: pattern[0])  # [layer head dest src]
+    layers = sorted({layer for layer, _ in heads})
+    get_site(model, "pattern", layers)
+    patterns = _of_patterns(model, row[None], layers, lambda pattern: pattern[0])  # [layer head dest src]
     names, positions = [head_name(*head) for head in heads], range(len(row))
     tokens = [text_of(model, [token]) for token in row.tolist()]
     coords = {"cell": names, "dest": positions, "src": positions, "token": ("src", tokens)}
-    values = torch.stack([patterns[head] for head in heads]).numpy()
+    values = torch.stack([patterns[layers.index(layer), head] for layer, head in heads]).numpy()
     return xr.DataArray(values, coords, ["cell", "dest", "src"], name="attention")
 
 
@@ -112,7 +115,8 @@ def attention_between(model: TransformerBridge, task: Task, dest: str) -> xr.Dat
         dest: The role that looks, for example ``"END"``.
 
     Returns:
-        Over layer, head, role (looked at) and example, between 0 and 1; 0 for roles after ``dest``.
+        Over layer (in hybrid models those that have heads), head, role (looked at) and example, between 0 and 1; 0 for
+        roles after ``dest``.
 
     Raises:
         SweepError: A role that the task does not have, or a model in train mode.
@@ -131,15 +135,15 @@ def attention_between(model: TransformerBridge, task: Task, dest: str) -> xr.Dat
     """
     pairs = as_pairs(model, task)
     check_choice("role", dest, pairs.roles)
-    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
-    attention = np.zeros((n_layers, n_heads, len(pairs.roles), len(pairs)), dtype=np.float32)
+    layers, n_heads = get_site(model, "pattern").layers(model), int(model.cfg.n_heads)
+    attention = np.zeros((len(layers), n_heads, len(pairs.roles), len(pairs)), dtype=np.float32)
     for examples in length_batches(pairs, default_batch_tokens(model)):
         part = pairs.select(examples)
         sources = torch.stack(list(part.roles.values()))  # [role example]
         read = partial(_pick, index=(torch.arange(len(part)), part.roles[dest], sources))
-        values = _of_patterns(model, part.clean_batch(), read)  # [layer role example head]
+        values = _of_patterns(model, part.clean_batch(), layers, read)  # [layer role example head]
         attention[..., examples] = values.permute(0, 3, 1, 2).numpy()  # [layer head role example]
-    coords = {"layer": range(n_layers), "head": range(n_heads), "role": list(pairs.roles), "example": range(len(pairs))}
+    coords = {"layer": layers, "head": range(n_heads), "role": list(pairs.roles), "example": range(len(pairs))}
     return xr.DataArray(attention, coords, list(coords), name="attention", attrs={"dest": dest, "task": pairs.name})
 
 
@@ -149,16 +153,16 @@ def _pick(pattern: Float[Tensor, "example head dest src"], index: tuple[Tensor, 
 
 
 def _of_patterns(
-    model: TransformerBridge, rows: Int[Tensor, "example pos"], read: Callable[[Tensor], Tensor]
+    model: TransformerBridge, rows: Int[Tensor, "example pos"], layers: list[int], read: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "layer ..."]:
-    """Something of each layer's attention pattern ``[example head dest src]``, one pattern alive at a time."""
-    site = get_site(model, "pattern")
+    """Something of some layers' attention pattern ``[example head dest src]``, one pattern alive at a time."""
+    site = SITES["pattern"]
     of_layers: list[Tensor] = []
 
     def keep(pattern: Float[Tensor, "example head dest src"], hook: HookPoint) -> None:
         of_layers.append(read(pattern.detach().float().cpu()))
 
-    hooks = [(site.hook_name(layer), keep) for layer in range(int(model.cfg.n_layers))]
+    hooks = [(site.hook_name(layer), keep) for layer in layers]
     with torch.no_grad():
         model.run_with_hooks(rows.to(model.cfg.device), fwd_hooks=hooks, return_type=None)
     return torch.stack(of_layers)

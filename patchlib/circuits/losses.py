@@ -11,6 +11,7 @@ from patchlib.errors import SweepError
 from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_logit_bytes
 from patchlib.patching.metrics import next_token_losses
+from patchlib.patching.probes import is_causal
 from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.pairs import PromptPairs
 
@@ -27,7 +28,7 @@ def token_losses(model: TransformerBridge, task: Task) -> xr.DataArray:
         at position 0.
 
     Raises:
-        SweepError: A model in train mode, or a loss that is not finite.
+        SweepError: A model in train mode, one that sees the tokens that it is to predict, or a loss that is not finite.
         TaskError: The task is unusable, or its prompts differ in length.
 
     Example:
@@ -38,6 +39,8 @@ def token_losses(model: TransformerBridge, task: Task) -> xr.DataArray:
     """
     pairs = as_pairs(model, task)
     rows = pairs.clean_batch()
+    if not is_causal(model):
+        raise SweepError(f"{model.cfg.model_name} is not causal: it sees the tokens whose loss is asked for.")
     batch_tokens = default_logit_bytes(model) // (4 * int(model.cfg.d_vocab))
     losses = np.full(rows.shape, np.nan, dtype=np.float32)
     for examples in length_batches(pairs, batch_tokens):

@@ -81,10 +81,10 @@ def patch_batches(
 
 
 def cell_batches(forwards: PatchedForwards, cells: Sequence[Cell], batch_tokens: int) -> Iterator[list[Cell]]:
-    """Cells that share a forward: as many as fit, of one first position, and of layers that are not far apart.
+    """Cells that share a forward: as many as fit, of one first position, without those that cannot change anything.
 
-    Cells of higher layers idle in the lower ones. That pays while it costs less than a forward of their own. Cells that
-    cannot change anything are left out.
+    Where cells of higher layers do not wait, but idle in the lower ones, their layers are not far apart: idling pays
+    while it costs less than a forward of their own.
 
     Args:
         forwards: What patches them.
@@ -102,7 +102,7 @@ def cell_batches(forwards: PatchedForwards, cells: Sequence[Cell], batch_tokens:
         idle = 0
         for cell in group:
             low = (batch or [cell])[0].layers[0]
-            idle += n_tokens * (cell.layers[0] - low) if forwards.fast else 0
+            idle += n_tokens * (cell.layers[0] - low) if forwards.fast and not forwards.waits else 0
             if len(batch) == size or idle > IDLE_TOKENS * (n_layers - low):
                 yield batch
                 batch, idle = [], 0

@@ -25,6 +25,7 @@ from patchlib.patching.budget import BATCH_TOKENS
 from patchlib.patching.donors import PromptBatch
 from patchlib.patching.grid import Cell, Grid, patch_mask
 from patchlib.patching.metrics import Reads
+from patchlib.patching.probes import is_causal
 
 Hooks = list[tuple[str, Callable[..., Tensor | None]]]
 Activations = dict[str, Tensor]
@@ -67,8 +68,10 @@ class PatchedForwards:
         self.base_tokens, other_tokens = (tokens.to(model.cfg.device) for tokens in (prompts.base, prompts.other))
         apart = self.base_tokens != other_tokens  # [example pos]
         # Where a row's two prompts are alike so far, so are their activations, whatever rounding makes of them. An
-        # ablation's values come from elsewhere, and differ from the first position on.
-        self._can_differ = apart.cummax(1).values if prompts.source == "other" else torch.ones_like(apart)
+        # ablation's values come from elsewhere, and differ from the first position on, as those of a model do in which
+        # a later token changes earlier positions.
+        alike_so_far = prompts.source == "other" and is_causal(model)
+        self._can_differ = apart.cummax(1).values if alike_so_far else torch.ones_like(apart)
         # (2) Before it nothing can change; the last position is always run, to have something to read.
         n_alike = int((~self._can_differ.any(0)).sum())
         self.start = min(n_alike, self.n_pos - 1) if self.fast else 0
@@ -238,25 +241,55 @@ class PatchedForwards:
 
     # ---- (4) Many cells in one batch
 
+    @property
+    def waits(self) -> bool:
+        """Whether a cell of a higher layer costs nothing in the layers below its own."""
+        return self._cache is not None
+
+    def _waiting(self, cells: Sequence[Cell], start: int) -> dict[torch.nn.Module, shortcuts.Forward]:
+        """Layers' forwards of the cells that have come to their own layer, which are in the order of their layers.
+
+        The others enter at their own with what the base prompts have there. So a batch of cells of all layers takes as
+        few products of matrices as one of a single layer, and none of them has a row that nothing can have changed.
+        """
+        n_live = {layer: sum(cell.layers[0] <= layer for cell in cells) for layer in range(cells[-1].layers[0] + 1)}
+        forwards = {}
+        for layer in range(cells[0].layers[0], cells[-1].layers[0]):
+            arriving = None
+            if n_new := n_live[layer + 1] - n_live[layer]:
+                stream = self._window(self._base[f"blocks.{layer + 1}.hook_resid_pre"], start)
+                arriving = stream.repeat(n_new, 1, 1)  # [cell*example pos d_model]
+            module = self.model.blocks[layer].original_component
+            forwards[module] = shortcuts.joined(module.forward, n_live[layer] * self.n_examples, arriving)
+        return forwards
+
     @torch.no_grad()
     def patched_logits(self, cells: Sequence[Cell]) -> Float[Tensor, "cell example read read_vocab"]:
         """The logits of several cells' patches in one forward, even of those in which nothing changes."""
-        # As far back and as low as any of the cells needs: the others wait in copies of the base forward until theirs.
+        order = sorted(range(len(cells)), key=lambda i: cells[i].layers[0])
+        cells = [cells[i] for i in order]
+        # As far back and as low as any of the cells needs.
         n_cells, start = len(cells), min(map(self.first_position, cells))
-        layers = sorted({layer for cell in cells for layer in cell.layers})
+        waiting = self._waiting(cells, start) if self.waits else {}
+        logits = self._resume(self._patches(cells, start), n_cells, cells[0].layers[0], start, instead=waiting)
+        return self._read_from(start, logits, n_cells)[torch.tensor(order).argsort()]  # as asked
+
+    def _patches(self, cells: Sequence[Cell], start: int) -> Hooks:
+        """Hooks that patch each cell, from a position on; inside a layer the cells that wait are not there."""
 
         def patch(activation: Tensor, hook: Any, layer: int) -> Tensor:
             source = self._window(self._source[self.site.hook_name(layer)], start, pos_axis=self.site.pos_axis)
-            by_cell = torch.unflatten(activation, 0, (n_cells, self.n_examples))  # [cell example *site]
+            by_cell = torch.unflatten(activation, 0, (-1, self.n_examples))  # [cell example *site]
             # A layer's stream may come from the device of the layer below it.
             source, device = source.to(activation.device), activation.device
-            mask = patch_mask(cells, layer, self.site, self.model, slice(start, None), device)  # [cell example *site 1]
+            here = cells[: len(by_cell)]
+            mask = patch_mask(here, layer, self.site, self.model, slice(start, None), device)  # [cell example *site 1]
             # In place: resid_mid is hooked as the input of the second norm, and the skip connection past
             # that norm reads the same tensor. A new tensor would change the one and not the other.
             return activation.copy_(torch.where(mask, source, by_cell).flatten(0, 1))
 
-        hooks: Hooks = [(self.site.hook_name(layer), partial(patch, layer=layer)) for layer in layers]
-        return self._read_from(start, self._resume(hooks, n_cells, layers[0], start), n_cells)
+        layers = sorted({layer for cell in cells for layer in cell.layers})
+        return [(self.site.hook_name(layer), partial(patch, layer=layer)) for layer in layers]
 
     # ---- (5) Nothing for a patch that changes nothing
 

@@ -21,6 +21,7 @@ from patchlib.patching.checkpoint import Finished, open_checkpoint
 from patchlib.patching.donors import Donors
 from patchlib.patching.engine import PatchedForwards, Work
 from patchlib.patching.grid import Grid
+from patchlib.patching.head_values import HeadValueForwards
 from patchlib.patching.metrics import Metrics, Reads
 from patchlib.patching.parts import Part, Patched, Unpatched, measure, parts_of
 from patchlib.patching.path_engine import PathForwards
@@ -102,7 +103,8 @@ class Experiment:
         work = Work(fast, Reads.of(self.metrics, self.pairs), self.how.batch_tokens)
         prompts = self.donors.batch(self.pairs, examples)
         if self.receivers is None:
-            return PatchedForwards(self.model, self.grid, prompts, work)
+            kind = HeadValueForwards if self.grid.site.name == "head_v" else PatchedForwards
+            return kind(self.model, self.grid, prompts, work)
         masks = receiver_masks(self.model, self.receivers, self.pairs.select(examples))
         return PathForwards(self.model, self.grid, prompts, work, masks)
 

@@ -123,7 +123,6 @@ def resolve_grid(
 ) -> Grid:
     """What ``sweep`` was asked for, as a checked grid; SweepError names the first thing that does not exist."""
     site = get_site(model, site_name)
-    check_patchable(model, site)
     over = listed(over)
     head_axis = site.head_axis(model)
     # "head" is understood where heads share keys and values, and labelled as what it is: "kv_head".
@@ -141,12 +140,15 @@ def resolve_grid(
 
     if site.hook and layers is not None:
         raise SweepError(f"Site {site.name!r} is there once, in no layer: leave layers={shown(layers)} out.")
+    check_patchable(model, site, by_head=head_axis in over)
+
     n_pos = max(len(row) for row in pairs.clean_tokens)
     values: dict[str, list[Any]] = {
         "layer": site.layers(model) if layers is None else check_indices("layer", layers, int(model.cfg.n_layers)),
         "pos": list(range(n_pos)),
         "role": list(pairs.roles),
     }
+    get_site(model, site_name, values["layer"])
     if heads is not None and head_axis not in over:
         mend = f"add {head_axis!r} to over" if site.has_heads else f"site {site.name!r} has no heads"
         raise SweepError(f"heads={shown(heads)} was given, but over={tuple(over)} has no {head_axis!r} axis: {mend}.")

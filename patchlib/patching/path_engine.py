@@ -64,6 +64,11 @@ class PathForwards(PatchedForwards):
                 watched.enter_context(block.attn.register_forward_hook(keep))
             return super()._record_both(tokens, cache)
 
+    @property
+    def waits(self) -> bool:
+        """No: every cell has heads frozen in all layers from the lowest cell's on."""
+        return False
+
     # ---- (2) What arrives at the receivers, and (3) what they make of it
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from patchlib._util import Head, check_choice, check_heads, check_positions, hea
 from patchlib.errors import SweepError
 from patchlib.models.check import check_model
 from patchlib.patching.grid import position_mask
-from patchlib.patching.sites import Site, get_site
+from patchlib.patching.sites import Site, check_patchable, get_site
 from patchlib.tasks.pairs import PromptPairs
 
 INPUTS = ("q", "k", "v")
@@ -79,6 +79,7 @@ def inputs_of(
     """
     check_model(model)
     inputs = get_site(model, check_choice("input of a head", site, INPUTS))
+    check_patchable(model, inputs, by_head=True)
     n_heads = int(model.cfg.n_heads)
     group = n_heads // inputs.n_heads(model)
     layer_heads = check_heads(heads, int(model.cfg.n_layers), n_heads)
@@ -103,7 +104,9 @@ def check_receivers(
     for receiver in receivers:
         if not isinstance(receiver, Receiver) or receiver.site not in INPUTS:
             raise SweepError(f"{shown(receiver)} is no receiver: patchlib.inputs_of(model, heads, 'q') makes them.")
-        n_heads = get_site(model, receiver.site).n_heads(model)
+        site = get_site(model, receiver.site)
+        check_patchable(model, site, by_head=True)
+        n_heads = site.n_heads(model)
         check_heads([(receiver.layer, receiver.head)], int(model.cfg.n_layers), n_heads, mark=receiver.mark)
         if receiver.position is not None:
             check_positions(receiver.position, pairs.roles, n_pos)

@@ -13,10 +13,12 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib.errors import EngineWarning, ExactnessError
+from patchlib.models.context import longest_of_one_rotation
 from patchlib.patching.donors import PromptBatch
 from patchlib.patching.engine import Hooks, PatchedForwards, Work
 from patchlib.patching.grid import Cell, Grid
-from patchlib.patching.shortcuts import brief_of, longest_exact, missing_for_fast
+from patchlib.patching.probes import is_causal
+from patchlib.patching.shortcuts import brief_of, missing_for_fast
 from patchlib.patching.sites import SITES
 
 N_CHECKED = 2
@@ -58,8 +60,9 @@ _OBSTACLES: WeakKeyDictionary[TransformerBridge, str | None] = WeakKeyDictionary
 def fast_obstacle(model: TransformerBridge, n_pos: int = 0) -> str | None:
     """Why the fast way does not hold for this architecture and prompts of so many tokens; None where it does."""
     if model not in _OBSTACLES:  # asked, and then tried
-        _OBSTACLES[model] = missing_for_fast(model) or _failure(model)
-    longest = longest_exact(model)
+        looks_ahead = None if is_causal(model) else "a later token changes earlier positions: it is not causal"
+        _OBSTACLES[model] = missing_for_fast(model) or looks_ahead or _failure(model)
+    longest = longest_of_one_rotation(model)
     if _OBSTACLES[model] is None and longest is not None and n_pos > longest:
         return f"beyond {longest} tokens its rotary positions depend on the length of the whole prompt"
     return _OBSTACLES[model]

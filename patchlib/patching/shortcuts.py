@@ -32,6 +32,8 @@ def missing_for_fast(model: TransformerBridge) -> str | None:
     config = getattr(model.original_model, "config", None)  # TransformerLens' own models have none
     if not hasattr(model, "blocks") or getattr(config, "is_encoder_decoder", False):
         return "it is not a single stack of decoder blocks"
+    if getattr(config, "hidden_size_per_layer_input", 0):
+        return "its layers read the tokens again, which a forward that resumes in the middle does not have"
     tokens, cache = torch.zeros(1, 2, dtype=torch.long, device=model.cfg.device), DynamicCache()
     try:
         with going_on_from(model, cache) as arguments:
@@ -70,24 +72,6 @@ def going_on_from(model: TransformerBridge, cache: Cache) -> Iterator[dict[str, 
             handle.remove()
 
 
-def longest_exact(model: TransformerBridge) -> int | None:
-    """Tokens up to which a position's rotation is the same whatever follows; None where that is any number.
-
-    Beyond its first context, dynamic and LongRoPE scaling rotates every position by the prompt's length: keys that are
-    kept of a prompt's first tokens are then not those of the whole prompt.
-    """
-    config: Any = getattr(model.original_model, "config", None)
-    given = getattr(config, "rope_parameters", None) or {}
-    # One scaling for all layers, or one for each kind of layer.
-    scalings = [scaling for scaling in (given, *given.values()) if isinstance(scaling, Mapping)]
-    lengths = [
-        scaling.get("original_max_position_embeddings") or config.max_position_embeddings
-        for scaling in scalings
-        if scaling.get("rope_type") in ("dynamic", "longrope")
-    ]
-    return min(lengths, default=None)
-
-
 @contextmanager
 def forwards(replaced: Mapping[torch.nn.Module, Forward]) -> Iterator[None]:
     """Let modules compute something else for a while."""
@@ -119,6 +103,33 @@ def hand_on(n_outputs: int | None) -> Forward:
     return forward
 
 
+def joined(forward: Forward, n_live: int, arriving: Float[Tensor, "row pos d_model"] | None) -> Forward:
+    """A layer's forward of the first rows of a batch alone; the rows behind them wait for a layer of their own.
+
+    Args:
+        forward: The layer's own.
+        n_live: How many rows there are to compute.
+        arriving: The stream with which the rows behind those enter the next layer; None where none enters it there.
+    """
+
+    def live(argument: Any, n_rows: int) -> Any:
+        """What there is of the live rows in an argument: hidden state, mask, or a tuple of positions' rotations."""
+        if isinstance(argument, tuple | list):
+            return type(argument)(live(part, n_rows) for part in argument)
+        return argument[:n_live] if isinstance(argument, Tensor) and argument.shape[:1] == (n_rows,) else argument
+
+    def first_rows(*args: Any, **kwargs: Any) -> Any:
+        hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+        n_rows = len(hidden)
+        output = forward(*live(args, n_rows), **{name: live(value, n_rows) for name, value in kwargs.items()})
+        computed = output[0] if isinstance(output, tuple) else output
+        entering = [] if arriving is None else [arriving.to(hidden.device)]
+        stream = torch.cat([computed, *entering, hidden[n_live + sum(map(len, entering)) :]])  # [row pos d_model]
+        return (stream, *output[1:]) if isinstance(output, tuple) else stream
+
+    return first_rows
+
+
 _BLOCK_OUTPUTS: WeakKeyDictionary[TransformerBridge, int | None] = WeakKeyDictionary()
 
 
@@ -138,7 +149,9 @@ def at_the_end(forward: Forward) -> Forward:
     """An MLP's forward that computes the last position only, and gives 0 at the others."""
 
     def last_position(hidden: Float[Tensor, "batch pos d_model"], *args: Any, **kwargs: Any) -> Tensor:
-        last = forward(hidden[:, -1:].contiguous(), *args, **kwargs)  # [batch 1 d_model]
+        # What else is given by position, as the stream that some MLPs add themselves, is cut like the input.
+        rest = (a[:, -1:] if isinstance(a, Tensor) and a.shape == hidden.shape else a for a in args)
+        last = forward(hidden[:, -1:].contiguous(), *rest, **kwargs)  # [batch 1 d_model]
         return torch.nn.functional.pad(last, (0, 0, hidden.shape[1] - 1, 0))  # [batch pos d_model]
 
     return last_position

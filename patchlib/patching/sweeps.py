@@ -101,14 +101,15 @@ def sweep(
             ``"kv_head"``) or ``"neuron"`` (of ``post``), and one of ``"pos"`` (token index) or ``"role"`` (the task's
             named positions). An axis left out is patched whole: ``("layer", "head")`` patches a head at all positions,
             and ``("role",)`` a position in all ``layers`` together. For ``pattern`` the position is ``dest``, the
-            query's. ``embed`` and ``final`` are there once, and have no layers.
+            query's. ``embed`` and ``final`` are there once, and have no layers. The site ``v`` of a grouped-query model
+            is that of a group; ``head_v`` patches the values for one head alone: its pattern times the other values.
         direction: ``"denoise"`` or ``"noise"``.
         metric: ``"logit_diff"``, ``"prob"``, ``"kl"``, ``"accuracy"``, ``"task_metric"`` or a function
             ``(logits[example pos d_vocab], pairs) -> [example]``; several at once cost no more than one. A function
             gets some of the prompts at a time, and finds what belongs to them in ``pairs.answers``, or in data of
             yours as ``data[pairs.index]``. None: the task's own ``compute_metric`` where it has one, else the logit
             difference.
-        layers, heads, neurons: Which ones; all when None.
+        layers, heads, neurons: Which ones; all when None, in hybrid models all layers that have the site.
         positions: Token indices or roles. With ``"pos"`` or ``"role"`` in ``over``, the ones to sweep;
             without, the ones that every cell patches.
         source: What is written in: ``"other"`` the activation of the other prompt of the pair, ``"zero"`` zeros,
@@ -158,6 +159,15 @@ def sweep(
         ('metric', 'layer', 'head', 'example')
         >>> result.effect.sel(metric="logit_diff", layer=20).values.round(2)
         array([0.36, 0.01], dtype=float32)
+
+        The values are shared by three heads of this model. Which part of their effect is this head's?
+
+        >>> over = ("layer", "head")
+        >>> for site in ("v", "head_v"):
+        ...     result = patchlib.sweep(model, task, site, over, layers=[20], heads=[0], progress=False)
+        ...     print(site, round(result.effect.item(), 2))
+        v 0.34
+        head_v 0.31
     """
     pairs = as_pairs(model, task)
     grid = resolve_grid(model, pairs, site, over, layers, heads, neurons, positions)
@@ -224,6 +234,7 @@ def path_patch(
         (0.01, 0.59)
     """
     pairs = as_pairs(model, task)
+    get_site(model, "z", range(int(model.cfg.n_layers)))  # what is not frozen would carry paths that are not direct
     grid = resolve_grid(model, pairs, "z", over, layers, heads, None, positions)
     donors = resolve_donors(model, pairs, direction, source, reference, source_seed)
     metrics = resolve_metrics(metric, pairs)

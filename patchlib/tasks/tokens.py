@@ -11,6 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import check_text, first_line, shown
 from patchlib.errors import AlignmentError, TaskError
+from patchlib.models.context import longest_prompt
 
 MAX_SHOWN = 40
 """Positions that an alignment error prints: about a screenful around the one where the prompts part."""
@@ -52,7 +53,7 @@ def as_rows(values: Any, name: str) -> tuple[Int[Tensor, " pos"], ...]:
 
 def check_length(model: TransformerBridge, longest: int, name: str) -> None:
     """TaskError where a prompt of so many tokens is longer than the model's context."""
-    n_ctx = int(model.cfg.n_ctx)
+    n_ctx = longest_prompt(model)
     if longest > n_ctx:
         raise TaskError(
             f"{name!r} has a prompt of {longest} tokens, but {model.cfg.model_name} reads at most {n_ctx}: shorten it."

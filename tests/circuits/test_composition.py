@@ -22,9 +22,10 @@ def test_the_score_is_the_published_one(kind):
             matrices = []
             for layer, head in (writer, reader):
                 attn, scale = model.blocks[layer].attn, torch.diag(model.blocks[layer].ln1.weight + offset)
+                behind = attn.W_O[head] * (model.blocks[layer].ln1_post.weight + 1 if kind == "gemma2" else 1)
                 group = head // (model.cfg.n_heads // attn.W_K.shape[0])
                 matrices.append(
-                    (scale @ attn.W_V[group] @ attn.W_O[head], scale @ attn.W_Q[head] @ (scale @ attn.W_K[group]).T)
+                    (scale @ attn.W_V[group] @ behind, scale @ attn.W_Q[head] @ (scale @ attn.W_K[group]).T)
                 )
             ov, qk = matrices[0][0], matrices[1][1]
             expected = float((ov @ qk.T).norm() / ov.norm() / qk.norm())

@@ -196,6 +196,7 @@ FAULTS = (
         f"{PATCHING}/shortcuts.py",
         ("tests/patching/test_exactness.py::test_rotations_that_depend_on_the_prompt_s_length_are_fast_up_to_there",),
         ('scaling.get("rope_type") in ("dynamic", "longrope")', "False"),
+        ("max(factors, default=1.0)", "1.0"),
         ("min(lengths, default=None)", "config.max_position_embeddings"),
     ),
     # ---- Batching, budget

@@ -149,7 +149,7 @@ def test_cells_of_far_layers_do_not_wait_in_one_batch_for_long():
     batches: list[list[Cell]] = []
     forwards = SimpleNamespace(
         model=SimpleNamespace(cfg=SimpleNamespace(n_layers=n_layers, device="cpu", d_vocab=10)),
-        n_examples=n_examples, n_pos=n_pos, n_logits=20, fast=True,
+        n_examples=n_examples, n_pos=n_pos, n_logits=20, fast=True, waits=False,
         first_position=lambda cell: 2, changes=lambda cell: cell.head != 3,
         patched_logits=lambda batch: batches.append(list(batch)) or torch.zeros(len(batch), n_examples, 1, 10),
     )  # fmt: skip

@@ -168,7 +168,7 @@ ROTATIONS = {
 
 @pytest.mark.parametrize("scaling", ROTATIONS)
 def test_rotations_that_depend_on_the_prompt_s_length_are_fast_up_to_there(scaling, tmp_path):
-    longest = 20 if scaling == "dynamic" else 10
+    longest = 20 if scaling == "dynamic" else 10  # and to 40 tokens, with the factor of 2, or to 20
     text_of = tiny_tokenizer()
     config = tiny_config("llama", len(text_of))
     config.max_position_embeddings = 20
