@@ -165,9 +165,8 @@ def copying_scores(
         stream = cache["blocks.0.hook_resid_post"][:, -1:]  # [token 1 d_model]
         for layer, head in heads:
             block = model.blocks[layer]
-            values = projected(
-                model, layer, reads(model, layer, stream.to(block.attn.W_O.device)), "V"
-            )  # [token 1 kv_head d_head]
+            read = reads(model, layer, stream.to(block.attn.W_O.device))
+            values = projected(model, layer, read, "V")  # [token 1 kv_head d_head]
             group = head * values.shape[2] // n_heads  # the k/v head that serves this head
             written = getattr(block, "ln1_post", _same)(values[:, :, group] @ block.attn.W_O[head])  # [token 1 d_model]
             written = written.to(model.W_U.device)

@@ -12,15 +12,18 @@ from tests.helpers import ATOL, make_pairs
 from tests.tiny import load_tiny, tiny_path
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "phi", "neox", "opt", "gemma"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "phi", "neox", "opt", "gemma", "gemma2"])
 def test_heads_and_everything_else_add_up_to_the_logit_difference(kind):
-    """The last stream less the heads' outputs goes through the same norm and unembedding, with all biases."""
+    """The last stream less the heads' outputs goes through the same norm and unembedding, with all biases.
+
+    Gemma 2 has a norm behind attention, which multiplies as it did, and caps its logits, as it did each of the two.
+    """
     model = load_tiny(kind)
     pairs = make_pairs(model)
     attribution = direct_logit_attribution(model, pairs)
     norm = model.ln_final.original_component
     layer_norm = isinstance(norm, torch.nn.LayerNorm)
-    gain = norm.weight + (kind == "gemma")
+    gain = norm.weight + kind.startswith("gemma")
     for i, row in enumerate(pairs.clean_tokens):
         with torch.no_grad():
             logits, cache = model.run_with_cache(row[None])
@@ -29,14 +32,21 @@ def test_heads_and_everything_else_add_up_to_the_logit_difference(kind):
             centred = stream - stream.mean() if layer_norm else stream
             scale = (centred.pow(2).mean() + getattr(norm, "eps", getattr(norm, "variance_epsilon", 1e-5))).sqrt()
 
-            def towards_answer(written, layer_norm=layer_norm, scale=scale, right=right, wrong=wrong) -> float:
+            caps = [float(logits[0, -1, t] / cache["unembed.hook_out"][0, -1, t]) for t in (right, wrong)]
+            direction = caps[0] * model.W_U[:, right] - caps[1] * model.W_U[:, wrong]
+
+            def towards_answer(written, layer_norm=layer_norm, scale=scale, direction=direction) -> float:
                 written = written - written.mean() if layer_norm else written
-                return float((written / scale * gain) @ (model.W_U[:, right] - model.W_U[:, wrong]))
+                return float((written / scale * gain) @ direction)
 
             rest = stream.clone()
             for layer in range(3):
                 for head in range(4):
                     written = cache["z", layer][0, -1, head] @ model.blocks[layer].attn.W_O[head]
+                    if kind == "gemma2":
+                        sublayer = cache[f"blocks.{layer}.attn.hook_out"][0, -1]
+                        behind = model.blocks[layer].ln1_post.original_component
+                        written = written * (behind.weight + 1) / (sublayer.pow(2).mean() + behind.eps).sqrt()
                     ours = float(attribution.sel(layer=layer, head=head, example=i))
                     assert ours == pytest.approx(towards_answer(written), abs=ATOL)
                     rest -= written

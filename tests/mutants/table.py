@@ -49,6 +49,7 @@ PLACEMENT = "tests/models/test_placement.py"
 MORE_SITES = "tests/patching/test_more_sites.py"
 CIRCUIT, CRITERIA = "tests/circuits/test_circuit.py", "tests/circuits/test_criteria_by_hand.py"
 ATTRIBUTION, HEADS = "tests/circuits/test_attribution_by_hand.py", "tests/circuits/test_heads.py"
+SAMPLE = "tests/architectures/test_sample.py"
 STATS_BY_HAND = "tests/test_stats_by_hand.py"
 COMPOSITION, LOSSES, STATS = (
     "tests/circuits/test_composition.py", "tests/circuits/test_losses.py", "tests/test_stats.py",
@@ -292,9 +293,30 @@ FAULTS = (
         ("if not gap <= float_noise(model, base):", "if False:"),
     ),
     *faults(
+        f"{PATCHING}/probes.py",
+        (BY_HAND, SAMPLE),
+        ("same = torch.equal(moved, model(tokens))", "same = False"),
+        ("activation.select(head_axis, 0).mul_(-2)", "activation"),
+        ("return alike(others, logits)", "return True"),
+    ),
+    *faults(
+        f"{PATCHING}/head_values.py",
+        ("tests/patching/test_head_values.py",),
+        ("source - values, 0", "source, 0"),
+        (
+            'mixed(seen["pattern"][..., -change.shape[1] :], change)',
+            'mixed(seen["pattern"][..., : change.shape[1]], change)',
+        ),
+    ),
+    *faults(
+        f"{PATCHING}/engine.py",
+        (SAMPLE,),
+        ('prompts.source == "other" and is_causal(model)', 'prompts.source == "other"'),
+    ),
+    *faults(
         f"{PATCHING}/sites.py",
-        (BY_HAND, "tests/patching/test_exactness.py"),
-        ("not torch.equal(moved, model(tokens))", "True"),
+        (BY_HAND, SAMPLE),
+        ("return len(shape) == len(wanted) and all(", "return bool(shape) or all("),
         ('2 if self.layout.split()[1] == "head" else 1', "1"),
     ),
     *faults(
@@ -438,14 +460,25 @@ FAULTS = (
     *faults(
         f"{CIRCUITS}/heads.py",
         (ATTRIBUTION, HEADS),
-        ("* _gain(model, model.ln_final)", "* 1"),
-        ("model.W_U[:, right] - model.W_U[:, wrong]", "model.W_U[:, right] + model.W_U[:, wrong]"),
-        ("cache.stack_head_results(pos_slice=-1)", "cache.stack_head_results(pos_slice=-2)"),
-        ("cache.apply_ln_to_stack(written, pos_slice=-1)", "cache.apply_ln_to_stack(written, pos_slice=-2)"),
-        ("head * block.attn.W_V.shape[0] // n_heads", "head % block.attn.W_V.shape[0]"),
-        ("model.ln_final(sign * written)", "model.ln_final(written)"),
+        ("* (right - wrong)", "* (right + wrong)"),
+        ("factors = torch.where(raw == capped, 1, capped / raw)", "factors = torch.ones_like(raw)"),
+        ("behind(written.float())", "written.float()"),
+        ("head * values.shape[2] // n_heads", "head % values.shape[2]"),
+        ("_same)(sign * written)", "_same)(written)"),
         ("(n_above < top_k)", "(n_above <= top_k)"),
-        ("block.ln1(stream) @", "stream @"),
+    ),
+    *faults(
+        f"{CIRCUITS}/writing.py",
+        (ATTRIBUTION, COMPOSITION, SAMPLE),
+        ("gain, bias = (plus - minus) / 2 * signs[0, 0]", "gain, bias = torch.ones_like(plus)"),
+        ("if self.centred else written", "if False else written"),
+        (
+            "through, wanted = weights.scaled(entering), leaving - weights.bias",
+            "through, wanted = weights.scaled(entering), leaving",
+        ),
+        ("activation[:, -1].detach()", "activation[:, -2:][:, 0].detach()"),
+        ("return made if bias is None else made + bias", "return made"),
+        ("return alike(after - before, change)", "return True"),
     ),
     *faults(
         f"{CIRCUITS}/attention.py",
@@ -455,14 +488,14 @@ FAULTS = (
         ("pattern.movedim(1, -1)[index]", "pattern.movedim(1, -1).transpose(1, 2)[index]"),
     ),
     *faults(
-        f"{CIRCUITS}/heads.py",
+        f"{CIRCUITS}/composition.py",
         (COMPOSITION, ATTRIBUTION),
-        ("_gain(model, block.ln1)[:, None].float() * block.attn.W_V.float()", "block.attn.W_V.float()"),
-        ("return scale * keys, ", "return keys, "),
-        ("(scale * block.attn.W_Q[head].float()).T", "block.attn.W_Q[head].float().T"),
+        ("values = before[:, None] * block.attn.W_V.float()", "values = block.attn.W_V.float()"),
+        ("block.attn.W_O.float() * behind", "block.attn.W_O.float()"),
+        ("keys = scale * attn.W_K", "keys = attn.W_K"),
+        ("(scale * attn.W_Q[head].float()", "(attn.W_Q[head].float()"),
         ("values.repeat_interleave(n_heads // len(values), dim=0)", "values.repeat(n_heads // len(values), 1, 1)"),
-        ("head * len(block.attn.W_K) // n_heads", "head % len(block.attn.W_K)"),
-        ('1 if getattr(model.cfg, "rmsnorm_uses_offset", False) else 0', "0"),
+        ("head * len(attn.W_K) // int(model.cfg.n_heads)", "head % len(attn.W_K)"),
         ("rank(ascending=False)", "rank(ascending=True)"),
     ),
     # ---- Losses
