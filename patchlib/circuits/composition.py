@@ -104,9 +104,10 @@ def _qk(
 
 def _gain(model: TransformerBridge, attn: Any, name: str, head: int) -> Float[Tensor, " d_head"] | float:
     """What a norm on queries or keys multiplies a head's with; some models keep it less 1, some for a row of heads."""
-    weight = getattr(getattr(attn, name, None), "weight", None)
-    if weight is None:
+    named = () if getattr(attn, name, None) is None else getattr(attn, name).named_parameters()
+    weights = [weight.float().flatten() for of, weight in named if of.endswith("weight")]  # one for each head, or one
+    if not weights:
         return 1.0
-    rows = weight.float().view(-1, int(model.cfg.d_head))  # [1 d_head] or [head d_head]
+    rows = torch.cat(weights).view(-1, int(model.cfg.d_head))  # [1 d_head] or [head d_head]
     gain: Tensor = rows[head % len(rows)] + (1 if getattr(model.cfg, "rmsnorm_uses_offset", False) else 0)
     return gain

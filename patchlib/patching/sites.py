@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.utilities import get_act_name
 
-from patchlib._util import check_choice
+from patchlib._util import check_choice, first_line
 from patchlib.errors import SweepError
 from patchlib.patching import probes
 
@@ -118,7 +118,11 @@ SITES = {
 def _shapes(model: TransformerBridge) -> tuple[int, dict[str, probes.Shape]]:
     """Of the activations of every site in every layer."""
     layers = range(int(model.cfg.n_layers))
-    return probes.shapes(model, tuple(site.hook_name(layer) for site in SITES.values() for layer in layers))
+    try:
+        return probes.shapes(model, tuple(site.hook_name(layer) for site in SITES.values() for layer in layers))
+    except Exception as error:  # whatever a model says that TransformerLens loads but cannot run
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise SweepError(f"{model.cfg.model_name} fails on a short prompt, unpatched ({what}).") from error
 
 
 def get_site(model: TransformerBridge, name: str, layers: Iterable[int] | None = None) -> Site:

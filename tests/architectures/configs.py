@@ -129,6 +129,9 @@ TABLE: dict[str, tuple[str, dict[str, Any]]] = {
     "granite-hybrid": ("granitemoehybrid", {**GROUPED, **MAMBA, "num_local_experts": 0, "num_hidden_layers": 4,
                                             "shared_intermediate_size": 64, "layer_types": [
                                                 "mamba", "attention", "mamba", "attention"]}),
+    "granite-hybrid-rope": ("granitemoehybrid", {**GROUPED, **MAMBA, "num_local_experts": 0, "num_hidden_layers": 4,
+                                                 "position_embedding_type": "rope", "shared_intermediate_size": 64,
+                                                 "layer_types": ["mamba", "attention", "mamba", "attention"]}),
     "glm": ("glm", {**HEAD8, "pad_token_id": 1}),
     "glm4": ("glm4", {**HEAD8, "pad_token_id": 1}),
     "glm4-moe": ("glm4_moe", {**HEAD8, **ROUTED, "pad_token_id": 1}),

@@ -6,6 +6,7 @@ import torch
 
 from patchlib.errors import PatchlibError
 from patchlib.patching.selfcheck import fast_obstacle
+from patchlib.patching.sites import get_site
 from tests.architectures.heads import TOOLS, check_tool
 from tests.architectures.models import both
 from tests.architectures.sites import HEADS, STREAM, Finding, check_separate, check_site, check_whole_stream, gap
@@ -20,6 +21,7 @@ def findings(
     """The engine, or why there is none, and what came of each site and tool."""
     try:
         with both(name) as (model, hand):
+            get_site(model, "resid_pre")  # says so where TransformerLens cannot run what it loads
             pairs = contrast_pairs(model, n=3, length=12, start=5)
             engine = fast_obstacle(model, 12)
             found = [Finding("logits", gap=gap(model(pairs.clean_batch()), hand.logits(pairs.clean_batch())))]
@@ -34,6 +36,6 @@ def findings(
             found += [check_tool(tool, model, hand, pairs) for tool in TOOLS]
             return "fast" if engine is None else f"plain ({engine})", found
     except PatchlibError as error:
-        return "does not load", [Finding("load", refusal=str(error))]
+        return "does not load or run", [Finding("load", refusal=str(error))]
     except Exception as error:  # the table goes on with the next
         return "fails", [Finding("all", failure=f"{type(error).__name__}: {' '.join(str(error).split())}")]

@@ -87,13 +87,15 @@ def composition(model: TransformerBridge, hand: Hand, pairs: patchlib.PromptPair
     q, k = (weights(model, hand, reading, name) for name in "qk")
     g = gain(reading)[:, None]
     attn = hand.attentions[reading]
-    q, k = g * q[reader], g * k[reader * len(k) // n_heads]
-    for norm, name in ((getattr(attn, f"{name}_norm", None), name) for name in "qk"):
-        if norm is not None:  # its gain is the head's own share of it
-            weight = norm(torch.ones(norm.weight.shape[-1])) if norm.weight.ndim == 1 else norm.weight
-            head = reader if name == "q" else reader * (len(weight) // q.shape[1]) // n_heads
-            weight = weight if len(weight) == q.shape[1] else weight.view(-1, q.shape[1])[head]
-            q, k = (q * weight, k) if name == "q" else (q, k * weight)
+    n_kv = len(k)
+    q, k = g * q[reader], g * k[reader * n_kv // n_heads]
+    for name, head in (("q", reader), ("k", reader * n_kv // n_heads)):
+        spelled = (f"{name}_norm", f"{name}_layernorm", {"q": "query_layernorm", "k": "key_layernorm"}[name])
+        norm = next((getattr(attn, word) for word in spelled if hasattr(attn, word)), None)
+        gains = [] if norm is None else [weight.flatten() for weight in norm.parameters()]
+        if gains:  # the head's own share of them; Gemma's are 1 less than what they multiply with
+            rows = torch.cat(gains).view(-1, q.shape[1]) + type(norm).__name__.startswith("Gemma3")
+            q, k = (q * rows[head % len(rows)], k) if name == "q" else (q, k * rows[head % len(rows)])
     for row in table.to_dict("records"):
         i, head = int(row["layer"]), int(row["head_index"])
         v = weights(model, hand, i, "v")

@@ -164,3 +164,10 @@ def both(name: str) -> Iterator[tuple[TransformerBridge, Hand]]:
     with tempfile.TemporaryDirectory(prefix=f"tiny-{name}-") as folder:
         write_model(name, folder)
         yield load_model(folder, device="cpu"), Hand(folder)
+
+
+@functools.cache
+def architecture(name: str) -> TransformerBridge:
+    """One of the table's models as patchlib loads it. Shared by all tests: leave it as it is."""
+    with tempfile.TemporaryDirectory(prefix=f"tiny-{name}-") as folder:
+        return load_model(write_model(name, folder), device="cpu")

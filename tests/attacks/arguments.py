@@ -13,9 +13,10 @@ import xarray as xr
 import patchlib
 from patchlib import stats
 from patchlib.errors import PatchlibError, SweepError, TaskError
+from tests.architectures.models import architecture
 from tests.attacks.callables import ablation, cache, circuit, losses, model, pairs, public, result
 from tests.attacks.case import Refusal, Wrong, case, refused
-from tests.helpers import mixed_pairs, sweep
+from tests.helpers import contrast_pairs, mixed_pairs, sweep
 
 
 def all_refused(*calls: Callable[[], object], words: tuple[str, ...] = ()) -> Refusal:
@@ -45,6 +46,35 @@ def position_99() -> Refusal:
         lambda: heads.patch_head_output(prompt, cache(), 0, 1, position=99),
         lambda: heads.run_all_heads_experiment(pairs(), position=99),
         words=("99",),
+    )
+
+
+@case("A5", "a layer without heads in a hybrid model, heads behind a norm over all of them, heads of latent attention")
+def heads_that_there_are_not() -> Refusal:
+    def call(name: str, ask: Callable[[Any, Any], object]) -> Callable[[], object]:
+        hybrid = architecture(name)
+        asked = contrast_pairs(hybrid, n=2)
+        return lambda: ask(hybrid, asked)
+
+    over = ("layer", "head")
+    all_refused(
+        call("jamba", lambda model, pairs: sweep(model, pairs, "z", over, layers=[0, 1])),
+        call("jamba", lambda model, pairs: patchlib.attention_patterns(model, pairs.clean_tokens[0], [(0, 1)])),
+        call("jamba", lambda model, pairs: patchlib.copying_scores(model, [5, 6], [(0, 1)])),
+        call("jamba", lambda model, pairs: patchlib.k_composition(model, [(1, 1)])),
+        call("jamba", lambda model, pairs: patchlib.Ablation(model, pairs)),
+        call("jamba", lambda model, pairs: patchlib.path_patch(model, pairs, progress=False)),
+        words=("layer",),
+    )
+    all_refused(
+        call("olmo2", lambda model, pairs: sweep(model, pairs, "q", over)),
+        call("olmo2", lambda model, pairs: patchlib.inputs_of(model, [(2, 1)], "k")),
+        words=("norm over all heads",),
+    )
+    return all_refused(
+        call("deepseek-v3", lambda model, pairs: sweep(model, pairs, "v", ("layer", "head", "pos"))),
+        call("deepseek-v3", lambda model, pairs: patchlib.direct_logit_attribution(model, pairs)),
+        words=("in another layout",),
     )
 
 
