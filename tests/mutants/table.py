@@ -79,7 +79,6 @@ FAULTS = (
         (PLACEMENT,),
         ("for module, forward in before.items():", "for module, forward in ():"),
         ("hidden[len(stream) :].to(first)", "hidden[len(stream) :]"),
-        ("linear(stream.to(weight.device), weight, bias)", "linear(stream, weight, bias)"),
     ),
     *faults(
         f"{CIRCUITS}/streams.py",
