@@ -18,7 +18,7 @@ from patchlib.models.load import load_model, without_loading_bars
 from tests.architectures.configs import config_of
 from tests.tiny import randomise_gains_and_biases, tiny_tokenizer
 
-PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "wo", "linear_out", "output_linear")
+PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "wo", "Wo", "linear_out", "output_linear")
 ATTENTIONS = ("self_attn", "attention", "attn", "self_attention", "attn.attention")
 
 
