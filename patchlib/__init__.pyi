@@ -57,6 +57,7 @@ from .models.names import list_models as list_models
 from .patching.donors import SOURCES as SOURCES
 from .patching.merge import merge as merge
 from .patching.metrics import METRICS as METRICS
+from .patching.own_metrics import at_last_position as at_last_position
 from .patching.receivers import Receiver as Receiver
 from .patching.receivers import inputs_of as inputs_of
 from .patching.sites import SITES as SITES

@@ -14,6 +14,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PARAMETERS = {"model_name", "n_prompts", "seed", "device", "out_dir"}
+SWEEPS = {"01_layer_patching", "02_head_patching"}  # which may be done in parts
 OVER_RUNS = {"folder", "figure_mb"}  # of many_runs, which runs no model
 
 pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -63,7 +64,8 @@ def test_the_cell_after_it_has_the_parameters_that_every_notebook_takes(path):
     assert tagged[1] and tagged.count(True) == 1
     # As papermill reads them, which is what its --help-notebook prints.
     found = papermill.inspect_notebook(path)
-    assert set(found) >= (OVER_RUNS if path.stem == "many_runs" else PARAMETERS)
+    wanted = PARAMETERS | ({"layers"} if path.stem in SWEEPS else set())
+    assert set(found) >= (OVER_RUNS if path.stem == "many_runs" else wanted)
     bare = [name for name, one in found.items() if not one["help"] or one["inferred_type_name"] == "None"]
     assert not bare, "no type or no comment"
 

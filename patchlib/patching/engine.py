@@ -8,6 +8,7 @@ at all for a cell whose patch equals what is there. A plain forward is the same 
 batching. The code below is in this order, after (0) the two unpatched forwards that all of it goes on from.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -173,7 +174,8 @@ class PatchedForwards:
         else:
             given = self._window(self._base[f"blocks.{layer}.hook_resid_pre"], start, end)
             given = given.repeat(n_cells, 1, 1)  # [cell*example pos d_model]
-            kwargs["start_at_layer"] = layer
+            if self.model.blocks[layer] not in (instead or {}):  # which has its own stream
+                kwargs["start_at_layer"] = layer
         # TransformerLens puts the stream in at the layer and runs the blocks below all the same: here they pass it on.
         replaced = {
             **self._fused,
@@ -247,20 +249,18 @@ class PatchedForwards:
         return self._cache is not None
 
     def _waiting(self, cells: Sequence[Cell], start: int) -> dict[torch.nn.Module, shortcuts.Forward]:
-        """Layers' forwards of the cells that have come to their own layer, which are in the order of their layers.
+        """Blocks' forwards of the cells that have come to their own layer, which are in the order of their layers.
 
         The others enter at their own with what the base prompts have there. So a batch of cells of all layers takes as
         few products of matrices as one of a single layer, and none of them has a row that nothing can have changed.
         """
-        n_live = {layer: sum(cell.layers[0] <= layer for cell in cells) for layer in range(cells[-1].layers[0] + 1)}
+        first = [cell.layers[0] for cell in cells]
         forwards = {}
-        for layer in range(cells[0].layers[0], cells[-1].layers[0]):
-            arriving = None
-            if n_new := n_live[layer + 1] - n_live[layer]:
-                stream = self._window(self._base[f"blocks.{layer + 1}.hook_resid_pre"], start)
-                arriving = stream.repeat(n_new, 1, 1)  # [cell*example pos d_model]
-            module = self.model.blocks[layer].original_component
-            forwards[module] = shortcuts.joined(module.forward, n_live[layer] * self.n_examples, arriving)
+        for layer in range(first[0], first[-1] + 1) if first[0] < first[-1] else ():
+            arriving = first.count(layer)  # perhaps none
+            stream = self._window(self._base[f"blocks.{layer if arriving else first[0]}.hook_resid_pre"], start)
+            block, n_before = self.model.blocks[layer], bisect_left(first, layer) * self.n_examples
+            forwards[block] = shortcuts.joined(block.forward, n_before, stream.repeat(arriving, 1, 1))
         return forwards
 
     @torch.no_grad()

@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 
 from patchlib._util import listed, shown
 from patchlib.errors import SweepError
-from patchlib.patching.own_metrics import MetricFunction, as_numbers, check_order, check_signature, scores
+from patchlib.patching.own_metrics import LAST_ONLY, MetricFunction, as_numbers, check_order, check_signature, scores
 from patchlib.tasks.pairs import PromptPairs
 
 Logits = Float[Tensor, "*cell example d_vocab"]
@@ -129,7 +129,8 @@ class Reads(NamedTuple):
         """What these metrics read, of a task's prompts."""
         if all(metric in ANSWERS_ONLY for metric in metrics.values()):
             return cls(vocab=torch.unique(pairs.answers))
-        return cls(last_only=all(metric in METRICS.values() for metric in metrics.values()))
+        own = [metric for metric in metrics.values() if metric not in METRICS.values()]
+        return cls(last_only=all(getattr(metric, LAST_ONLY, False) for metric in own))
 
 
 class Readout:

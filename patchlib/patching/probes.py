@@ -109,7 +109,8 @@ def is_causal(model: TransformerBridge) -> bool:
     other = tokens.clone()
     other[:, -1] = (other[:, -1] + 7) % int(model.cfg.d_vocab)
     logits, others = (model(rows)[:, :-1] for rows in (tokens, other))
-    return alike(others, logits)
+    # Of numbers that are none a sweep says in which prompts they are.
+    return not bool(logits.isfinite().all()) or alike(others, logits)
 
 
 @asked_once

@@ -103,31 +103,32 @@ def hand_on(n_outputs: int | None) -> Forward:
     return forward
 
 
-def joined(forward: Forward, n_live: int, arriving: Float[Tensor, "row pos d_model"] | None) -> Forward:
-    """A layer's forward of the first rows of a batch alone; the rows behind them wait for a layer of their own.
+def joined(forward: Forward, n_before: int, arriving: Float[Tensor, "row pos d_model"]) -> Forward:
+    """A block's forward of the rows that have come to it; those behind them wait for a block of their own.
 
     Args:
-        forward: The layer's own.
-        n_live: How many rows there are to compute.
-        arriving: The stream with which the rows behind those enter the next layer; None where none enters it there.
+        forward: The block's own.
+        n_before: How many rows come from the block below.
+        arriving: The stream with which the next rows enter here.
     """
 
-    def live(argument: Any, n_rows: int) -> Any:
-        """What there is of the live rows in an argument: hidden state, mask, or a tuple of positions' rotations."""
+    def live(argument: Any, n_live: int, n_rows: int) -> Any:
+        """What there is of the live rows in an argument: a mask, or a tuple of positions' rotations."""
         if isinstance(argument, tuple | list):
-            return type(argument)(live(part, n_rows) for part in argument)
+            return type(argument)(live(part, n_live, n_rows) for part in argument)
         return argument[:n_live] if isinstance(argument, Tensor) and argument.shape[:1] == (n_rows,) else argument
 
-    def first_rows(*args: Any, **kwargs: Any) -> Any:
+    def of_live_rows(*args: Any, **kwargs: Any) -> Any:
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
-        n_rows = len(hidden)
-        output = forward(*live(args, n_rows), **{name: live(value, n_rows) for name, value in kwargs.items()})
-        computed = output[0] if isinstance(output, tuple) else output
-        entering = [] if arriving is None else [arriving.to(hidden.device)]
-        stream = torch.cat([computed, *entering, hidden[n_live + sum(map(len, entering)) :]])  # [row pos d_model]
-        return (stream, *output[1:]) if isinstance(output, tuple) else stream
+        stream = torch.cat([hidden[:n_before], arriving.to(hidden)])  # [row pos d_model]
+        sizes = len(stream), len(hidden)
+        cut = {name: live(value, *sizes) for name, value in kwargs.items() if name != "hidden_states"}
+        output = forward(stream, *live(args[1:], *sizes), **cut)
+        first = output[0] if isinstance(output, tuple) else output
+        first = torch.cat([first, hidden[len(stream) :]])
+        return (first, *output[1:]) if isinstance(output, tuple) else first
 
-    return first_rows
+    return of_live_rows
 
 
 _BLOCK_OUTPUTS: WeakKeyDictionary[TransformerBridge, int | None] = WeakKeyDictionary()

@@ -107,7 +107,8 @@ def sweep(
         metric: ``"logit_diff"``, ``"prob"``, ``"kl"``, ``"accuracy"``, ``"task_metric"`` or a function
             ``(logits[example pos d_vocab], pairs) -> [example]``; several at once cost no more than one. A function
             gets some of the prompts at a time, and finds what belongs to them in ``pairs.answers``, or in data of
-            yours as ``data[pairs.index]``. None: the task's own ``compute_metric`` where it has one, else the logit
+            yours as ``data[pairs.index]``; one that reads the last position alone is faster as
+            ``patchlib.at_last_position``. None: the task's own ``compute_metric`` where it has one, else the logit
             difference.
         layers, heads, neurons: Which ones; all when None, in hybrid models all layers that have the site.
         positions: Token indices or roles. With ``"pos"`` or ``"role"`` in ``over``, the ones to sweep;

@@ -187,7 +187,7 @@ def public() -> dict[str, Public]:
         ),
         "repeated_tokens": Public(patchlib.repeated_tokens, {"model": model(), **draw}),
         "classify_ioi_head": Public(patchlib.classify_ioi_head, {"layer": 9, "head": 9}),
-        "sweep": Public(patchlib.sweep, {**task, "site": "z", "over": ("layer", "head"), **sweep}),
+        "sweep": Public(patchlib.sweep, {**task, "site": "z", "over": ("layer", "head"), "neurons": None, **sweep}),
         "path_patch": Public(patchlib.path_patch, {**task, "receivers": "logits", "over": ("layer", "head"), **sweep}),
         "baseline": Public(patchlib.baseline, {**task, "metric": "prob", "batch_tokens": 512}),
         "inputs_of": Public(patchlib.inputs_of, {"model": model(), "heads": HEADS, "site": "k", "position": "END"}),

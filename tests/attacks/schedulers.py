@@ -103,7 +103,9 @@ def workers_leave(folder: Path) -> Refusal:
 
 
 def _children() -> list[Any]:
-    return [child for child in psutil.Process().children() if "dask_worker" in " ".join(child.cmdline())]
+    children = psutil.Process().children()
+    living = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]  # which have no command any more
+    return [child for child in living if "dask_worker" in " ".join(child.cmdline())]
 
 
 @case("C13", "Ctrl-C with runs in the queue of Dask: they are cancelled, and what runs is ended", 120)

@@ -8,6 +8,7 @@ from tests.attacks.kills_runs import kills
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "times"), [("run", 1), ("grid", 2)])
-def test_what_a_kill_leaves_is_no_result_and_is_repaired_by_the_same_command(name, times):
-    assert all(row.endswith("repaired |") for row in kills(name, times, seed=7))
+@pytest.mark.parametrize("name", ["run", "grid"])
+def test_what_a_kill_leaves_is_no_result_and_is_repaired_by_the_same_command(name):
+    (row,) = kills(name, 1, seed=7)
+    assert row.endswith("repaired |")

@@ -4,10 +4,12 @@
 
 Everything runs in one process and in turn, because machines are noisy: in each repeat our whole sweep, then
 TransformerLens on a part of the same cells (another part each time; every one of its cells is a whole forward,
-so its time for all of them is in proportion). Printed are medians over repeats. `limit` is the time that the
-smallest number of multiplications which a patch can change would take at the GEMM peak measured here: those
-from the patched layer and position on, the last block's only at the last position, the unembedding's only there
-and only for the answers. `difference` is the largest between the two ways, in the metric, over all cells that both ran.
+so its time for all of them is in proportion), and nnsight and pyvene on fewer, where they are installed (they are no
+dependency). Printed are medians over repeats. `limit` is the time that
+the smallest number of multiplications which a patch can change would take at the GEMM peak measured here: those from
+the patched layer and position on, the last block's only at the last position, the unembedding's only there and only
+for the answers. `difference` is the largest between patchlib and any of the others, in the metric, over all cells
+that both ran.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import patchlib
 from patchlib.patching.sites import SITES
+from tests.benchmarks.others import installed
 from tests.helpers import make_pairs
 from tests.tiny import load_tiny, tiny_path
 
@@ -149,6 +152,7 @@ def measure(row: Row, repeats: int, peak: float) -> dict[str, str]:
     sweep = lambda: patchlib.sweep(row.model, row.pairs, row.site, row.over, progress=False)  # noqa: E731
     result = sweep()  # warm
     index, ours, theirs, naive, worst = cells(row, result), [], [], [], 0.0
+    others: dict[str, list[float]] = {name: [] for name in installed(row)}
     mine = result.patched.isel(metric=0).values.reshape(len(index), -1)
     for repeat in range(repeats):
         ours.append(timed(sweep)[0])
@@ -157,8 +161,12 @@ def measure(row: Row, repeats: int, peak: float) -> dict[str, str]:
             seconds, values = timed(transformer_lens, row, sample.reset_index(drop=True))
             theirs.append(seconds * len(index) / len(sample))
             worst = max(worst, float(abs(values - mine[sample.index]).max()))
+            few = index.iloc[repeat :: 6 * row.part]
+            for name, patch in installed(row).items():
+                seconds, values = timed(patch, row, few.reset_index(drop=True))
+                others[name].append(seconds * len(index) / len(few))
+                worst = max(worst, float(abs(values - mine[few.index]).max()))
             if row.naive:
-                few = index.iloc[repeat :: 6 * row.part]
                 naive.append(timed(naive_loop, row, few)[0] * len(index) / len(few))
     our, their = statistics.median(ours), statistics.median(theirs)
     limit = least_flops(row, result) / peak
@@ -170,6 +178,7 @@ def measure(row: Row, repeats: int, peak: float) -> dict[str, str]:
         "times": f"{statistics.median(b / a for a, b in zip(ours, theirs, strict=True)):.1f}",
         "spread": f"{min(b / a for a, b in zip(ours, theirs, strict=True)):.1f}-"
         f"{max(b / a for a, b in zip(ours, theirs, strict=True)):.1f}",
+        **{f"times {name}": f"{statistics.median(times) / our:.1f}" for name, times in others.items()},
         "naive loop": f"{statistics.median(naive) / our:.0f}" if naive else "",
         "limit s": f"{limit:.2f}",
         "of limit": f"{limit / our:.0%}",

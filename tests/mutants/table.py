@@ -125,7 +125,7 @@ FAULTS = (
         f"{PATCHING}/sites.py",
         (MORE_SITES,),
         ('is not model.hook_dict.get(f"blocks.{layer}.hook_mlp_out")', "is not None"),
-        ('[0 if self.name == "embed" else n_layers - 1]', "[0]"),
+        ('[0 if self.name == "embed" else n_layers - 1]', "[n_layers - 1]"),
     ),
     # ---- Engine
     *faults(

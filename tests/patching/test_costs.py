@@ -82,6 +82,26 @@ def test_no_forward_gives_more_logits_than_memory_is_meant_for(monkeypatch, engi
     np.testing.assert_allclose(limited.patched, free.patched, atol=ATOL)
 
 
+def test_a_metric_of_the_last_position_is_given_no_other_to_unembed():
+    model = load_tiny("llama")
+    pairs = make_pairs(model)
+
+    def gap(logits, pairs):
+        return logits[:, 5] - logits[:, 7]
+
+    whole = sweep(
+        model, pairs, "z", ("layer", "head"), metric=lambda logits, pairs: logits[:, -1, 5] - logits[:, -1, 7]
+    )
+    with shapes_of(model.unembed.original_component) as shapes:
+        last = sweep(model, pairs, "z", ("layer", "head"), metric=patchlib.at_last_position(gap), engine="fast")
+    np.testing.assert_allclose(last.patched, whole.patched, atol=ATOL)
+    assert list(last.metric.values) == ["gap"]
+    assert {shape[1] for shape in shapes if shape[0] > 2} == {1}, "of more rows than the plain forwards of the check"
+    for wrong in (3, "gap", lambda logits: logits):
+        with pytest.raises(patchlib.SweepError, match="logits"):
+            patchlib.at_last_position(wrong)
+
+
 @pytest.mark.parametrize("source", ["other", "mean", "resample"])
 @pytest.mark.parametrize("engine", ["fast", "plain"])
 def test_no_forward_of_any_kind_has_more_tokens_than_asked_for(engine, source):

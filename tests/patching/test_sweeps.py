@@ -427,7 +427,7 @@ def test_something_that_is_no_task(model, task):
 
 @pytest.mark.parametrize("run", [sweep, patchlib.baseline])
 def test_a_model_that_is_none_or_not_ready(model, pairs, run):
-    with pytest.raises(patchlib.SweepError, match=r"The model is a str; patchlib.load_model\(name\)"):
+    with pytest.raises(patchlib.SweepError, match=r"The model is a str; patchlib.load_model gives one"):
         run("gpt2", pairs)
     in_part = copy.deepcopy(model)
     in_part.blocks[1].mlp.train()
