@@ -90,4 +90,5 @@ def divided(model: nn.Module, first: int = 1) -> nn.Module:
                 module._parameters[key] = None if weight is None else nn.Parameter(There(weight.detach()), False)
             if name.count(".") == 2 or not layer:
                 add_hook_to_module(module, AlignDevicesHook(execution_device=DEVICE, skip_keys=["past_key_values"]))
-    return model
+    home = AlignDevicesHook(execution_device="cpu", io_same_device=True, skip_keys=["past_key_values"])
+    return add_hook_to_module(model, home)  # logits come out where tokens, or a stream, went in

@@ -15,7 +15,7 @@ from transformer_lens.utilities import composition_scores
 from patchlib._util import Head, check_count, check_heads, check_seed, head_name
 from patchlib.circuits.writing import check_weights, norm_weights
 from patchlib.errors import SweepError
-from patchlib.models.check import check_model
+from patchlib.models.check import check_model, check_readable
 from patchlib.patching.sites import get_site
 
 MOST_RANDOM = 1000
@@ -53,6 +53,7 @@ def k_composition(model: TransformerBridge, readers: Iterable[Head], n_random: i
         100  L17H4     11           1  0.062           2        0.042      0.001
     """
     check_model(model)
+    check_readable(model)
     n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
     reading = check_heads(readers, n_layers, n_heads, first_layer=1)
     n_random, seed = check_count("n_random", n_random, most=MOST_RANDOM), check_seed(seed)

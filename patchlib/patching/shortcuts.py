@@ -125,7 +125,7 @@ def joined(forward: Forward, n_before: int, arriving: Float[Tensor, "row pos d_m
         cut = {name: live(value, *sizes) for name, value in kwargs.items() if name != "hidden_states"}
         output = forward(stream, *live(args[1:], *sizes), **cut)
         first = output[0] if isinstance(output, tuple) else output
-        first = torch.cat([first, hidden[len(stream) :]])
+        first = torch.cat([first, hidden[len(stream) :].to(first)])  # the rows that wait move on with the others
         return (first, *output[1:]) if isinstance(output, tuple) else first
 
     return of_live_rows

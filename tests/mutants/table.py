@@ -71,19 +71,14 @@ FAULTS = (
     *faults(
         f"{PATCHING}/engine.py",
         (PLACEMENT,),
-        ("source, device = source.to(activation.device), activation.device", "device = activation.device"),
+        ("activation.device), activation.device", "activation.device), self.base_tokens.device"),
         ("logits = logits.to(self.base_tokens.device)", "logits = logits"),
-    ),
-    *faults(
-        f"{PATCHING}/path_engine.py",
-        (PLACEMENT,),
-        ("device = activation.device", "device = self.base_tokens.device"),
     ),
     *faults(
         f"{PATCHING}/shortcuts.py",
         (PLACEMENT,),
         ("for module, forward in before.items():", "for module, forward in ():"),
-        ("linear(stream.to(weight.device), weight, bias)", "linear(stream, weight, bias)"),
+        ("hidden[len(stream) :].to(first)", "hidden[len(stream) :]"),
     ),
     *faults(
         f"{CIRCUITS}/streams.py",
@@ -124,7 +119,7 @@ FAULTS = (
     *faults(
         f"{PATCHING}/sites.py",
         (MORE_SITES,),
-        ('is not model.hook_dict.get(f"blocks.{layer}.hook_mlp_out")', "is not None"),
+        ("if post is mlp_out or not counted[layer]:", "if not counted[layer]:"),
         ('[0 if self.name == "embed" else n_layers - 1]', "[n_layers - 1]"),
     ),
     # ---- Engine
