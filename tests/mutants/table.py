@@ -189,7 +189,7 @@ FAULTS = (
         ('del module.__dict__["forward"]', "pass"),
     ),
     *faults(
-        f"{PATCHING}/shortcuts.py",
+        "patchlib/models/context.py",
         ("tests/patching/test_exactness.py::test_rotations_that_depend_on_the_prompt_s_length_are_fast_up_to_there",),
         ('scaling.get("rope_type") in ("dynamic", "longrope")', "False"),
         ("max(factors, default=1.0)", "1.0"),
