@@ -13,6 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from patchlib._util import Head, check_count, check_heads, shown
 from patchlib.circuits.writing import (
     check_adds_up,
+    check_end,
     check_weights,
     frozen,
     last_position,
@@ -155,6 +156,7 @@ def copying_scores(
     every = product(get_site(model, "z").layers(model), range(n_heads))
     heads = check_heads(every if layer_heads is None else layer_heads, n_layers, n_heads, least=0)
     check_weights(model, sorted({layer for layer, _ in heads}), "copying_scores", names="V")
+    check_end(model, "copying_scores")
     top_k = check_count("top_k", top_k)
     scores = np.full((2, n_layers, n_heads), np.nan, dtype=np.float32)
     with torch.no_grad():

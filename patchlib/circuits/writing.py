@@ -176,6 +176,22 @@ def check_adds_up(model: TransformerBridge, layers: Sequence[int], tool: str) ->
         _refuse(model, "what a layer adds to the stream is changed before the end", tool)
 
 
+def check_end(model: TransformerBridge, tool: str) -> None:
+    """SweepError unless the unembedding is given what the final norm makes of the last stream."""
+    if not _ends_in_norm(model):
+        _refuse(model, "something else than a norm stands before its unembedding", tool)
+
+
+@asked_once
+def _ends_in_norm(model: TransformerBridge) -> bool:
+    stream = f"blocks.{int(model.cfg.n_layers) - 1}.hook_resid_post"
+    seen = recorded(model, probe_tokens(model), [stream, "unembed.hook_in"])
+    if len(seen) < 2:
+        return False
+    norm = getattr(model, "ln_final", None)
+    return alike(seen[stream] if norm is None else norm(seen[stream]), seen["unembed.hook_in"])
+
+
 @asked_once
 def _arrives(model: TransformerBridge, layer: int) -> bool:
     """Whether a change of what attention writes changes the last stream by as much, all else that is added held."""

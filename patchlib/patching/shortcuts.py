@@ -149,11 +149,14 @@ def n_block_outputs(model: TransformerBridge) -> int | None:
 def at_the_end(forward: Forward) -> Forward:
     """An MLP's forward that computes the last position only, and gives 0 at the others."""
 
-    def last_position(hidden: Float[Tensor, "batch pos d_model"], *args: Any, **kwargs: Any) -> Tensor:
+    def last_position(hidden: Float[Tensor, "batch pos d_model"], *args: Any, **kwargs: Any) -> Any:
         # What else is given by position, as the stream that some MLPs add themselves, is cut like the input.
         rest = (a[:, -1:] if isinstance(a, Tensor) and a.shape == hidden.shape else a for a in args)
-        last = forward(hidden[:, -1:].contiguous(), *rest, **kwargs)  # [batch 1 d_model]
-        return torch.nn.functional.pad(last, (0, 0, hidden.shape[1] - 1, 0))  # [batch pos d_model]
+        output = forward(hidden[:, -1:].contiguous(), *rest, **kwargs)
+        # A mixture of experts may give its router's scores too, which no block reads.
+        last = (output[0] if isinstance(output, tuple) else output).view(len(hidden), 1, -1)  # [batch 1 d_model]
+        padded = torch.nn.functional.pad(last, (0, 0, hidden.shape[1] - 1, 0))  # [batch pos d_model]
+        return (padded, *output[1:]) if isinstance(output, tuple) else padded
 
     return last_position
 

@@ -99,11 +99,6 @@ def take_apart(hand: Hand, tokens: Tensor) -> Layers:
         attention = seen.get(("attention", i))
         behind.append((None, 1.0) if attention is None else reads_attention(hand, seen, i, attention))
     last = seen.get("last", seen["after", n - 1])
-    if not torch.allclose(last, seen["after", n - 1], **CLOSE):
-        raise Unreadable("something stands between the last layer and the last norm")
-    for i in range(1, n):
-        if not torch.allclose(seen["before", i], seen["after", i - 1], **CLOSE):
-            raise Unreadable("something stands between the layers")
     streams = [[seen[side, i] for i in range(n)] for side in ("before", "after")]
     others = [[seen.get((side, i)) for i in range(n)] for side in ("z", "attention")]
     return Layers(*streams, *others, behind, hand.logits(tokens), last, seen["unembedded"])
@@ -145,6 +140,9 @@ def answer_direction(hand: Hand, run: Layers, answers: Tensor) -> Tensor:
 def attributions(hand: Hand, tokens: Tensor, answers: Tensor, n_heads: int) -> tuple[Tensor, Tensor]:
     """Each head's part of the logit difference, ``[layer head example]``, NaN without attention; and all the rest."""
     run = take_apart(hand, tokens)
+    joints = [*zip(run.before[1:], run.after[:-1], strict=True), (run.last, run.after[-1])]
+    if not all(torch.allclose(entering, leaving, **CLOSE) for entering, leaving in joints):
+        raise Unreadable("something stands between the layers, or behind the last")
     last = run.last[:, -1]
     final = frozen(hand.norm, last)
     direction = answer_direction(hand, run, answers)

@@ -28,7 +28,8 @@ def findings(
             with torch.no_grad():
                 for site in sites:
                     found += [check_site(model, hand, pairs, site, way) for way in directions]
-                if not getattr(hand.model.config, "hidden_size_per_layer_input", 0):  # whose layers read tokens too
+                config = hand.model.config  # layers of Gemma 4 read the tokens again, those of Zamba 2 the embeddings
+                if not getattr(config, "hidden_size_per_layer_input", 0) and config.model_type != "zamba2":
                     found += [check_whole_stream(model, pairs, site) for site in STREAM[:3] if site in sites]
                 with_heads = [i for i, attention in enumerate(hand.attentions) if attention is not None]
                 one_by_one = [site for site in ("q", "k", "v", "pattern") if site in sites and with_heads]

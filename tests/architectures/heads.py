@@ -19,8 +19,8 @@ Tool = Callable[[TransformerBridge, Hand, patchlib.PromptPairs], float]
 
 
 def head_layers(hand: Hand) -> list[int]:
-    """Layers with attention."""
-    return [i for i, attention in enumerate(hand.attentions) if attention is not None]
+    """Layers with attention; the last one where there is none, for the tools to refuse."""
+    return [i for i, attention in enumerate(hand.attentions) if attention is not None] or [len(hand.layers) - 1]
 
 
 def attribution(model: TransformerBridge, hand: Hand, pairs: patchlib.PromptPairs) -> float:

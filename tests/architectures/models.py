@@ -18,7 +18,7 @@ from patchlib.models.load import load_model, without_loading_bars
 from tests.architectures.configs import config_of
 from tests.tiny import randomise_gains_and_biases, tiny_tokenizer
 
-PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "wo", "linear_out", "output_linear")
+PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "wo", "Wo", "linear_out", "output_linear")
 ATTENTIONS = ("self_attn", "attention", "attn", "self_attention", "attn.attention")
 
 
@@ -37,7 +37,7 @@ class Hand:
         self.model.requires_grad_(False)
         stacks = [module for module in self.model.modules() if isinstance(module, torch.nn.ModuleList)]
         self.layers = list(next(stack for stack in stacks if len(stack) == n_layers_of(self.model.config)))
-        self.attentions = [first_of(layer, ATTENTIONS) for layer in self.layers]
+        self.attentions = [first_of(layer, ATTENTIONS) or by_class(layer) for layer in self.layers]
         self.projections = [attn and first_of(attn, PROJECTIONS) for attn in self.attentions]
         self.unembed = self.model.get_output_embeddings()
 
@@ -114,6 +114,11 @@ def first_of(module: torch.nn.Module, names: tuple[str, ...]) -> torch.nn.Module
     return None
 
 
+def by_class(layer: torch.nn.Module) -> torch.nn.Module | None:
+    """A part of a layer that is called a mixer, and is attention in some layers."""
+    return next((part for part in layer.children() if type(part).__name__.endswith("Attention")), None)
+
+
 @contextmanager
 def changed(module: torch.nn.Module, change: Callable[[Tensor], Tensor], side: str) -> Iterator[None]:
     """Let a module's input (side "in") or output ("out") be another one; of several things, the first."""
@@ -163,7 +168,9 @@ def both(name: str) -> Iterator[tuple[TransformerBridge, Hand]]:
     """The model as patchlib loads it, and by hand."""
     with tempfile.TemporaryDirectory(prefix=f"tiny-{name}-") as folder:
         write_model(name, folder)
-        yield load_model(folder, device="cpu"), Hand(folder)
+        model = load_model(folder, device="cpu")
+        model.cfg.model_name = name
+        yield model, Hand(folder)
 
 
 @functools.cache

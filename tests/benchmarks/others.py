@@ -5,6 +5,7 @@ Both are given GPT-2 as Hugging Face has it, in the process and with the threads
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from functools import cache
@@ -40,11 +41,9 @@ def _prompts(row: Row) -> tuple[str, torch.Tensor, torch.Tensor, torch.Tensor, A
 @torch.no_grad()
 def with_nnsight(row: Row, index: pd.DataFrame) -> torch.Tensor:
     """The metric of these cells, `[cell example]`: the source's activations are kept from one trace."""
-    from nnsight import LanguageModel
-
     folder, base, source, _, metric = _prompts(row)
     hf = _hugging_face(folder, str(row.model.cfg.device))
-    model = LanguageModel(hf, tokenizer=AutoTokenizer.from_pretrained(folder))
+    model = importlib.import_module("nnsight").LanguageModel(hf, tokenizer=AutoTokenizer.from_pretrained(folder))
     width = hf.config.n_embd // hf.config.n_head
     by_head = row.site == "z"
     kept = []
@@ -66,8 +65,7 @@ def with_nnsight(row: Row, index: pd.DataFrame) -> torch.Tensor:
 @torch.no_grad()
 def with_pyvene(row: Row, index: pd.DataFrame) -> torch.Tensor:
     """The metric of these cells, `[cell example]`: each call runs the source too, as its interface has it."""
-    import pyvene
-
+    pyvene = importlib.import_module("pyvene")
     folder, base, source, _, metric = _prompts(row)
     hf = _hugging_face(folder, str(row.model.cfg.device))
     by_head = row.site == "z"

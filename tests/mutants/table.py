@@ -292,7 +292,7 @@ FAULTS = (
         (BY_HAND, SAMPLE),
         ("same = torch.equal(moved, model(tokens))", "same = False"),
         ("activation.select(head_axis, 0).mul_(-2)", "activation"),
-        ("or alike(others, logits)", "or True"),
+        ("return not bool(logits.isfinite().all()) or alike(others, logits)", "return True"),
     ),
     *faults(
         f"{PATCHING}/head_values.py",
