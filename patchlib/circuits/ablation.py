@@ -18,10 +18,10 @@ from patchlib.errors import SweepError
 from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import check_batch_tokens, default_logit_bytes
 from patchlib.patching.donors import ABLATIONS
-from patchlib.patching.engine import Hooks
 from patchlib.patching.metrics import METRICS, Readout, next_token_losses
 from patchlib.patching.selfcheck import fast_obstacle
 from patchlib.patching.sites import SITES, get_site
+from patchlib.patching.unpatched import Hooks
 from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.pairs import PromptPairs
 from patchlib.tasks.tokens import as_ids

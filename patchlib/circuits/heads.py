@@ -24,8 +24,8 @@ from patchlib.errors import SweepError
 from patchlib.models.check import check_model, check_readable
 from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_batch_tokens
-from patchlib.patching.engine import Hooks
 from patchlib.patching.sites import SITES, get_site
+from patchlib.patching.unpatched import Hooks
 from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.pairs import PromptPairs
 from patchlib.tasks.tokens import as_ids

@@ -17,9 +17,9 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib.patching.engine import Hooks
 from patchlib.patching.shortcuts import forwards, hand_on, n_block_outputs
 from patchlib.patching.sites import SITES
+from patchlib.patching.unpatched import Hooks
 
 Read = Callable[[Float[Tensor, "set example read d_vocab"]], Float[Tensor, "set example *value"]]
 

@@ -17,9 +17,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib.errors import SweepError
 from patchlib.patching import probes
-from patchlib.patching.engine import Hooks
 from patchlib.patching.probes import alike, asked_once, mixed, probe_tokens, recorded
 from patchlib.patching.sites import SITES, get_site
+from patchlib.patching.unpatched import Hooks
 
 LARGE = 1024.0
 """So far from 0 that a norm's epsilon does not show, and a number of every floating dtype."""

@@ -19,7 +19,7 @@ from patchlib.models.load import last_weights_hash, weights_hash
 from patchlib.patching.budget import check_batch_tokens
 from patchlib.patching.checkpoint import Finished, open_checkpoint
 from patchlib.patching.donors import Donors
-from patchlib.patching.engine import PatchedForwards, Work
+from patchlib.patching.engine import PatchedForwards
 from patchlib.patching.grid import Grid
 from patchlib.patching.head_values import HeadValueForwards
 from patchlib.patching.metrics import Metrics, Reads
@@ -27,6 +27,7 @@ from patchlib.patching.parts import Part, Patched, Unpatched, measure, parts_of
 from patchlib.patching.path_engine import PathForwards
 from patchlib.patching.receivers import Receiver, receiver_masks
 from patchlib.patching.selfcheck import fast_obstacle, warn_of_plain
+from patchlib.patching.unpatched import Work
 from patchlib.patching.workers import check_executor, measured_by
 from patchlib.progress import Progress, progress_bar
 from patchlib.tasks.pairs import PromptPairs

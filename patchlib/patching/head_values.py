@@ -13,10 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from patchlib.patching.engine import Activations, Hooks, PatchedForwards
+from patchlib.patching.engine import PatchedForwards
 from patchlib.patching.grid import Cell, patch_mask
 from patchlib.patching.probes import mixed
 from patchlib.patching.sites import SITES
+from patchlib.patching.unpatched import Activations, Hooks
 
 
 class HeadValueForwards(PatchedForwards):

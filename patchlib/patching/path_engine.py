@@ -18,11 +18,12 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import Cache
 
 from patchlib.patching.donors import PromptBatch
-from patchlib.patching.engine import Activations, Hooks, PatchedForwards, Work
+from patchlib.patching.engine import PatchedForwards
 from patchlib.patching.grid import Cell, Grid, patch_mask
 from patchlib.patching.receivers import ReceiverMasks
 from patchlib.patching.shortcuts import Forward
 from patchlib.patching.sites import Site
+from patchlib.patching.unpatched import Activations, Hooks, Work
 
 
 class PathForwards(PatchedForwards):

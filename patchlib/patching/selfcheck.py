@@ -15,11 +15,12 @@ from transformer_lens.model_bridge import TransformerBridge
 from patchlib.errors import EngineWarning, ExactnessError
 from patchlib.models.context import longest_of_one_rotation
 from patchlib.patching.donors import PromptBatch
-from patchlib.patching.engine import Hooks, PatchedForwards, Work
+from patchlib.patching.engine import PatchedForwards
 from patchlib.patching.grid import Cell, Grid
 from patchlib.patching.probes import is_causal
 from patchlib.patching.shortcuts import brief_of, missing_for_fast
 from patchlib.patching.sites import SITES
+from patchlib.patching.unpatched import Hooks, Work
 
 N_CHECKED = 2
 """Cells that are patched again, in one of the prompts; and one more cell that was not computed at all."""

@@ -72,6 +72,10 @@ FAULTS = (
         f"{PATCHING}/engine.py",
         (PLACEMENT,),
         ("activation.device), activation.device", "activation.device), self.base_tokens.device"),
+    ),
+    *faults(
+        f"{PATCHING}/unpatched.py",
+        (PLACEMENT,),
         ("logits = logits.to(self.base_tokens.device)", "logits = logits"),
     ),
     *faults(
@@ -126,9 +130,6 @@ FAULTS = (
     *faults(
         f"{PATCHING}/engine.py",
         ENGINE,
-        ("apart.cummax(1).values", "apart"),
-        ("min(n_alike, self.n_pos - 1)", "min(n_alike + 1, self.n_pos - 1)"),
-        ("kept[name][self.n_examples :]", "kept[name][: self.n_examples]"),
         ("int(cell.mask.any(0).nonzero()[0])", "int(cell.mask.any(0).nonzero()[-1])"),
         ("narrow(pos_axis, start - self.start,", "narrow(pos_axis, 0,"),
         ("source.to(base.device) != base", "source.to(base.device) == base"),
@@ -137,23 +138,30 @@ FAULTS = (
         ("mlp is not None and at_last not in set(mlp.modules())", "mlp is not None"),
         ("self.base_tokens.repeat(n_cells, 1)", "self.base_tokens.repeat_interleave(n_cells, 0)"),
         ("given = given.repeat(n_cells, 1, 1)", "given = given.repeat_interleave(n_cells, 0)"),
+        ("bisect_left(first, layer) * self.n_examples", "bisect_left(first, layer)"),
+        ("here = cells[: len(by_cell)]", "here = cells[-len(by_cell) :]"),
+        ("[torch.tensor(order).argsort()]", ""),
     ),
     *faults(
-        f"{PATCHING}/engine.py",
-        ("tests/patching/test_exactness.py",),
-        (
-            "return activation.copy_(torch.where(mask, source, by_cell).flatten(0, 1))",
-            "return torch.where(mask, source, by_cell).flatten(0, 1)",
-        ),
+        f"{PATCHING}/unpatched.py",
+        ENGINE,
+        ("apart.cummax(1).values", "apart"),
+        ("min(n_alike, self.n_pos - 1)", "min(n_alike + 1, self.n_pos - 1)"),
+        ("kept[name][self.n_examples :]", "kept[name][: self.n_examples]"),
+    ),
     ),
     *faults(
         f"{PATCHING}/engine.py",
         (COSTS,),
         ("(1 if self.fast and self.reads.last_only else self.n_pos)", "1"),
+    ),
+    *faults(
+        f"{PATCHING}/unpatched.py",
+        (COSTS,),
         ("torch.split(donors, max(1, batch_tokens // self.n_pos))", "torch.split(donors, len(donors))"),
     ),
     *faults(
-        f"{PATCHING}/engine.py",
+        f"{PATCHING}/unpatched.py",
         (DONORS,),
         ("(total / len(donors))", "(total / self.n_examples)"),
         ("torch.zeros_like(activation)", "torch.ones_like(activation)"),
@@ -304,7 +312,7 @@ FAULTS = (
         ),
     ),
     *faults(
-        f"{PATCHING}/engine.py",
+        f"{PATCHING}/unpatched.py",
         (SAMPLE,),
         ('prompts.source == "other" and is_causal(model)', 'prompts.source == "other"'),
     ),

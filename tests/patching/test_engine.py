@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 import patchlib
 from patchlib.patching.batching import cell_batches, patch_batches
 from patchlib.patching.donors import PromptBatch
-from patchlib.patching.engine import PatchedForwards, Work
+from patchlib.patching.engine import PatchedForwards
 from patchlib.patching.grid import Cell, Grid
 from patchlib.patching.head_values import HeadValueForwards
 from patchlib.patching.metrics import Reads
 from patchlib.patching.sites import SITES
+from patchlib.patching.unpatched import Work
 from tests.helpers import ATOL, make_pairs, sweep
 from tests.tiny import load_tiny
 

@@ -1,0 +1,160 @@
+"""The two unpatched forwards: of the base prompts, which are patched, and of the others, which activations come from.
+
+What they leave is what every patched forward goes on from: logits, keys and values, the stream that enters each layer,
+and the activations that are written in.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformers.cache_utils import Cache, DynamicCache
+
+from patchlib.patching import shortcuts
+from patchlib.patching.budget import BATCH_TOKENS
+from patchlib.patching.donors import PromptBatch
+from patchlib.patching.grid import Grid
+from patchlib.patching.metrics import Reads
+from patchlib.patching.probes import is_causal
+
+Hooks = list[tuple[str, Callable[..., Tensor | None]]]
+Activations = dict[str, Tensor]
+"""By hook name."""
+
+
+class Work(NamedTuple):
+    """How much of a forward is done.
+
+    Attributes:
+        fast: Use the shortcuts; else run every patched forward whole.
+        reads: Which of the logits are read.
+        batch_tokens: Tokens in one forward of donors.
+    """
+
+    fast: bool = True
+    reads: Reads = Reads()
+    batch_tokens: int = BATCH_TOKENS["cpu"]
+
+
+class UnpatchedForwards:
+    """The forwards of some base prompts and of the other ones, and what they leave to go on from.
+
+    Args:
+        model: In eval mode.
+        grid: What is patched: only the activations of its site in its layers are kept.
+        prompts: What is patched into, and where activations are taken from.
+        work: How much of each forward is done.
+
+    Attributes:
+        base_logits, other_logits: ``[example read read_vocab]`` in float32, unpatched; ``read`` is 1 or all positions.
+    """
+
+    def __init__(self, model: TransformerBridge, grid: Grid, prompts: PromptBatch, work: Work) -> None:
+        self.model, self.site, self.fast, self.reads = model, grid.site, work.fast, work.reads
+        self.n_examples, self.n_pos = prompts.base.shape
+        self.layers = sorted(set(grid.layers))
+        self.base_tokens, other_tokens = (tokens.to(model.cfg.device) for tokens in (prompts.base, prompts.other))
+        apart = self.base_tokens != other_tokens  # [example pos]
+        # Where a row's two prompts are alike so far, so are their activations, whatever rounding makes of them. An
+        # ablation's values come from elsewhere, and differ from the first position on, as those of a model do in which
+        # a later token changes earlier positions.
+        alike_so_far = prompts.source == "other" and is_causal(model)
+        self._can_differ = apart.cummax(1).values if alike_so_far else torch.ones_like(apart)
+        # Before it nothing can change; the last position is always run, to have something to read.
+        n_alike = int((~self._can_differ.any(0)).sum())
+        self.start = min(n_alike, self.n_pos - 1) if self.fast else 0
+        vocab = self.reads.vocab
+        self._unembedding = shortcuts.unembedding_of(model, vocab) if self.fast and vocab is not None else {}
+        self._fused = shortcuts.fused_activations(model) if self.fast else {}
+        with torch.no_grad():
+            prefix, prefix_logits = self._shared_prefix()
+            # In one forward, on the same keys and values, so that what is alike in the two is so to the bit.
+            cache = None if prefix is None else shortcuts.branches(prefix, self.start, keep=True)
+            both = torch.cat([self.base_tokens, other_tokens])  # [2*example pos]
+            logits, kept = self._record_both(both, cache)
+            self.base_logits, self.other_logits = (
+                self._read(torch.cat([*prefix_logits, half], dim=1))[0] for half in logits.chunk(2)
+            )
+            # Patched forwards are of the base prompts, and go on from their keys and values alone.
+            self._cache = None if cache is None else shortcuts.branches(cache, self.n_pos, self.n_examples)
+            self._base = {name: activation[: self.n_examples] for name, activation in kept.items()}
+            self._source = {name: kept[name][self.n_examples :] for name in map(self.site.hook_name, self.layers)}
+            if prompts.source == "zero":
+                self._source = {name: torch.zeros_like(activation) for name, activation in self._source.items()}
+            elif prompts.donors is not None:
+                donors = prompts.donors.to(model.cfg.device)
+                self._source = self._of_donors(donors, work.batch_tokens, mean=prompts.source == "mean")
+
+    def _shared_prefix(self) -> tuple[Cache | None, list[Tensor]]:
+        """Keys and values of the positions before ``start``, and their logits where those are read."""
+        if not self.start:
+            return (DynamicCache() if self.fast else None), []
+        cache = DynamicCache()
+        logits = self._forward(self.base_tokens[:, : self.start], [], cache)
+        return cache, [] if self.reads.last_only else [logits]
+
+    def _record_both(self, tokens: Int[Tensor, "2*example pos"], cache: Cache | None) -> tuple[Tensor, Activations]:
+        """What ``_record`` gives of the base and the other prompts together."""
+        return self._record(tokens, cache, with_stream=self.fast)
+
+    def _record(
+        self, tokens: Int[Tensor, "example pos"], cache: Cache | None, *, with_stream: bool
+    ) -> tuple[Tensor, Activations]:
+        """One unpatched forward: its logits, and the site's activations (and the stream entering each layer)."""
+        kept: Activations = {}
+
+        def keep(activation: Tensor, hook: Any, name: str) -> None:
+            # A copy, because later modules and hooks write into the same memory.
+            kept[name] = activation.detach().clone()
+
+        names = {self.site.hook_name(layer) for layer in self.layers}
+        if with_stream:
+            names |= {f"blocks.{layer}.hook_resid_pre" for layer in self.layers}
+        hooks: Hooks = [(name, partial(keep, name=name)) for name in sorted(names)]
+        return self._forward(tokens[:, self.start :], hooks, cache), kept
+
+    def _of_donors(self, donors: Int[Tensor, "donor pos"], batch_tokens: int, *, mean: bool) -> Activations:
+        """The donors' activations, or their mean, which stands for every example."""
+        kept: dict[str, list[Tensor]] = {self.site.hook_name(layer): [] for layer in self.layers}
+        for rows in torch.split(donors, max(1, batch_tokens // self.n_pos)):
+            for name, activation in self._record(rows, None, with_stream=False)[1].items():
+                # Of a mean only the sum is kept, since a reference may have many prompts; in float64, so that
+                # neither their number nor their order shows in the last digits.
+                if mean:
+                    kept[name] = [sum(kept[name], activation.sum(0, dtype=torch.float64))]
+                else:
+                    kept[name].append(activation)
+        if not mean:
+            return {name: torch.cat(parts) for name, parts in kept.items()}
+        return {
+            name: (total / len(donors)).to(self._base[name].dtype).expand_as(self._base[name])
+            for name, (total,) in kept.items()
+        }
+
+    def _forward(self, given: Tensor, hooks: Hooks, cache: Cache | None, **kwargs: Any) -> Tensor:
+        """Logits of tokens, or of a stream, on top of the keys and values of a cache; only those that are read."""
+        if self.fast and self.reads.last_only:
+            kwargs["logits_to_keep"] = 1
+            # Cut out by position, the rows lie apart in memory, and a product with them is ten times slower.
+            hooks = [*hooks, ("unembed.hook_in", lambda stream, hook: stream.contiguous())]
+        going_on: AbstractContextManager[dict[str, Any]] = nullcontext({})
+        if cache is not None:
+            going_on = shortcuts.going_on_from(self.model, cache)
+        with shortcuts.forwards(self._unembedding), going_on as arguments:
+            logits: Tensor = self.model.run_with_hooks(given, fwd_hooks=hooks, **arguments, **kwargs)
+        return logits
+
+    def _read(
+        self, logits: Float[Tensor, "cell*example pos vocab"], n_cells: int = 1
+    ) -> Float[Tensor, "cell example read read_vocab"]:
+        """The logits that are read, of whole prompts, on the prompts' device, wherever the last layer lies."""
+        logits = logits.to(self.base_tokens.device)
+        if self.reads.vocab is not None and not self._unembedding:
+            logits = logits[..., self.reads.vocab.to(logits.device)]  # the plain way has unembedded all
+        read = logits[:, -1 if self.reads.last_only else 0 :].float()
+        return torch.unflatten(read, 0, (n_cells, self.n_examples))  # [cell example read read_vocab]
