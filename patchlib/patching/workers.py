@@ -20,7 +20,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import first_line, shown
-from patchlib.errors import PatchlibError, SweepError
+from patchlib.errors import ModelError, PatchlibError, SweepError
 from patchlib.models.load import last_weights_hash, load_model, weights_hash
 from patchlib.patching.parts import Part, Patched, Unpatched, measure
 
@@ -113,10 +113,11 @@ def run_part(
 
 @lru_cache(maxsize=1)
 def _model(name: str, device: str, dtype: torch.dtype, expected: str) -> TransformerBridge:
-    model = load_model(name, device, dtype)
+    mend = "save the model with save_pretrained into a folder that all workers see, and load it from there"
+    try:
+        model = load_model(name, device, dtype)
+    except ModelError as error:
+        raise SweepError(f"A worker cannot load {name!r} ({first_line(error)}): {mend}.") from error
     if weights_hash(model) != expected:
-        raise SweepError(
-            f"A worker's {name!r} has other weights than the model here: save the model with save_pretrained into a "
-            "folder that all workers see, and load it from there."
-        )
+        raise SweepError(f"A worker's {name!r} has other weights than the model here: {mend}.")
     return model

@@ -149,6 +149,13 @@ FAULTS = (
         ("min(n_alike, self.n_pos - 1)", "min(n_alike + 1, self.n_pos - 1)"),
         ("kept[name][self.n_examples :]", "kept[name][: self.n_examples]"),
     ),
+    *faults(
+        f"{PATCHING}/engine.py",
+        ("tests/patching/test_exactness.py",),
+        (
+            "return activation.copy_(torch.where(mask, source, by_cell).flatten(0, 1))",
+            "return torch.where(mask, source, by_cell).flatten(0, 1)",
+        ),
     ),
     *faults(
         f"{PATCHING}/engine.py",

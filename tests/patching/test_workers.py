@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from distributed import Client, LocalCluster
+from transformers import AutoModelForCausalLM
 
 import patchlib
 from patchlib.models.load import load_model
@@ -117,6 +118,9 @@ def test_a_worker_proves_that_its_weights_are_these(processes):
         model.original_model.get_parameter("lm_head.weight").mul_(1.01)
     with pytest.raises(patchlib.SweepError, match="other weights than the model here: save the model"):
         swept(model, executor=processes)
+    in_hand = load_model(AutoModelForCausalLM.from_pretrained(tiny_path("gpt2")), tokenizer=model.tokenizer)
+    with pytest.raises(patchlib.SweepError, match="A worker cannot load '.* in hand' .*: save the model"):
+        swept(in_hand, executor=processes)
 
 
 def test_what_workers_cannot_be_given_is_refused_in_a_line(processes):
