@@ -119,7 +119,7 @@ def test_a_worker_proves_that_its_weights_are_these(processes):
     with pytest.raises(patchlib.SweepError, match="other weights than the model here: save the model"):
         swept(model, executor=processes)
     in_hand = load_model(AutoModelForCausalLM.from_pretrained(tiny_path("gpt2")), tokenizer=model.tokenizer)
-    with pytest.raises(patchlib.SweepError, match="A worker cannot load '.* in hand' .*: save the model"):
+    with pytest.raises(patchlib.SweepError, match=r"A worker cannot load '.* in hand' .*: save the model"):
         swept(in_hand, executor=processes)
 
 
