@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from patchlib._util import sha256_of
-from patchlib.runs.files import write_json
+from patchlib.runs.files import alone, write_json
 from patchlib.runs.records import Manifest, Status, read_record
 
 OK = "ok"
+OVER = (OK, "failed", "timeout", "interrupted")
 STATUS = "status.json"
+PATIENCE = 30.0
+"""Seconds to wait for another process that writes a status, which takes it some milliseconds."""
 
 
 def now() -> str:
@@ -67,7 +70,7 @@ class RunFolder:
     @property
     def is_over(self) -> bool:
         """Whether the run has ended, well or not; it is planned as "waiting"."""
-        return self.status.get("status") in (OK, "failed", "timeout", "interrupted")
+        return self.status.get("status") in OVER
 
     @property
     def files(self) -> dict[Path, str]:
@@ -111,8 +114,15 @@ class RunFolder:
         for stale in (*self.path.glob("*.manifest.json"), *self.path.glob(".*.tmp")):
             stale.unlink(missing_ok=True)
 
-    def update(self, **values: Any) -> dict[str, Any]:
-        """Change some of the status as it is on disk now, and return it."""
-        status = read_record(self.path / STATUS, Status) | values
-        write_json(self.path / STATUS, status)
+    def update(self, *, unless_over: bool = False, **values: Any) -> dict[str, Any]:
+        """Change some of the status as it is on disk now, and return it; or leave that of a run that has ended.
+
+        Under a lock: a worker that begins a run and whoever interrupts it at that moment would each write over what
+        the other wrote.
+        """
+        with alone(self.path, "status", wait=PATIENCE):
+            status = read_record(self.path / STATUS, Status)
+            if not (unless_over and status.get("status") in OVER):
+                status |= values
+                write_json(self.path / STATUS, status)
         return status

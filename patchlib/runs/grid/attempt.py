@@ -79,7 +79,9 @@ def run_job(job: dict[str, Any], stop: Event | None = None) -> dict[str, Any]:
     before = planned.status.get("attempts") or 0  # of a worker that was lost
     for attempt in range(1, work.retries + 2):
         mine = {"attempts": before + attempt, "started_utc": now(), "code_hash": work.code, "token": token}
-        planned.update(status="running", error=None, **mine)
+        begun = planned.update(unless_over=attempt == 1, status="running", error=None, **mine)
+        if begun.get("token") != token:  # the grid was interrupted at this moment
+            return begun
         begin = time.monotonic()
         try:
             ended = _child(work, path, token, stop, again=attempt > 1)
@@ -93,7 +95,10 @@ def run_job(job: dict[str, Any], stop: Event | None = None) -> dict[str, Any]:
     if _is_disowned(path, token):
         return left.status
     said = None if ended.status == OK else left.manifest.get("error") or ended.error
-    took = {"wall_time_s": round(time.monotonic() - begin, 2), "peak_memory_mb": left.manifest.get("peak_memory_mb")}
+    took: dict[str, Any] = {
+        "wall_time_s": round(time.monotonic() - begin, 2),
+        "peak_memory_mb": left.manifest.get("peak_memory_mb"),
+    }
     return left.update(status=ended.status, error=said, finished_utc=now(), token=None, **took)
 
 
