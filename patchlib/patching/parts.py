@@ -109,13 +109,14 @@ def measure(experiment: Experiment, part: Part) -> Iterator[Unpatched | Patched]
     yield unpatched
     cells = [cell for cell in experiment.grid.cells(readout.pairs) if cell.index not in part.done]
     batches = list(cell_batches(forwards, cells, experiment.how.batch_tokens))
+    changing = {cell.index for batch in batches for cell in batch}
     share, n_shares = part.share  # each of about as many neighbours
     batches = batches[share * len(batches) // n_shares : (share + 1) * len(batches) // n_shares]
     check = None
     if part.is_checked:
         start_plain = partial(experiment.start_forwards, plain=True)
         live = [cell for batch in batches for cell in batch]
-        idle = [cell for cell in cells if not forwards.changes(cell)]
+        idle = [cell for cell in cells if cell.index not in changing]
         check = SelfCheck(start_plain, part.examples, forwards, live, idle)
     for batch, batch_logits in patch_batches(forwards, batches):
         where = f"patched at {experiment.grid.site.name} from layer {batch[0].layers[0]} on"

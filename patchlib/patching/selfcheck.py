@@ -17,7 +17,7 @@ from patchlib.models.context import longest_of_one_rotation
 from patchlib.patching.donors import PromptBatch
 from patchlib.patching.engine import PatchedForwards
 from patchlib.patching.grid import Cell, Grid
-from patchlib.patching.probes import is_causal
+from patchlib.patching.probes import asked_once, is_causal
 from patchlib.patching.shortcuts import brief_of, missing_for_fast
 from patchlib.patching.sites import SITES
 from patchlib.patching.unpatched import Hooks, Work
@@ -55,18 +55,19 @@ def float_noise(model: TransformerBridge, tokens: Int[Tensor, "batch pos"]) -> f
     return float(max(ROUNDINGS * moved, tolerance(model.cfg.dtype) * max(1.0, logits.abs().max().item())))
 
 
-_OBSTACLES: WeakKeyDictionary[TransformerBridge, str | None] = WeakKeyDictionary()
+@asked_once
+def _obstacle(model: TransformerBridge) -> str | None:
+    """Why the fast way does not hold for this architecture: asked, and then tried."""
+    looks_ahead = None if is_causal(model) else "a later token changes earlier positions: it is not causal"
+    return missing_for_fast(model) or looks_ahead or _failure(model)
 
 
 def fast_obstacle(model: TransformerBridge, n_pos: int = 0) -> str | None:
     """Why the fast way does not hold for this architecture and prompts of so many tokens; None where it does."""
-    if model not in _OBSTACLES:  # asked, and then tried
-        looks_ahead = None if is_causal(model) else "a later token changes earlier positions: it is not causal"
-        _OBSTACLES[model] = missing_for_fast(model) or looks_ahead or _failure(model)
     longest = longest_of_one_rotation(model)
-    if _OBSTACLES[model] is None and longest is not None and n_pos > longest:
+    if _obstacle(model) is None and longest is not None and n_pos > longest:
         return f"beyond {longest} tokens its rotary positions depend on the length of the whole prompt"
-    return _OBSTACLES[model]
+    return _obstacle(model)
 
 
 _WARNED: WeakKeyDictionary[TransformerBridge, set[str]] = WeakKeyDictionary()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +16,7 @@ from transformers.activations import NewGELUActivation
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from patchlib._util import first_line
+from patchlib.patching.probes import asked_once
 
 Forward = Callable[..., Any]
 """What stands in for a module's own forward."""
@@ -52,11 +52,17 @@ def brief_of(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
+@asked_once
+def _names_cache_anew(model: TransformerBridge) -> bool:
+    """Whether the model's forward takes its keys and values as ``cache``."""
+    return "cache" in inspect.signature(model.original_model.forward).parameters
+
+
 @contextmanager
 def going_on_from(model: TransformerBridge, cache: Cache) -> Iterator[dict[str, Any]]:
     """Arguments with which a forward of the model goes on from a cache, and adds its keys and values to it."""
     # transformers called it past_key_values before 5.24, as TransformerLens' attention does, which is told both names.
-    if "cache" not in inspect.signature(model.original_model.forward).parameters:
+    if not _names_cache_anew(model):
         yield {"past_key_values": cache, "use_cache": True}
         return
 
@@ -131,19 +137,17 @@ def joined(forward: Forward, n_before: int, arriving: Float[Tensor, "row pos d_m
     return of_live_rows
 
 
-_BLOCK_OUTPUTS: WeakKeyDictionary[TransformerBridge, int | None] = WeakKeyDictionary()
-
-
+@asked_once
 def n_block_outputs(model: TransformerBridge) -> int | None:
     """How many things a block gives, as ``hand_on`` wants it: seen in a forward of one token."""
-    if model not in _BLOCK_OUTPUTS:
+    seen: list[int | None] = []
 
-        def look(module: torch.nn.Module, args: Any, output: Any) -> None:
-            _BLOCK_OUTPUTS[model] = len(output) if isinstance(output, tuple) else None
+    def look(module: torch.nn.Module, args: Any, output: Any) -> None:
+        seen.append(len(output) if isinstance(output, tuple) else None)
 
-        with torch.no_grad(), model.blocks[0].register_forward_hook(look):
-            model(torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device))
-    return _BLOCK_OUTPUTS[model]
+    with model.blocks[0].register_forward_hook(look):
+        model(torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device))
+    return seen[0]
 
 
 def at_the_end(forward: Forward) -> Forward:
