@@ -5,11 +5,7 @@ Nothing here imports more than typer before a command is called: `--help` answer
 
 from __future__ import annotations
 
-import io
-import os
-import signal
 import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -19,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 import typer
 
 from patchlib import __version__
+from patchlib._terminal import Steady, ended_by_signals
 from patchlib.errors import ModelError, PatchlibError, RunError
 
 if TYPE_CHECKING:
@@ -48,7 +45,7 @@ class _Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command; 2 where what was asked for cannot be done, 130 where it was interrupted."""
         try:
-            with _ended_by_signals():
+            with ended_by_signals():
                 return super().invoke(ctx)
         except PatchlibError as error:
             typer.echo(f"patchlib: {error}", err=True)
@@ -66,45 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: all went well; 1: a notebook failed; 2: what was asked for cannot be done; 130: interrupted.
     """
-    out, err = _Steady(sys.stdout), _Steady(sys.stderr)
+    out, err = Steady(sys.stdout), Steady(sys.stderr)
     with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
         try:
             app(None if arguments is None else list(arguments), prog_name="patchlib")
         except SystemExit as end:
             return int(end.code or 0)
     return 0
-
-
-class _Steady:
-    """A stream whose reader may have seen enough, as with `| head`, or whose disk is full: commands go on without."""
-
-    def __init__(self, stream: Any) -> None:
-        self.stream = open(os.devnull, "w") if stream is None else stream  # noqa: SIM115  as long as the process
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # for what a terminal has no letter
-
-    def write(self, text: str) -> int:
-        """Write at once, where that can be done."""
-        with self._going_on():
-            self.stream.write(text)
-            self.stream.flush()
-        return len(text)
-
-    def flush(self) -> None:
-        """Nothing waits, unless somebody wrote to the stream itself."""
-        with self._going_on():
-            self.stream.flush()
-
-    @contextmanager
-    def _going_on(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())  # what is in its buffer goes there too
-
-    def __getattr__(self, name: str) -> Any:
-        """All else is the stream's own."""
-        return getattr(self.stream, name)
 
 
 class _Run(typer.core.TyperCommand):
@@ -260,23 +225,6 @@ def _executor(address: str | None) -> Iterator[Executor | None]:
     with client:
         # A lost worker's runs are given to another by Dask, which counts how often (its allowed-failures).
         yield client.get_executor(pure=False)
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """What a batch system or a closed terminal sends ends a command as Ctrl-C does."""
-    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}  # Windows has no SIGHUP
-    if threading.current_thread() is not threading.main_thread():  # which alone may change them
-        numbers = set()
-    # What is not as it was by default, such as what nohup ignores, stays.
-    ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
-    for number in ours:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def say(status: dict[str, Any]) -> None:
