@@ -197,15 +197,23 @@ class Control:
         self.cell.get_by_role("button", name=button, exact=True).click()
 
     def titles(self) -> list[str]:
-        """The titles of the figures."""
+        """The titles of the figures that are drawn now."""
         return [(text or "").replace("\u00a0", " ") for text in self.cell.locator(".gtitle").all_text_contents()]
+
+    def title(self, number: int, seconds: float = 60, unlike: str | None = None) -> str:
+        """The title of a figure, once it is drawn and says something else than ``unlike``.
+
+        A figure that is drawn again has none for a moment, so the page is asked once for every look.
+        """
+        end = time.monotonic() + seconds
+        while len(found := self.titles()) <= number or found[number] == unlike:
+            assert time.monotonic() < end, f"Of figure {number}, the titles are still {found}."
+            self.page.wait_for_timeout(100)
+        return found[number]
 
     def wait_for_change(self, number: int, before: str, seconds: float = 60) -> None:
         """Wait until the title of a figure is another one."""
-        end = time.monotonic() + seconds
-        while len(self.titles()) <= number or self.titles()[number] == before:
-            assert time.monotonic() < end, f"The title is still {before!r}."
-            self.page.wait_for_timeout(100)
+        self.title(number, seconds, unlike=before)
 
     def wait_for(self, title: str, seconds: float = 60) -> None:
         """Wait until a figure's title holds this."""

@@ -64,10 +64,10 @@ def test_01_layer_patching(lab):
     explorer.wait_for("noising: mean of all prompts")
     explorer.pick("Result", "denoising")
     explorer.wait_for("denoising: mean of all prompts")
-    before = explorer.titles()[1]
+    before = explorer.title(1)
     explorer.click("Next")
     explorer.wait_for_change(1, before)
-    before = explorer.titles()[1]
+    before = explorer.title(1)
     explorer.press("layer", "ArrowLeft")
     explorer.wait_for_change(1, before)
     cell = explorer.pick_row("By effect", 3).split(" (")[0]
@@ -109,10 +109,10 @@ def test_01_layer_patching(lab):
 
 def goes_through_heads(control: Control) -> None:
     """The head explorer by button, list and slider; the pattern, the sentence and the table follow."""
-    first = control.titles()[0]
+    first = control.title(0)
     control.click("Next")
     control.wait_for_change(0, first)
-    head = control.titles()[0].split()[0]
+    head = control.title(0).split()[0]
     control.wait_for_text(f"{head} looks most at")
     control.press("Prompt", "ArrowRight")
     control.wait_for(f"{head} on prompt 1")
@@ -147,10 +147,10 @@ def test_03_ioi_circuit(lab):
 
 def test_04_induction_heads(lab):
     view = lab.control(0)
-    first = view.titles()[0]
+    first = view.title(0)
     view.press("Head", "ArrowRight")
     view.wait_for_change(0, first)
-    assert view.titles()[0].endswith("on prompt 0")
+    assert view.title(0).endswith("on prompt 0")
     view.pick("Prompt", "Harry Potter was a wizard. Everyone knew Harry Potter")
     view.wait_for("on prompt 1")
     goes_through_heads(lab.control(1))
