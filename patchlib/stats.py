@@ -80,7 +80,7 @@ def contrast(result: xr.Dataset) -> pd.DataFrame:
     return table
 
 
-def _moved_and_possible(result: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
+def moved_and_possible(result: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
     """How far each patch moved each prompt's metric, and how far the two unpatched forwards are apart."""
     result = check_result(result, "patched")
     base, other = result.corrupted, result.clean
@@ -115,7 +115,7 @@ def effect(result: xr.Dataset) -> xr.DataArray:
         >>> patchlib.stats.effect(result).item()  # (2 + 2) / (5 + 3)
         0.5
     """
-    moved, distance = _moved_and_possible(result)
+    moved, distance = moved_and_possible(result)
     # Prompts without the position count neither above nor below the line.
     possible = distance.where(moved.notnull())
     usable = xr.DataArray(contrast(result).usable.to_numpy(), dims="metric")
@@ -221,7 +221,7 @@ def effect_interval(
     _check_resampling(confidence, seed, n_resamples)
     result = one_metric(check_result(result, "patched"), metric)
     dims = cell_dims(result)
-    moved, possible = (part.isel(metric=0) for part in _moved_and_possible(result))
+    moved, possible = (part.isel(metric=0) for part in moved_and_possible(result))
     moved = moved.transpose(*dims, "example")
     possible = possible.broadcast_like(moved).transpose(*dims, "example")
     point = effect(result).isel(metric=0, drop=True).transpose(*dims)
@@ -319,7 +319,7 @@ def p_values(result: xr.Dataset, metric: str | None = None, seed: int = 0) -> xr
     from transformer_lens.utilities.statistics import derive_generator, sign_flip_permutation_pvalue
 
     seed, result = check_seed(seed), one_metric(check_result(result, "patched"), metric)
-    moved = _moved_and_possible(result)[0].isel(metric=0).transpose(*cell_dims(result), "example")
+    moved = moved_and_possible(result)[0].isel(metric=0).transpose(*cell_dims(result), "example")
     flat = torch.from_numpy(moved.values.reshape(-1, result.sizes["example"]).astype("float64"))  # [cell example]
     of_cells = [
         sign_flip_permutation_pvalue(part, generator=derive_generator(seed, "sign-flip"))

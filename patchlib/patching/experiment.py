@@ -1,6 +1,5 @@
 """A sweep, checked once and then run: what to patch, what to write in, what to measure, and how to run it."""
 
-import math
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -136,7 +135,7 @@ class Experiment:
         """Every cell of the grid patched, beside the two unpatched forwards: what ``sweep`` returns."""
         grid, how, (base, _) = self.grid, self.how, self.donors.base_and_other
         result = self.empty_result().assign_attrs(self.attributes())
-        n_cells = math.prod(grid.shape)
+        n_cells = grid.n_cells
         with (
             open_checkpoint(how.checkpoint, self, result) as finished,
             progress_bar(len(self.pairs) * n_cells, f"{self.donors.direction} {grid.site.name}", how.progress) as bar,
@@ -156,7 +155,7 @@ class Experiment:
             bar.update(n_cells * len(self.pairs) - n_done)  # cells that needed no forward
         if how.executor is not None:  # not before, since a checkpoint goes on with whatever executor
             result.attrs["executor"] = f"{type(how.executor).__name__}, {len(parts)} parts"
-        _warn_of_contrast(result)
+        warn_of_contrast(result)
         return result.assign(effect=stats.effect(result))
 
     def _measured_here(self, parts: list[Part]) -> Iterator[Unpatched | Patched]:
@@ -217,7 +216,8 @@ def _savable(text: str) -> str:
     return text.replace("\0", "\\0")  # some tokens are that byte, which netCDF refuses
 
 
-def _warn_of_contrast(result: xr.Dataset) -> None:
+def warn_of_contrast(result: xr.Dataset) -> None:
+    """Warn of metrics in which clean and corrupted hardly differ, so that effects are NaN."""
     turned_around = stats.contrast(result.rename(clean="corrupted", corrupted="clean"))
     table = stats.contrast(result).assign(is_swapped=turned_around.usable)
     for metric, row in table[~table.usable].iterrows():

@@ -1,6 +1,7 @@
 """The grid of a sweep: what ``over`` names, checked, and the cells it makes, each with the numbers that it replaces."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,29 +48,51 @@ class Grid:
         layers: The layers that are patched.
         fixed: Positions that every cell patches (token indices or roles) where no position axis is swept;
             None for all positions.
+        only: The cells that are patched; all when None.
     """
 
     site: Site
     values: dict[str, list[Any]]
     layers: list[int]
     fixed: list[int | str] | None = None
+    only: frozenset[CellIndex] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """How many values each axis has."""
         return tuple(len(values) for values in self.values.values())
 
+    @property
+    def n_cells(self) -> int:
+        """How many cells are patched."""
+        return math.prod(self.shape) if self.only is None else len(self.only)
+
+    @property
+    def unit_axis(self) -> str | None:
+        """The axis of the parts of a layer's activation that are patched alone, if they are."""
+        return next((axis for axis in ("head", "kv_head", "neuron") if axis in self.values), None)
+
+    @property
+    def position_axis(self) -> str | None:
+        """The axis of positions, if they are swept."""
+        return next((axis for axis in ("pos", "role") if axis in self.values), None)
+
+    def masks(self, pairs: PromptPairs) -> dict[int | str | None, Bool[Tensor, "example pos"]]:
+        """By swept position, or for None where none are: where a cell patches these prompts of one length."""
+        if self.position_axis is None:
+            return {None: torch.stack([position_mask(p, pairs) for p in self.fixed or (None,)]).any(0)}
+        return {value: position_mask(value, pairs) for value in self.values[self.position_axis]}
+
     def cells(self, pairs: PromptPairs) -> list[Cell]:
         """The cells that these prompts (of one length) have: positions past their end are left out."""
-        fixed = torch.stack([position_mask(p, pairs) for p in self.fixed or (None,)]).any(0)
-        masks = {value: position_mask(value, pairs) for axis in ("pos", "role") for value in self.values.get(axis, ())}
+        masks = self.masks(pairs)
         cells = []
         for index in itertools.product(*(range(n) for n in self.shape)):
             coords = {axis: values[i] for (axis, values), i in zip(self.values.items(), index, strict=True)}
-            mask = masks.get(coords.get("pos", coords.get("role")), fixed)
-            if mask.any():
+            mask = masks[coords.get(self.position_axis)]
+            if mask.any() and (self.only is None or index in self.only):
                 layers = (coords["layer"],) if "layer" in coords else tuple(sorted(self.layers))
-                unit = next((coords[axis] for axis in ("head", "kv_head", "neuron") if axis in coords), None)
+                unit = coords.get(self.unit_axis)
                 cells.append(Cell(index, layers, unit, mask))
         return cells
 

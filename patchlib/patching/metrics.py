@@ -27,7 +27,15 @@ from torch.nn.functional import cross_entropy
 
 from patchlib._util import listed, shown
 from patchlib.errors import SweepError
-from patchlib.patching.own_metrics import LAST_ONLY, MetricFunction, as_numbers, check_order, check_signature, scores
+from patchlib.patching.own_metrics import (
+    LAST_ONLY,
+    MetricFunction,
+    as_numbers,
+    called,
+    check_order,
+    check_signature,
+    scores,
+)
 from patchlib.tasks.pairs import PromptPairs
 
 Logits = Float[Tensor, "*cell example d_vocab"]
@@ -183,6 +191,30 @@ class Readout:
         values = values.float().cpu()
         if not torch.isfinite(values).all():
             raise SweepError(f"{name} is NaN or infinite in {origin}. {FLOAT32} else look at the metric.")
+        return values
+
+    def differentiable(
+        self, name: str, logits: Float[Tensor, "1 example read read_vocab"]
+    ) -> Float[Tensor, "1 example"]:
+        """One metric of a forward that has a graph, with its own; SweepError for a metric that has no gradient."""
+        metric = self.metrics[name]
+        if metric in METRICS.values():
+            values = metric(logits[:, :, -1], self.answers, self.clean_logits)
+        elif metric is task_metric and self.pairs.compute_metric is not None:
+            given = [self.pairs.compute_metric(logits[0, i : i + 1], i) for i in range(len(self.pairs))]
+            values = torch.stack([value if isinstance(value, Tensor) else logits.new_tensor(value) for value in given])
+            values = values.reshape(1, len(self.pairs))
+        else:
+            given = called(name, metric, logits[0], self.pairs, self.n_all)
+            as_numbers(name, given, (len(self.pairs),))  # or it says what is wrong with them
+            values = given[None] if isinstance(given, Tensor) else logits.new_zeros(1, len(self.pairs))
+        if not values.requires_grad:
+            raise SweepError(
+                f"Metric {name!r} has no gradient (it counts, rounds or leaves torch): give one that moves smoothly "
+                "with the logits, such as 'logit_diff', 'prob' or 'kl', or use patchlib.sweep, which needs none."
+            )
+        if not torch.isfinite(values).all():
+            raise SweepError(f"{name} is NaN or infinite in a forward pass with gradients. {FLOAT32} else look at it.")
         return values
 
 

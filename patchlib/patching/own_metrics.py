@@ -96,8 +96,15 @@ def scores(
     Raises:
         SweepError: It fails, or does not give one real number for each prompt.
     """
+    return as_numbers(name, called(name, metric, logits, pairs, n_all), (len(pairs),))
+
+
+def called(
+    name: str, metric: MetricFunction, logits: Float[Tensor, "example pos d_vocab"], pairs: PromptPairs, n_all: int
+) -> Any:
+    """Whatever a metric gives for some prompts; SweepError where it fails. The arguments are those of ``scores``."""
     try:
-        given = metric(logits.clone(), _copy(pairs))
+        return metric(logits.clone(), _copy(pairs))
     except SweepError:
         raise
     except Exception as error:  # a user's code may raise anything
@@ -107,7 +114,6 @@ def scores(
             f"Metric {name!r} fails{part} with {type(error).__name__}: {first_line(error)} ({last.name}, line "
             f"{last.lineno}). Note that {CALL}: {MEND}."
         ) from error
-    return as_numbers(name, given, (len(pairs),))
 
 
 def as_numbers(name: str, given: Any, shape: tuple[int, ...]) -> Tensor:

@@ -21,6 +21,7 @@ from patchlib.patching.engine import PatchedForwards
 from patchlib.patching.grid import CellIndex
 from patchlib.patching.metrics import Readout
 from patchlib.patching.selfcheck import SelfCheck
+from patchlib.patching.unpatched import UnpatchedForwards
 
 if TYPE_CHECKING:  # which asks for the parts
     from patchlib.patching.experiment import Experiment
@@ -86,14 +87,22 @@ def parts_of(experiment: Experiment, finished: Finished, *, shared: bool) -> lis
 def start(experiment: Experiment, part: Part) -> tuple[PatchedForwards, Readout, Unpatched]:
     """The unpatched forwards of a part's prompts, what reads the patched ones, and what they read."""
     forwards = experiment.start_forwards(part.examples)
+    readout, clean, corrupted = unpatched_metrics(experiment, forwards, part.examples)
+    return forwards, readout, Unpatched(part, clean, corrupted)
+
+
+def unpatched_metrics(
+    experiment: Experiment, forwards: UnpatchedForwards, examples: list[int]
+) -> tuple[Readout, Float[np.ndarray, "metric example"], Float[np.ndarray, "metric example"]]:
+    """What reads the forwards of some prompts, and what it reads of the clean and the corrupted ones, unpatched."""
     logits = dict(zip(experiment.donors.base_and_other, (forwards.base_logits, forwards.other_logits), strict=True))
-    pairs, vocab = experiment.pairs.select(part.examples), forwards.reads.vocab
+    pairs, vocab = experiment.pairs.select(examples), forwards.reads.vocab
     readout = Readout(experiment.metrics, pairs, logits["clean"], vocab, len(experiment.pairs))
     clean, corrupted = (
         readout(logits[prompts][None], f"the {prompts} forward pass")[:, 0].numpy()  # [metric example]
         for prompts in ("clean", "corrupted")
     )
-    return forwards, readout, Unpatched(part, clean, corrupted)
+    return readout, clean, corrupted
 
 
 def measure(experiment: Experiment, part: Part) -> Iterator[Unpatched | Patched]:

@@ -1,0 +1,1 @@
+"""Estimates of what a sweep measures, from gradients; checked by the sweep."""
