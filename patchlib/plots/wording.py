@@ -67,6 +67,8 @@ def about(results: Mapping[str, xr.Dataset]) -> str:
         if result.attrs.get("positions", "all") != "all" and not {"pos", "role"} & set(result.coords):
             patched += f" at {result.attrs['positions']}"
         direction = DIRECTIONS[result.attrs["direction"]] if "patched" in result else ""
+        if "estimate" in result.attrs and direction:
+            direction = f"estimate ({result.attrs['estimate']}) of {direction}"
         if "receivers" in result.attrs:
             direction, patched = f"path patching, {direction}", f"{patched} to {result.attrs['receivers']}"
         n = result.sizes["example"]

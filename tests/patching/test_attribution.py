@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.tools.analysis.attribution_patching import attribution_patch
 
@@ -51,11 +50,13 @@ def derivative_by_hand(model, pairs, name, index, direction) -> np.ndarray:
             return last_metric(pairs)(model.run_with_hooks(base, fwd_hooks=[(name, move)]))
 
     try:
-        return ((moved(1e-4) - moved(-1e-4)) / 2e-4).numpy()
+        # Norms of Hugging Face's models compute in float32 all the same, so the step is no smaller.
+        return ((moved(STEP) - moved(-STEP)) / (2 * STEP)).numpy()
     finally:
         model.to(torch.float32)
 
 
+STEP = 3e-3
 EVERYWHERE = slice(None)
 CELLS = {  # site: axes, a cell, and where it is in the activation
     "resid_pre": (("layer", "pos"), {"layer": 1, "pos": 6}, (EVERYWHERE, 6)),
@@ -85,7 +86,7 @@ def test_a_score_is_the_derivative_of_the_patch(kind, direction):
         score = (result.patched - base).sel(metric="logit_diff", **cell).values
         name = patchlib.SITES[site].hook_name(cell.get("layer", 2 if site == "final" else 1))
         by_hand = derivative_by_hand(load_tiny(kind), pairs, name, index, direction)
-        np.testing.assert_allclose(score, by_hand, rtol=2e-3, atol=2e-4 * max(1, abs(by_hand).max()), err_msg=site)
+        np.testing.assert_allclose(score, by_hand, rtol=2e-3, atol=1e-3 * max(1, abs(by_hand).max()), err_msg=site)
 
 
 def test_what_prompts_of_other_lengths_do_not_have_is_missing():
@@ -104,14 +105,11 @@ def test_what_prompts_of_other_lengths_do_not_have_is_missing():
 def linear_model(**settings) -> TransformerBridge:
     """Attention alone, without norms: behind the last layer's heads all is linear."""
     torch.manual_seed(0)
-    settings = TransformerBridgeConfig(
-        d_model=16, d_head=4, n_heads=4, n_layers=2, n_ctx=16, d_vocab=60, act_fn=None, attn_only=True,
-        architecture="native", normalization_type=None, **settings,
-    )  # fmt: skip
-    model = TransformerBridge.boot_native(settings)
+    sizes = {"d_model": 16, "d_head": 4, "n_heads": 4, "n_layers": 2, "n_ctx": 16, "d_vocab": 60}
+    model = TransformerBridge.boot_native({**sizes, "attn_only": True, "normalization_type": None, **settings})
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.5)
-    return patchlib.load_model(model.eval())
+    return model.eval()
 
 
 def random_rows(n=4, length=7, start=3):
@@ -278,9 +276,9 @@ def test_other_sources_are_where_the_way_ends(source):
     model = load_tiny("gpt2")
     pairs = make_pairs(model)
     how = {"direction": "noise", "source": source, "layers": [2]}
-    exact = sweep(model, pairs, "resid_post", ("layer",), **how)
+    exact = sweep(model, pairs, "mlp_out", ("layer",), **how)
     way = {"method": "integrated", "along": "activations", "steps": 64}
-    result = attribute(model, pairs, "resid_post", ("layer",), **way, **how)
+    result = attribute(model, pairs, "mlp_out", ("layer",), **way, **how)
     np.testing.assert_allclose(result.patched, exact.patched, atol=0.02)
     assert result.attrs["source"] == source
 

@@ -5,7 +5,8 @@ A patch of an activation moves the metric, to first order, by the gradient there
 graph is what the tokens are embedded in, or the activation itself.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -87,7 +88,7 @@ class GradientForwards(PatchedForwards):
         if closed is not None:
             sublayers = [(layer, site) for layer in range(int(self.model.cfg.n_layers)) for site in SUBLAYERS]
             hooks += [(site.hook_name(layer), partial(gate, layer=layer, layers=closed)) for layer, site in sublayers]
-        with torch.enable_grad():
+        with self._graph():
             return self.run(hooks), kept
 
     def along_site(self, layer: int, share: float) -> tuple[Tensor, Activations]:
@@ -99,8 +100,17 @@ class GradientForwards(PatchedForwards):
         def put(activation: Tensor, hook: Any) -> Tensor:
             return activation.copy_(leaf)  # in place, as a patch is, for all that read the same tensor
 
-        with torch.enable_grad():
+        with self._graph():
             return self._resume([(name, put)], 1, layer, self.start), {name: leaf}
+
+    @contextmanager
+    def _graph(self) -> Iterator[None]:
+        """Where a graph is built and gone through; SweepError, with the mend, for a model that has none."""
+        try:
+            with torch.enable_grad():
+                yield
+        except RuntimeError as error:
+            raise SweepError(no_gradient(self.model, error)) from error
 
     def moved_whole(self, layer: int, readout: Readout) -> Float[np.ndarray, "metric example"]:
         """Each metric with all of one layer's activation written in."""
@@ -122,19 +132,17 @@ class GradientForwards(PatchedForwards):
             SweepError: A metric that has no gradient, a model that cannot give one, or memory that runs out.
         """
         logits, kept = forward
-        with torch.enable_grad():
+        with self._graph():
             read = self._read_from(self.start, logits, 1)
             values = torch.cat([readout.differentiable(name, read) for name in readout.metrics])  # [metric example]
         gradients: dict[str, list[Tensor]] = {name: [] for name in kept}
         for row, of_metric in enumerate(values):
             retain = again or row < len(values) - 1
-            try:
+            with self._graph():
                 # Prompts do not mix, so that the gradient of the sum is each one's own.
                 found = torch.autograd.grad(
                     of_metric.sum(), list(kept.values()), retain_graph=retain, materialize_grads=True
                 )
-            except RuntimeError as error:
-                raise SweepError(no_gradient(self.model, error)) from error
             for name, gradient in zip(kept, found, strict=True):
                 gradients[name].append(gradient)
         return values.detach(), {name: torch.stack(found) for name, found in gradients.items()}

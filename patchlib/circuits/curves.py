@@ -1,0 +1,136 @@
+"""Faithfulness over the size of a circuit, and the two areas by which methods are compared (MIB)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from patchlib._util import check_count, check_fraction, check_kind, check_seed, listed, shown
+from patchlib.circuits.edge_ablation import EdgeAblation
+from patchlib.circuits.edge_circuits import (
+    RANKINGS,
+    Kept,
+    graph_of,
+    largest,
+    mean_scores,
+    node_scores,
+    of_nodes,
+    pruned,
+)
+from patchlib.errors import SweepError
+from patchlib.stats import ratio_interval
+
+SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Of all edges that a circuit keeps: those of MIB."""
+
+
+@dataclass(frozen=True)
+class FaithfulnessCurve:
+    """Faithfulness over size, and its areas.
+
+    Attributes:
+        table: A row for each circuit: ``of`` ("edges" or "nodes"), ``ranking`` ("signed", "magnitude", "random 1" ...,
+            or with " complement" behind: all edges but the circuit's), ``share`` (of all edges or nodes that were
+            chosen), ``n_edges`` (left after pruning), ``metric`` (its mean), ``faithfulness`` (mean of the metric above
+            the floor / that of the model), ``ci_low``, ``ci_high`` (95% bootstrap over prompts), ``n`` (prompts).
+        areas: A row for each ``of`` and ``ranking``: ``cpr``, the area under the curve, of which more is better (circuit
+            performance ratio), and ``cmd``, the area between the curve and 1, of which less is better (circuit-model
+            distance), by trapezoids over the share (Mueller et al. 2025, "MIB: a mechanistic interpretability
+            benchmark", section 3.2). MIB takes signed rankings for the first and magnitudes for the second.
+        protocol: In words what these numbers depend on.
+    """
+
+    table: pd.DataFrame
+    areas: pd.DataFrame
+    protocol: str
+
+
+def faithfulness_curve(
+    ablation: EdgeAblation,
+    scores: xr.Dataset,
+    *,
+    shares: Sequence[float] = SHARES,
+    nodes: bool = True,
+    n_random: int = 1,
+    complement: bool = True,
+    seed: int = 0,
+) -> FaithfulnessCurve:
+    """How much of the behaviour circuits of growing size have, by the scores of their edges.
+
+    A circuit's faithfulness is ``(m(circuit) - m(no edge)) / (m(model) - m(no edge))``, means over prompts; with no edge
+    at all the model reads what stands in for every sender, which is the floor. The same scores give circuits of edges
+    and of nodes (whole heads and MLPs, with all edges between them); circuits of random edges, and what is left without
+    a circuit, say what such a number is worth.
+
+    Args:
+        ablation: The prompts, and what stands in for what is cut.
+        scores: From ``attribute_edges`` or ``read_graph``, on other prompts than the ablation's for a number that says
+            something of unseen ones.
+        shares: Of the edges (or nodes) that are chosen, each above 0 and at most 1, in growing order.
+        nodes: Circuits of nodes too.
+        n_random: How many random rankings.
+        complement: What is left without each circuit, too.
+        seed: Of the random rankings.
+
+    Returns:
+        The curve as a table, its areas, and the protocol.
+
+    Raises:
+        SweepError: Scores of another model's edges, or shares or counts that cannot be used.
+
+    Example:
+        >>> scores = patchlib.attribute_edges(model, task, progress=False)
+        >>> ablation = patchlib.EdgeAblation(model, task)
+        >>> curve = patchlib.faithfulness_curve(ablation, scores, shares=[0.05, 1], nodes=False, complement=False)
+        >>> whole = curve.table[curve.table.share == 1]
+        >>> whole.faithfulness.round(3).tolist()  # by sign, by size, at random: with all edges it is the model
+        [1.0, 1.0, 1.0]
+    """
+    check_kind("An ablation", ablation, EdgeAblation, "make one with patchlib.EdgeAblation(model, task)")
+    graph, values = graph_of(scores), mean_scores(scores)
+    if graph != ablation.graph:
+        raise SweepError("The scores are of another model's edges than the ablation: give both of one model.")
+    sizes = _check_shares(shares)
+    draw = np.random.default_rng(check_seed(seed))
+    rankings: dict[tuple[str, str], np.ndarray] = {("edges", ranking): values for ranking in RANKINGS}
+    if nodes:
+        rankings |= {("nodes", ranking): node_scores(graph, values) for ranking in RANKINGS}
+    for number in range(check_count("n_random", n_random, 0)):
+        rankings["edges", f"random {number + 1}"] = np.where(graph.exists, draw.random(graph.exists.shape), np.nan)
+    chosen: list[tuple[str, str, float, Kept]] = []
+    for (of, ranking), ranked in rankings.items():
+        for share in sizes:
+            n = max(1, int(share * np.isfinite(ranked).sum()))
+            kept = largest(ranked, n, "magnitude" if ranking == "magnitude" else "signed")
+            kept = pruned(graph, kept if of == "edges" else of_nodes(graph, kept))
+            chosen.append((of, ranking, share, kept))
+            if complement and share < 1:
+                chosen.append((of, f"{ranking} complement", share, graph.exists & ~kept))
+    none = np.zeros_like(graph.exists)
+    measured = ablation.measure([graph.exists, none, *(kept for *_, kept in chosen)]).astype(np.float64)
+    whole, floor, rest = measured[0], measured[1], measured[2:]  # [example], [example], [circuit example]
+    rows = []
+    for (of, ranking, share, kept), metric in zip(chosen, rest, strict=True):
+        low, high = ratio_interval(metric - floor, whole - floor)
+        faithfulness = (metric - floor).mean() / (whole - floor).mean()
+        rows.append((of, ranking, share, int(kept.sum()), metric.mean(), faithfulness, low, high, len(whole)))
+    names = ["of", "ranking", "share", "n_edges", "metric", "faithfulness", "ci_low", "ci_high", "n"]
+    table = pd.DataFrame(rows, columns=names)
+    of_curve = table[~table.ranking.str.endswith("complement")].groupby(["of", "ranking"], sort=False)
+    areas = [(*key, *_areas(curve)) for key, curve in of_curve]
+    return FaithfulnessCurve(table, pd.DataFrame(areas, columns=["of", "ranking", "cpr", "cmd"]), ablation.protocol)
+
+
+def _check_shares(shares: Sequence[float]) -> list[float]:
+    sizes = [1.0 if share == 1 else check_fraction("A share", share) for share in listed(shares)]
+    if not sizes or sizes != sorted(set(sizes)):
+        raise SweepError(f"shares={shown(shares)} must be fractions of all edges in growing order, each once.")
+    return sizes
+
+
+def _areas(curve: pd.DataFrame) -> tuple[float, float]:
+    """CPR and CMD as MIB computes them: trapezoids over the share, which is not taken logarithmically."""
+    share, faithfulness = curve.share.to_numpy(), curve.faithfulness.to_numpy()
+    return float(np.trapezoid(faithfulness, share)), float(np.trapezoid(abs(1 - faithfulness), share))

@@ -1,0 +1,170 @@
+"""Circuits of edges, chosen by scores: the largest, those that are reached from the logits, those above a threshold."""
+
+import heapq
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Bool, Float
+
+from patchlib._util import check_choice, check_count, check_kind, check_number
+from patchlib.errors import SweepError
+from patchlib.patching.attribution.edge_graph import EdgeGraph, Reader, Sender
+
+Kept = Bool[np.ndarray, "sender receiver"]
+Scores = Float[np.ndarray, "sender receiver"]
+RANKINGS = ("signed", "magnitude")
+
+
+def graph_of(scores: xr.Dataset) -> EdgeGraph:
+    """The graph that edges' scores are of; SweepError for what are no such scores."""
+    mend = "give what patchlib.attribute_edges or patchlib.read_graph returned"
+    check_kind("Scores of edges", scores, xr.Dataset, mend)
+    if "score" not in scores or not {"sender", "receiver"} <= set(scores.score.dims):
+        raise SweepError(f"A dataset without 'score' over sender and receiver has no scores of edges: {mend}.")
+    sizes = {name: int(scores.attrs[name]) for name in ("n_layers", "n_heads", "n_kv_heads", "d_model")}
+    graph = EdgeGraph(**sizes, parallel=scores.attrs["parallel"] == "True")
+    names = list(map(str, graph.senders)), list(map(str, graph.readers))
+    if (list(scores.sender.values), list(scores.receiver.values)) != names:
+        raise SweepError("The scores are of some senders and receivers only: give those of all edges.")
+    return graph
+
+
+def mean_scores(scores: xr.Dataset) -> Scores:
+    """One score an edge: the first metric's mean over prompts, summed over positions; NaN where there is no edge."""
+    score = scores.score
+    score = score.isel(metric=0) if "metric" in score.dims else score
+    score = score.mean("example") if "example" in score.dims else score
+    axes = [dim for dim in score.dims if dim not in ("sender", "receiver")]
+    return score.sum(axes, min_count=1).transpose("sender", "receiver").values
+
+
+def node_scores(graph: EdgeGraph, scores: Scores) -> Float[np.ndarray, " sender"]:
+    """One score a node: its outgoing edges' sum, which is what attribution gives of the node itself."""
+    return np.nansum(np.where(graph.exists, scores, np.nan), axis=1)
+
+
+def largest(scores: np.ndarray, n: int, ranking: str) -> np.ndarray:
+    """True at the ``n`` largest scores, by sign or by size; NaN is none."""
+    size = np.nan_to_num(abs(scores) if ranking == "magnitude" else scores, nan=-np.inf).ravel()
+    kept = np.zeros(size.shape, dtype=bool)
+    kept[np.argsort(-size, kind="stable")[:n]] = True
+    return (kept & np.isfinite(size)).reshape(scores.shape)
+
+
+def of_nodes(graph: EdgeGraph, nodes: Bool[np.ndarray, " sender"]) -> Kept:
+    """The edges between some nodes: a k/v head is there where one of the heads that share it is."""
+    here = {str(sender): bool(kept) for sender, kept in zip(graph.senders, nodes, strict=True)}
+    reads = np.array([_is_read(graph, reader, here) for reader in graph.readers])
+    return graph.exists & nodes[:, None] & reads
+
+
+def _is_read(graph: EdgeGraph, reader: Reader, here: dict[str, bool]) -> bool:
+    return reader.site == "final" or any(here[str(sender)] for sender in nodes_of(graph, reader))
+
+
+def nodes_of(graph: EdgeGraph, reader: Reader) -> list[Sender]:
+    """The nodes whose input a receiver is: for keys and values the heads that share them; none for the logits."""
+    if reader.site == "final":
+        return []
+    if reader.head is None:
+        return [Sender("mlp_out", reader.layer)]
+    n_in_group = graph.n_heads // graph.n_kv_heads if reader.site in ("k", "v") else 1
+    first = reader.head * n_in_group
+    return [Sender("z", reader.layer, head) for head in range(first, first + n_in_group)]
+
+
+def pruned(graph: EdgeGraph, kept: Kept) -> Kept:
+    """Without the edges that lead from nothing or to nothing: no way from the embedding to the logits has them."""
+    readers_of = [[i for i, reader in enumerate(graph.readers) if sender in nodes_of(graph, reader)]
+                  for sender in graph.senders]  # fmt: skip
+    nodes = {sender: i for i, sender in enumerate(graph.senders)}
+    kept = kept & graph.exists
+    from_embed = np.zeros(len(graph.senders), dtype=bool)
+    from_embed[0] = True
+    for i in range(1, len(graph.senders)):  # senders stand in the order in which a forward comes to them
+        from_embed[i] = any((kept[:i, reader] & from_embed[:i]).any() for reader in readers_of[i])
+    to_logits = np.zeros(len(graph.readers), dtype=bool)
+    to_logits[-1] = True
+    for i in reversed(range(len(graph.readers) - 1)):
+        senders = [nodes[sender] for sender in nodes_of(graph, graph.readers[i])]
+        to_logits[i] = any((kept[sender] & to_logits).any() for sender in senders)
+    return kept & from_embed[:, None] & to_logits
+
+
+def edge_circuit(
+    scores: xr.Dataset,
+    n_edges: int | None = None,
+    *,
+    threshold: float | None = None,
+    choose: Literal["top", "greedy"] = "top",
+    ranking: Literal["signed", "magnitude"] = "magnitude",
+    of: Literal["edges", "nodes"] = "edges",
+) -> xr.DataArray:
+    """A circuit of edges from their scores, without those that are connected to nothing.
+
+    Args:
+        scores: From ``attribute_edges`` or ``read_graph``, of all edges.
+        n_edges: How many edges (or nodes) to choose, before those are taken away that lead from or to nothing.
+        threshold: Instead: all with at least this score (or size of it), in the metric's units.
+        choose: ``"top"``: the largest. ``"greedy"``: from the logits on, always the largest edge to a node that is in
+            the circuit already (Hanna et al. 2024, "Have faith in faithfulness", section 4.1).
+        ranking: By ``"magnitude"``, or ``"signed"``: what raises the metric first.
+        of: ``"edges"``, or ``"nodes"``, which are chosen by the sum of their outgoing edges, with all edges between.
+
+    Returns:
+        True where an edge is kept, dims ``sender`` and ``receiver``.
+
+    Raises:
+        SweepError: These are no scores of edges; unknown settings; neither or both of ``n_edges`` and ``threshold``.
+
+    Example:
+        >>> scores = patchlib.attribute_edges(model, task, progress=False)
+        >>> circuit = patchlib.edge_circuit(scores, 200)
+        >>> circuit.dims, bool(circuit.sum() <= 200)
+        (('sender', 'receiver'), True)
+    """
+    graph, values = graph_of(scores), mean_scores(scores)
+    check_choice("choose", choose, ("top", "greedy"))
+    check_choice("ranking", ranking, RANKINGS)
+    check_choice("of", of, ("edges", "nodes"))
+    if (n_edges is None) == (threshold is None):
+        raise SweepError("Give one of n_edges and threshold: how many to keep, or the least score.")
+    if of == "nodes" and choose == "greedy":
+        raise SweepError("choose='greedy' follows edges: give of='edges'.")
+    ranked = values if of == "edges" else node_scores(graph, values)
+    if threshold is not None:
+        check_number("threshold", threshold)
+        size = abs(ranked) if ranking == "magnitude" else ranked
+        n_edges = int((np.nan_to_num(size, nan=-np.inf) >= threshold).sum())
+    n = check_count("n_edges", n_edges, 0)
+    kept = _greedy(graph, values, n, ranking) if choose == "greedy" else largest(ranked, n, ranking)
+    kept = pruned(graph, kept if of == "edges" else of_nodes(graph, kept))
+    return xr.DataArray(
+        kept, {"sender": scores.sender, "receiver": scores.receiver}, ("sender", "receiver"), attrs=graph.attributes()
+    )
+
+
+def _greedy(graph: EdgeGraph, scores: Scores, n: int, ranking: str) -> Kept:
+    """The largest edge to what is in the circuit already, again and again."""
+    size = np.nan_to_num(abs(scores) if ranking == "magnitude" else scores, nan=-np.inf)
+    kept = np.zeros(graph.exists.shape, dtype=bool)
+    readers_of = {sender: [i for i, reader in enumerate(graph.readers) if sender in nodes_of(graph, reader)]
+                  for sender in graph.senders}  # fmt: skip
+    heap: list[tuple[float, int, int]] = []
+
+    def reach(reader: int) -> None:
+        for sender in np.flatnonzero(graph.exists[:, reader] & np.isfinite(size[:, reader])):
+            heapq.heappush(heap, (-float(size[sender, reader]), int(sender), reader))
+
+    reached = {len(graph.readers) - 1}
+    reach(len(graph.readers) - 1)
+    while heap and kept.sum() < n:
+        _, sender, reader = heapq.heappop(heap)
+        kept[sender, reader] = True
+        for further in readers_of[graph.senders[sender]]:
+            if further not in reached:
+                reached.add(further)
+                reach(further)
+    return kept
