@@ -83,12 +83,17 @@ class UnpatchedForwards:
             # Patched forwards are of the base prompts, and go on from their keys and values alone.
             self._cache = None if cache is None else shortcuts.branches(cache, self.n_pos, self.n_examples)
             self._base = {name: activation[: self.n_examples] for name, activation in kept.items()}
-            self._source = {name: kept[name][self.n_examples :] for name in map(self.site.hook_name, self.layers)}
+            self._source = {name: kept[name][self.n_examples :] for name in self.written_names}
             if prompts.source == "zero":
                 self._source = {name: torch.zeros_like(activation) for name, activation in self._source.items()}
             elif prompts.donors is not None:
                 donors = prompts.donors.to(model.cfg.device)
                 self._source = self._of_donors(donors, work.batch_tokens, mean=prompts.source == "mean")
+
+    @property
+    def written_names(self) -> list[str]:
+        """The hooks whose activations are written in."""
+        return [self.site.hook_name(layer) for layer in self.layers]
 
     def _shared_prefix(self) -> tuple[Cache | None, list[Tensor]]:
         """Keys and values of the positions before ``start``, and their logits where those are read."""
@@ -112,7 +117,7 @@ class UnpatchedForwards:
             # A copy, because later modules and hooks write into the same memory.
             kept[name] = activation.detach().clone()
 
-        names = {self.site.hook_name(layer) for layer in self.layers}
+        names = set(self.written_names)
         if with_stream:
             names |= {f"blocks.{layer}.hook_resid_pre" for layer in self.layers}
         hooks: Hooks = [(name, partial(keep, name=name)) for name in sorted(names)]
@@ -120,7 +125,7 @@ class UnpatchedForwards:
 
     def _of_donors(self, donors: Int[Tensor, "donor pos"], batch_tokens: int, *, mean: bool) -> Activations:
         """The donors' activations, or their mean, which stands for every example."""
-        kept: dict[str, list[Tensor]] = {self.site.hook_name(layer): [] for layer in self.layers}
+        kept: dict[str, list[Tensor]] = {name: [] for name in self.written_names}
         for rows in torch.split(donors, max(1, batch_tokens // self.n_pos)):
             for name, activation in self._record(rows, None, with_stream=False)[1].items():
                 # Of a mean only the sum is kept, since a reference may have many prompts; in float64, so that
