@@ -1,8 +1,8 @@
 """Which edges a model has: what writes to the residual stream (senders), and what reads it (receivers).
 
-A sender is the embedding, a head or an MLP; a receiver is one head's queries, keys or values, an MLP, or the logits. There
-is an edge wherever a receiver reads a stream to which the sender has written already (Syed et al. 2023, "Attribution
-Patching Outperforms Automated Circuit Discovery", section 2).
+A sender is the embedding, a head or an MLP; a receiver is one head's queries, keys or values, an MLP, or the logits.
+There is an edge wherever a receiver reads a stream to which the sender has written already (Syed et al. 2023,
+"Attribution Patching Outperforms Automated Circuit Discovery", section 2).
 """
 
 from dataclasses import dataclass
@@ -119,8 +119,8 @@ class EdgeGraph:
         return {**sizes, "parallel": str(self.parallel)}
 
 
-def edge_graph(model: TransformerBridge) -> EdgeGraph:
-    """The edges of a model.
+def edge_graph(model: TransformerBridge, *, patched: bool) -> EdgeGraph:
+    """The edges of a model, which have to be such as can be ``patched``, where that is wanted.
 
     Raises:
         SweepError: Weights that cannot be read, a layer without attention or MLP, or senders of which the stream is
@@ -133,7 +133,7 @@ def edge_graph(model: TransformerBridge) -> EdgeGraph:
     with_mid = SITES["resid_mid"].layers(model)
     if with_mid and len(with_mid) < len(layers):
         get_site(model, "resid_mid", layers)
-    for name in ("z", *INPUTS, "mlp_out", "final"):
+    for name in (*INPUTS, *(("mlp_out", "final") if patched else ())):
         check_patchable(model, SITES[name], by_head=name in INPUTS)
     cfg = model.cfg
     n_kv_heads = SITES["k"].n_heads(model)

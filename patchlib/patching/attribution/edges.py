@@ -105,7 +105,7 @@ def attribute_edges(
     check_choice("method", method, get_args(Method))
     check_choice("rule", rule, RULES)
     steps = check_count("steps", steps)
-    graph = edge_graph(model)
+    graph = edge_graph(model, patched=method == "exact")
     axes = _axes(pairs, over)
     chosen = _chosen(graph, edges)
     donors = resolve_donors(model, pairs, direction, source, reference, source_seed)
