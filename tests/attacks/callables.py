@@ -197,10 +197,26 @@ def public() -> dict[str, Public]:
         "path_patch": Public(patchlib.path_patch, {**task, "receivers": "logits", "over": ("layer", "head"), **sweep}),
         "attribute_edges": Public(
             patchlib.attribute_edges,
-            {**task, "method": "eap-ig-inputs", "over": ("pos",), "steps": 2, "rule": "left",
-             "edges": [("embed", "MLP0"), ("L0H1", "logits")],
-             **{name: sweep[name] for name in ("direction", "metric", "source", "reference", "source_seed",
-                                               "batch_tokens", "progress")}},
+            {
+                **task,
+                "method": "eap-ig-inputs",
+                "over": ("pos",),
+                "steps": 2,
+                "rule": "left",
+                "edges": [("embed", "MLP0"), ("L0H1", "logits")],
+                **{
+                    name: sweep[name]
+                    for name in (
+                        "direction",
+                        "metric",
+                        "source",
+                        "reference",
+                        "source_seed",
+                        "batch_tokens",
+                        "progress",
+                    )
+                },
+            },
         ),
         "edge_table": Public(patchlib.edge_table, {"result": edges(), "top_k": 3, "metric": "logit_diff"}),
         "baseline": Public(patchlib.baseline, {**task, "metric": "prob", "batch_tokens": 512}),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -231,8 +230,7 @@ def test_exact_is_the_patch_of_one_edge(kind):
                 key = by_hand.writer(sender)
                 difference = by_hand.written(sender, seen_other[key] - seen[key])
                 if receiver == "logits":
-                    patched = by_hand.model.lm_head if kind != "neox" else by_hand.model.embed_out
-                    logits = patched(by_hand.norm(seen[by_hand.norm, "in"] + difference))
+                    logits = by_hand.model.get_output_embeddings()(by_hand.norm(seen[by_hand.norm, "in"] + difference))
                 elif receiver.startswith("MLP"):
                     layer = int(receiver[3:])
                     norm = by_hand.part(layer, by_hand.norm2)
@@ -303,7 +301,7 @@ def test_the_embedding_s_integrated_edges_sum_to_the_contrast():
 def test_transformerlens_gives_the_same_estimates():
     model = load_tiny("gpt2")
     pairs = make_pairs(model)
-    unfrozen = copy.deepcopy(model)
+    unfrozen = load_model(tiny_path("gpt2"), device="cpu")
     unfrozen.requires_grad_(True)  # theirs wants weights that are not frozen
     theirs = attribution_patch(
         unfrozen, pairs.clean_batch(), pairs.corrupted_batch(),
@@ -331,7 +329,7 @@ def test_transformerlens_gives_the_same_estimates():
 
 @functools.cache
 def linear_model(folder):
-    """GPT-2 without anything that bends: flat attention, a linear MLP, and norms whose epsilon outweighs the stream."""
+    """GPT-2 in which next to nothing bends: flat attention, linear MLPs, norms whose epsilon outweighs the stream."""
     tokenizer = tiny_tokenizer()
     config = GPT2Config(
         vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=1, n_embd=32, n_layer=3, n_head=4, n_positions=128,
@@ -344,7 +342,7 @@ def linear_model(folder):
             if "ln_" in name and name.endswith("weight"):
                 parameter.fill_(1e4)
             if "c_attn" in name:
-                parameter[..., :64] = 0  # queries and keys
+                parameter[..., :64] *= 0.003  # queries and keys
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return load_model(str(folder), device="cpu")
@@ -401,6 +399,7 @@ def test_own_metrics_and_several_positions_of_logits():
     assert np.corrcoef(exact.values.ravel(), estimate)[0, 1] > 0.9
 
 
+@pytest.mark.filterwarnings("ignore::patchlib.ContrastWarning")
 @pytest.mark.parametrize("source", ["zero", "mean", "resample"])
 def test_ablations_as_sources(source):
     """An edge to the logits from the last MLP is that MLP's whole effect."""
@@ -421,6 +420,16 @@ def test_what_a_result_says_of_itself(tmp_path):
     assert result.score.dtype == np.float32 and result.score.dims == ("metric", "sender", "receiver", "example")
     assert result.attrs["direction"] == "denoise" and "site" not in result.attrs
     result.to_netcdf(tmp_path / "edges.nc")
+
+
+def test_no_graph_stays_with_the_model():
+    """TransformerLens keeps the last attention pattern, and with it all that a backward pass would need."""
+    model = load_tiny("gpt2")
+    attribute_edges(model, make_pairs(model))
+    with pytest.raises(SweepError):
+        attribute_edges(model, make_pairs(model), metric="accuracy")
+    held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
+    assert not [value for value in held if value.grad_fn is not None]
 
 
 def test_a_table_of_the_largest_edges():

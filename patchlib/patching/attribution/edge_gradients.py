@@ -7,6 +7,7 @@ Faithfulness", section 3) the gradient is a mean over points between the two run
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -177,7 +178,8 @@ def _by_readers(
 ) -> Iterator[tuple[slice, Float[Tensor, "reader example window d_model"]]]:
     """The gradient of a scalar by the stream as each receiver alone reads it, receivers of one kind at a time."""
     made = {(reader.site, reader.layer): SITES[reader.site].hook_name(reader.layer) for reader in graph.readers}
-    given = [name for name in made.values() if name in kept and kept[name].requires_grad]
+    # What is held follows nothing, and nothing below it does.
+    given = [name for name in made.values() if name in kept and kept[name].grad_fn is not None]
     gradients = torch.autograd.grad(scalar, [kept[name] for name in given], retain_graph=True, allow_unused=True)
     by_name = dict(zip(given, gradients, strict=True))
     first = 0
@@ -203,6 +205,16 @@ def _pulled_back(
             row[:, :, reader.head] = gradient[:, :, reader.head]
         rows += torch.autograd.grad(made, kept[read], row, retain_graph=True)
     return torch.stack(rows)
+
+
+@contextmanager
+def no_graph_left(model: TransformerBridge) -> Iterator[None]:
+    """Let go of the graph: of some architectures TransformerLens keeps the last pattern, and with it all."""
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            model(probe_tokens(model, n_pos=1))
 
 
 def check_readers(model: TransformerBridge, graph: EdgeGraph) -> None:

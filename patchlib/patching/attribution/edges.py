@@ -12,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from patchlib._util import check_choice, check_count, listed, shown
 from patchlib.errors import SweepError
 from patchlib.patching.attribution.edge_forwards import EdgeForwards, EdgeGrid
-from patchlib.patching.attribution.edge_gradients import RULES, check_readers, edge_scores, graph_tokens
+from patchlib.patching.attribution.edge_gradients import RULES, check_readers, edge_scores, graph_tokens, no_graph_left
 from patchlib.patching.attribution.edge_graph import EdgeGraph, edge_graph
 from patchlib.patching.batching import length_batches
 from patchlib.patching.donors import resolve_donors
@@ -116,7 +116,12 @@ def attribute_edges(
     experiment = EdgeExperiment(model, pairs, grid, donors, metrics, how)
     n_gradients = {"eap": 1, "exact": 0}.get(method, steps)
     recorded = {"method": method, "steps": n_gradients, **({"rule": rule} if "ig" in method else {})}
-    result = experiment.measured() if method == "exact" else experiment.estimated(method, steps, rule)
+    if method == "exact":
+        result = experiment.measured()
+    else:
+        with no_graph_left(model):
+            check_readers(model, graph)
+            result = experiment.estimated(method, steps, rule)
     return result.assign_attrs({**recorded, **graph.attributes()})
 
 
@@ -145,7 +150,6 @@ class EdgeExperiment(Experiment):
     def estimated(self, method: str, steps: int, rule: str) -> xr.Dataset:
         """Every edge's score from gradients."""
         pairs, graph = self.pairs, self.grid.graph
-        check_readers(self.model, graph)
         result = self.empty_result().rename(patched="score").assign_attrs(self.attributes())
         size = graph_tokens(self.model, len(graph.senders), self.how.batch_tokens)
         with progress_bar(len(pairs), f"{self.donors.direction} edges", self.how.progress) as bar:
