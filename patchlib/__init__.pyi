@@ -55,6 +55,8 @@ from .models.load import load_model as load_model
 from .models.load import weights_hash as weights_hash
 from .models.names import list_models as list_models
 from .patching.attribution.attribute import attribute as attribute
+from .patching.attribution.edge_table import edge_table as edge_table
+from .patching.attribution.edges import attribute_edges as attribute_edges
 from .patching.donors import SOURCES as SOURCES
 from .patching.merge import merge as merge
 from .patching.metrics import METRICS as METRICS
@@ -90,3 +92,7 @@ from .tasks.ioi import classify_ioi_head as classify_ioi_head
 from .tasks.pairs import PromptPairs as PromptPairs
 
 __version__: str
+from .circuits.curves import FaithfulnessCurve as FaithfulnessCurve
+from .circuits.curves import faithfulness_curve as faithfulness_curve
+from .circuits.edge_ablation import EdgeAblation as EdgeAblation
+from .circuits.edge_circuits import edge_circuit as edge_circuit

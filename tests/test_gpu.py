@@ -43,6 +43,10 @@ COMPUTATIONS: dict[str, Callable[[Any, patchlib.PromptPairs], Any]] = {
     "paths to queries": lambda m, p: patchlib.path_patch(
         m, p, receivers=patchlib.inputs_of(m, [(2, 1)], "q"), progress=False
     ),
+    **{
+        f"edges, {method}": lambda m, p, method=method: patchlib.attribute_edges(m, p, method, progress=False)
+        for method in ("eap", "eap-ig-inputs", "eap-ig-activations", "exact")
+    },
     "baseline": lambda m, p: patchlib.baseline(m, p),
     "knock-out": lambda m, p: patchlib.knock_out(patchlib.Ablation(m, p), {"two": HEADS}),
     "criteria": lambda m, p: [

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
@@ -38,7 +37,9 @@ HELD_BYTES = 256 * 2**20
 class _Written(UnpatchedForwards):
     """What every sender gives on the prompts, and on those that stand in for them."""
 
-    def _recorded_names(self) -> list[str]:
+    @property
+    def written_names(self) -> list[str]:
+        """The hooks at which every sender is seen."""
         layers = range(int(self.model.cfg.n_layers))
         return [SITES["resid_pre"].hook_name(0), *(SITES[s].hook_name(i) for i in layers for s in ("z", "mlp_out"))]
 

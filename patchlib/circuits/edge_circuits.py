@@ -1,7 +1,6 @@
 """Circuits of edges, chosen by scores: the largest, those that are reached from the logits, those above a threshold."""
 
 import heapq
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -31,9 +30,12 @@ def graph_of(scores: xr.Dataset) -> EdgeGraph:
     return graph
 
 
-def mean_scores(scores: xr.Dataset) -> Scores:
-    """One score an edge: the first metric's mean over prompts, summed over positions; NaN where there is no edge."""
-    score = scores.score
+def support(scores: xr.Dataset) -> Scores:
+    """What each edge does for the first metric, mean over prompts, all positions; NaN where there is no edge.
+
+    Noising lowers the metric where an edge supports it, denoising raises it: here support is above 0 in both.
+    """
+    score = -scores.score if scores.attrs.get("direction") == "noise" else scores.score
     score = score.isel(metric=0) if "metric" in score.dims else score
     score = score.mean("example") if "example" in score.dims else score
     axes = [dim for dim in score.dims if dim not in ("sender", "receiver")]
@@ -107,10 +109,10 @@ def edge_circuit(
     Args:
         scores: From ``attribute_edges`` or ``read_graph``, of all edges.
         n_edges: How many edges (or nodes) to choose, before those are taken away that lead from or to nothing.
-        threshold: Instead: all with at least this score (or size of it), in the metric's units.
+        threshold: Instead: all with at least this support (or size of it), in the metric's units.
         choose: ``"top"``: the largest. ``"greedy"``: from the logits on, always the largest edge to a node that is in
             the circuit already (Hanna et al. 2024, "Have faith in faithfulness", section 4.1).
-        ranking: By ``"magnitude"``, or ``"signed"``: what raises the metric first.
+        ranking: By ``"magnitude"`` of the scores, or ``"signed"``: what supports the behaviour first.
         of: ``"edges"``, or ``"nodes"``, which are chosen by the sum of their outgoing edges, with all edges between.
 
     Returns:
@@ -125,7 +127,7 @@ def edge_circuit(
         >>> circuit.dims, bool(circuit.sum() <= 200)
         (('sender', 'receiver'), True)
     """
-    graph, values = graph_of(scores), mean_scores(scores)
+    graph, values = graph_of(scores), support(scores)
     check_choice("choose", choose, ("top", "greedy"))
     check_choice("ranking", ranking, RANKINGS)
     check_choice("of", of, ("edges", "nodes"))

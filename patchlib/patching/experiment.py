@@ -132,7 +132,13 @@ class Experiment:
         return {**site, **self.donors.attributes(), **self.grid.attributes(), "engine": engine, **paths}
 
     def run(self) -> xr.Dataset:
-        """Every cell of the grid patched, beside the two unpatched forwards: what ``sweep`` returns."""
+        """Every cell of the grid patched, beside the two unpatched forwards, and its effect: what ``sweep`` returns."""
+        result = self.patched()
+        warn_of_contrast(result)
+        return result.assign(effect=stats.effect(result))
+
+    def patched(self) -> xr.Dataset:
+        """Every cell of the grid patched, beside the two unpatched forwards."""
         grid, how, (base, _) = self.grid, self.how, self.donors.base_and_other
         result = self.empty_result().assign_attrs(self.attributes())
         n_cells = grid.n_cells
@@ -155,8 +161,7 @@ class Experiment:
             bar.update(n_cells * len(self.pairs) - n_done)  # cells that needed no forward
         if how.executor is not None:  # not before, since a checkpoint goes on with whatever executor
             result.attrs["executor"] = f"{type(how.executor).__name__}, {len(parts)} parts"
-        warn_of_contrast(result)
-        return result.assign(effect=stats.effect(result))
+        return result
 
     def _measured_here(self, parts: list[Part]) -> Iterator[Unpatched | Patched]:
         for part in parts:

@@ -68,7 +68,6 @@ class UnpatchedForwards:
         # Before it nothing can change; the last position is always run, to have something to read.
         n_alike = int((~self._can_differ.any(0)).sum())
         self.start = min(n_alike, self.n_pos - 1) if self.fast else 0
-        self._names = self._recorded_names()
         vocab = self.reads.vocab
         self._unembedding = shortcuts.unembedding_of(model, vocab) if self.fast and vocab is not None else {}
         self._fused = shortcuts.fused_activations(model) if self.fast else {}
@@ -84,15 +83,16 @@ class UnpatchedForwards:
             # Patched forwards are of the base prompts, and go on from their keys and values alone.
             self._cache = None if cache is None else shortcuts.branches(cache, self.n_pos, self.n_examples)
             self._base = {name: activation[: self.n_examples] for name, activation in kept.items()}
-            self._source = {name: kept[name][self.n_examples :] for name in self._names}
+            self._source = {name: kept[name][self.n_examples :] for name in self.written_names}
             if prompts.source == "zero":
                 self._source = {name: torch.zeros_like(activation) for name, activation in self._source.items()}
             elif prompts.donors is not None:
                 donors = prompts.donors.to(model.cfg.device)
                 self._source = self._of_donors(donors, work.batch_tokens, mean=prompts.source == "mean")
 
-    def _recorded_names(self) -> list[str]:
-        """The hooks whose activations are kept, of the base prompts and of what is written in."""
+    @property
+    def written_names(self) -> list[str]:
+        """The hooks whose activations are written in."""
         return [self.site.hook_name(layer) for layer in self.layers]
 
     def _shared_prefix(self) -> tuple[Cache | None, list[Tensor]]:
@@ -117,7 +117,7 @@ class UnpatchedForwards:
             # A copy, because later modules and hooks write into the same memory.
             kept[name] = activation.detach().clone()
 
-        names = set(self._names)
+        names = set(self.written_names)
         if with_stream:
             names |= {f"blocks.{layer}.hook_resid_pre" for layer in self.layers}
         hooks: Hooks = [(name, partial(keep, name=name)) for name in sorted(names)]
@@ -125,7 +125,7 @@ class UnpatchedForwards:
 
     def _of_donors(self, donors: Int[Tensor, "donor pos"], batch_tokens: int, *, mean: bool) -> Activations:
         """The donors' activations, or their mean, which stands for every example."""
-        kept: dict[str, list[Tensor]] = {name: [] for name in self._names}
+        kept: dict[str, list[Tensor]] = {name: [] for name in self.written_names}
         for rows in torch.split(donors, max(1, batch_tokens // self.n_pos)):
             for name, activation in self._record(rows, None, with_stream=False)[1].items():
                 # Of a mean only the sum is kept, since a reference may have many prompts; in float64, so that

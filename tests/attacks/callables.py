@@ -54,6 +54,12 @@ def result() -> Any:
 
 
 @functools.cache
+def edges() -> Any:
+    """Edges of the tiny model."""
+    return patchlib.attribute_edges(model(), pairs(), progress=False)
+
+
+@functools.cache
 def ablation() -> patchlib.Ablation:
     """Zeros for what is knocked out."""
     return patchlib.Ablation(model(), pairs(), source="zero")
@@ -189,6 +195,30 @@ def public() -> dict[str, Public]:
         "classify_ioi_head": Public(patchlib.classify_ioi_head, {"layer": 9, "head": 9}),
         "sweep": Public(patchlib.sweep, {**task, "site": "z", "over": ("layer", "head"), "neurons": None, **sweep}),
         "path_patch": Public(patchlib.path_patch, {**task, "receivers": "logits", "over": ("layer", "head"), **sweep}),
+        "attribute_edges": Public(
+            patchlib.attribute_edges,
+            {
+                **task,
+                "method": "eap-ig-inputs",
+                "over": ("pos",),
+                "steps": 2,
+                "rule": "left",
+                "edges": [("embed", "MLP0"), ("L0H1", "logits")],
+                **{
+                    name: sweep[name]
+                    for name in (
+                        "direction",
+                        "metric",
+                        "source",
+                        "reference",
+                        "source_seed",
+                        "batch_tokens",
+                        "progress",
+                    )
+                },
+            },
+        ),
+        "edge_table": Public(patchlib.edge_table, {"result": edges(), "top_k": 3, "metric": "logit_diff"}),
         "baseline": Public(patchlib.baseline, {**task, "metric": "prob", "batch_tokens": 512}),
         "inputs_of": Public(patchlib.inputs_of, {"model": model(), "heads": HEADS, "site": "k", "position": "END"}),
         "contrast": Public(patchlib.contrast, {"result": result()}),

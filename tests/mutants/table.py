@@ -45,6 +45,7 @@ ENGINE = ("tests/patching/test_engine.py", "tests/patching/test_exactness.py")
 COSTS, BY_HAND = "tests/patching/test_costs.py", "tests/patching/test_by_hand.py"
 SWEEPS, DONORS = "tests/patching/test_sweeps.py", "tests/patching/test_donors.py"
 PATHS, CHECKPOINT = "tests/patching/test_paths.py", "tests/patching/test_checkpoint.py"
+EDGES = "tests/patching/test_edges.py"
 PLACEMENT = "tests/models/test_placement.py"
 MORE_SITES = "tests/patching/test_more_sites.py"
 CIRCUIT, CRITERIA = "tests/circuits/test_circuit.py", "tests/circuits/test_criteria_by_hand.py"
@@ -125,6 +126,34 @@ FAULTS = (
         (MORE_SITES,),
         ("if post is mlp_out or not counted[layer]:", "if not counted[layer]:"),
         ('[0 if self.name == "embed" else n_layers - 1]', "[n_layers - 1]"),
+    ),
+    # ---- Edges
+    *faults(
+        f"{PATCHING}/attribution/edge_graph.py",
+        (EDGES,),
+        ('reader.site == "mlp_out" and not self.parallel else n_below', 'reader.site == "mlp_out" else n_below'),
+        ("n_below = 1 + reader.layer * (self.n_heads + 1)", "n_below = 1 + reader.layer * self.n_heads"),
+        ("if n_read in streams and not alike", "if False and not alike"),
+    ),
+    *faults(
+        f"{PATCHING}/attribution/edge_forwards.py",
+        (EDGES,),
+        ("return base + share * (", "return base + ("),
+        ("return change * self._can_differ[:, self.start :, None].to(change)", "return -change"),
+        ("edge.mask[:, start:, None].to(row)", "1"),
+        ('edge.reader.site == "final" for edge in edges], edges, start)', "True for edge in edges], edges, start)"),
+        ("== (reader_site, layer):", "!= (reader_site, layer):"),
+        ("& cell.mask[:, self.start :]).any()", "& ~cell.mask[:, self.start :]).any()"),
+    ),
+    *faults(
+        f"{PATCHING}/attribution/edge_gradients.py",
+        (EDGES,),
+        ("(step + RULES[rule]) / steps", "(step + RULES[rule]) / (steps + 1)"),
+        ("+= point.weight * products", "+= products"),
+        ("row = torch.zeros_like(gradient)", "row = gradient.clone()"),
+        ("[:, None, :, None]  # before the window", "[:, None, :, None] * 0 + 1  # before the window"),
+        ("(0, 0, forwards.start, 0)", "(0, 0, 0, forwards.start)"),
+        ("if not _readers_are_all(model, graph):", "if False:"),
     ),
     # ---- Engine
     *faults(

@@ -1,1 +1,1 @@
-"""Estimates of what a sweep measures, from gradients; checked by the sweep."""
+"""What every cell and edge would do, from gradients, and the same by patching."""

@@ -85,8 +85,8 @@ def attribute(
         As ``sweep``: ``patched`` is the base prompts' metric plus the estimate, ``effect`` the estimated effect, and
         the attribute ``estimate`` says that it is one and how it was made. Integrated ones have a ``gap`` in the
         metric's units: what the scores of the whole way sum to, minus what the way moves the metric, over ``metric``
-        and ``example`` (and ``layer``, along activations). With ``check_top`` also ``exact`` and ``exact_effect`` of the
-        cells that were patched, NaN elsewhere, and over ``metric`` the ``correlation`` (Pearson) of the two effects
+        and ``example`` (and ``layer``, along activations). With ``check_top`` also ``exact`` and ``exact_effect`` of
+        the cells that were patched, NaN elsewhere, and over ``metric`` the ``correlation`` (Pearson) of the two effects
         over these cells, the ``largest_miss`` and ``largest_miss_at``, its cell.
 
     Raises:

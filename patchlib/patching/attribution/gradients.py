@@ -50,7 +50,9 @@ class GradientForwards(PatchedForwards):
         self._grids, self._further = grids, further
         super().__init__(model, grids[0], prompts, work)
 
-    def _recorded_names(self) -> list[str]:
+    @property
+    def written_names(self) -> list[str]:
+        """The hooks of all sites, of what the tokens are embedded in, and those asked for besides."""
         names = {name for grid in self._grids for layer in grid.layers for name in self.hooks_of(grid.site, layer)}
         return sorted(names | {EMBED, *self._further})
 
@@ -79,7 +81,7 @@ class GradientForwards(PatchedForwards):
             return activation
 
         hooks: Hooks = [(EMBED, lambda activation, hook: leaf)]
-        hooks += [(name, partial(keep, name=name)) for name in self._names if name != EMBED]
+        hooks += [(name, partial(keep, name=name)) for name in self.written_names if name != EMBED]
 
         def gate(activation: Tensor, hook: Any, layer: int, layers: set[int]) -> Tensor:
             activation.register_hook(lambda gradient: torch.zeros_like(gradient) if layer in layers else gradient)
