@@ -1,5 +1,6 @@
 from . import plots as plots
 from . import stats as stats
+from . import toys as toys
 from . import widgets as widgets
 from .circuits.ablation import Ablation as Ablation
 from .circuits.attention import attention_between as attention_between
