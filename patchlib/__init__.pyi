@@ -1,5 +1,6 @@
 from . import plots as plots
 from . import stats as stats
+from . import toys as toys
 from . import widgets as widgets
 from .circuits.ablation import Ablation as Ablation
 from .circuits.attention import attention_between as attention_between
@@ -16,6 +17,8 @@ from .circuits.criteria import faithfulness as faithfulness
 from .circuits.criteria import minimality as minimality
 from .circuits.discovery import Discovery as Discovery
 from .circuits.discovery import discover as discover
+from .circuits.exchange import read_graph as read_graph
+from .circuits.exchange import write_graph as write_graph
 from .circuits.head_types import head_types as head_types
 from .circuits.heads import copying_scores as copying_scores
 from .circuits.heads import direct_logit_attribution as direct_logit_attribution

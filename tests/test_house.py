@@ -33,7 +33,7 @@ def test_the_house_stands(what: str) -> None:
 
 def public_callables() -> dict[str, Any]:
     """Name -> function or class that users call; errors are raised, and shown by what raises them."""
-    modules = (patchlib, patchlib.plots, patchlib.widgets)
+    modules = (patchlib, patchlib.plots, patchlib.toys, patchlib.widgets)
     public = {f"{module.__name__}.{name}": getattr(module, name) for module in modules for name in module.__all__}
     errors = {name for name, value in public.items() if isinstance(value, type) and issubclass(value, Exception)}
     return {name: value for name, value in public.items() if callable(value) and name not in errors}

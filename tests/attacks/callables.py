@@ -5,9 +5,14 @@ What has no business to be called with junk is not here: `runs` and `models` hav
 
 from __future__ import annotations
 
+import atexit
 import functools
+import json
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,6 +99,21 @@ def discovery() -> patchlib.Discovery:
     tables = (pd.DataFrame([row]) for row in (step, inputs, types))
     steps, looked_at, named = tables
     return patchlib.Discovery(circuit(), steps, looked_at, {}, named, ("S2", "END"))
+
+
+@functools.cache
+def graph_file() -> Path:
+    """Of a graph of the tiny model, in which no edge has a score."""
+    file = Path(tempfile.mkdtemp(prefix="graph-")) / "graph.json"
+    atexit.register(shutil.rmtree, file.parent)
+    cfg = {"n_layers": 3, "n_heads": 4, "parallel_attn_mlp": False, "d_model": 32, "n_key_value_heads": 2}
+    file.write_text(json.dumps({"cfg": cfg, "nodes": {}, "edges": {}}))
+    return file
+
+
+def write_graph(scores: Any, in_graph: Any) -> None:
+    """To a file that may be whatever it is: a path that is junk would be one beside the tests."""
+    patchlib.write_graph(scores, graph_file().with_name("written.json"), in_graph)
 
 
 def drawn() -> dict[str, Public]:
@@ -282,6 +302,12 @@ def public() -> dict[str, Public]:
         "k_composition": Public(
             patchlib.k_composition, {"model": model(), "readers": [(1, 2)], "n_random": 2, "seed": 0}
         ),
+        "read_graph": Public(patchlib.read_graph, {"path": graph_file(), "model": model()}),
+        "write_graph": Public(
+            write_graph, {"scores": patchlib.read_graph(graph_file()), "in_graph": [("embed", "k of L1KV0")]}
+        ),
+        "toys.induction": Public(patchlib.toys.induction, {"n_prompts": 2, "seed": 0}),
+        "toys.or_gate": Public(patchlib.toys.or_gate, {"n_prompts": 2, "seed": 0}),
         "knock_out": Public(patchlib.knock_out, {"ablation": ablation(), "sets": sets}),
         "ablated_losses": Public(patchlib.ablated_losses, {"ablation": ablation(), "sets": sets, "copy": 4}),
         "random_like": Public(

@@ -577,4 +577,38 @@ FAULTS = (
         ("_bootstrap([above, below],", "_bootstrap([below, above],"),
         ("_bootstrap([values], np.mean,", "_bootstrap([values], np.median,"),
     ),
+    # ---- Graphs of edges, and toys
+    *faults(
+        f"{CIRCUITS}/exchange.py",
+        ("tests/circuits/test_exchange.py",),
+        ("* (-1 if", "* (1 if"),
+        ('get("direction") == "noise"', 'get("direction") == "denoise"'),
+        ("no_position & ~no_position.all(0)", "no_position"),
+        (".all(-1)  # [edge]", ".any(-1)  # [edge]"),
+        ("senders & (receivers", "senders | (receivers"),
+        ("math.fsum(parts)", "sum(parts)"),
+        ("in_graph.values[cells[name]] |=", "in_graph.values[cells[name]] ="),
+        ("if edge.is_last else share", "if False else share"),
+        ("if said != shape", "if said.n_layers != shape.n_layers"),
+    ),
+    *faults(
+        f"{CIRCUITS}/graph_form.py",
+        ("tests/circuits/test_exchange.py",),
+        ('1 if site == "q" else self.group', 'self.group if site == "q" else 1'),
+        ("                if self.parallel:", "                if not self.parallel:"),
+        ("head % self.group == self.group - 1", "head % self.group == 0"),
+        ("isinstance(value, bool) or not abs(value)", "not abs(value)"),
+    ),
+    *faults(
+        "patchlib/toys/heads.py",
+        ("tests/test_toys.py",),
+        ("k=read(POS, shift=1)", "k=read(POS, shift=2)"),
+        ("2 * read([POS[0]], shift=1)", "read([POS[0]], shift=1)"),
+    ),
+    *faults(
+        "patchlib/toys/gates.py",
+        ("tests/test_toys.py",),
+        ("[(-1.25, 1.0)]", "[(-0.25, 1.0)]"),
+        ("(-0.75, -1.0)", "(-1.75, -1.0)"),
+    ),
 )
