@@ -1,7 +1,7 @@
 """Faithfulness over the size of a circuit, and the two areas by which methods are compared (MIB)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,8 @@ from patchlib.circuits.edge_circuits import (
     node_scores,
     of_nodes,
     pruned,
-    support,
 )
+from patchlib.circuits.exchange import helpfulness
 from patchlib.errors import SweepError
 from patchlib.stats import ratio_interval
 
@@ -36,9 +36,9 @@ class FaithfulnessCurve:
             chosen), ``n_edges`` (left after pruning), ``metric`` (its mean), ``faithfulness`` (mean of the metric above
             the floor / that of the model), ``ci_low``, ``ci_high`` (95% bootstrap over prompts), ``n`` (prompts).
         areas: A row for each ``of`` and ``ranking``: ``cpr``, the area under the curve, of which more is better
-            (circuit performance ratio), and ``cmd``, the area between the curve and 1, of which less is better (circuit-model
-            distance), by trapezoids over the share (Mueller et al. 2025, "MIB: a mechanistic interpretability
-            benchmark", section 3.2). MIB takes signed rankings for the first and magnitudes for the second.
+            (circuit performance ratio), and ``cmd``, the area between the curve and 1, of which less is better
+            (circuit-model distance), by trapezoids over the share (Mueller et al. 2025, "MIB: a mechanistic
+            interpretability benchmark", section 3.2). MIB takes signed rankings for the first and magnitudes for the second.
         protocol: In words what these numbers depend on.
     """
 
@@ -60,9 +60,9 @@ def faithfulness_curve(
     """How much of the behaviour circuits of growing size have, by the scores of their edges.
 
     A circuit's faithfulness is ``(m(circuit) - m(no edge)) / (m(model) - m(no edge))``, means over prompts; with no
-    edge at all the model reads what stands in for every sender, which is the floor. The same scores give circuits of edges
-    and of nodes (whole heads and MLPs, with all edges between them); circuits of random edges, and what is left without
-    a circuit, say what such a number is worth.
+    edge at all the model reads what stands in for every sender, which is the floor. The same scores give circuits of
+    edges and of nodes (whole heads and MLPs, with all edges between them); circuits of random edges, and what is left
+    without a circuit, say what such a number is worth.
 
     Args:
         ablation: The prompts, and what stands in for what is cut.
@@ -89,8 +89,8 @@ def faithfulness_curve(
         [1.0, 1.0, 1.0]
     """
     check_kind("An ablation", ablation, EdgeAblation, "make one with patchlib.EdgeAblation(model, task)")
-    graph, values = graph_of(scores), support(scores)
-    if graph != ablation.graph:
+    graph, values = graph_of(scores), helpfulness(scores).values
+    if replace(ablation.graph, d_model=graph.d_model) != graph:
         raise SweepError("The scores are of another model's edges than the ablation: give both of one model.")
     sizes = _check_shares(shares)
     draw = np.random.default_rng(check_seed(seed))

@@ -8,6 +8,7 @@ import xarray as xr
 from jaxtyping import Bool, Float
 
 from patchlib._util import check_choice, check_count, check_kind, check_number
+from patchlib.circuits.exchange import helpfulness
 from patchlib.errors import SweepError
 from patchlib.patching.attribution.edge_graph import EdgeGraph, Reader, Sender
 
@@ -22,24 +23,12 @@ def graph_of(scores: xr.Dataset) -> EdgeGraph:
     check_kind("Scores of edges", scores, xr.Dataset, mend)
     if "score" not in scores or not {"sender", "receiver"} <= set(scores.score.dims):
         raise SweepError(f"A dataset without 'score' over sender and receiver has no scores of edges: {mend}.")
-    sizes = {name: int(scores.attrs[name]) for name in ("n_layers", "n_heads", "n_kv_heads", "d_model")}
-    graph = EdgeGraph(**sizes, parallel=scores.attrs["parallel"] == "True")
+    sizes = {name: int(scores.attrs.get(name, 0)) for name in ("n_layers", "n_heads", "n_kv_heads", "d_model")}
+    graph = EdgeGraph(**sizes, parallel=scores.attrs.get("parallel") == "True")
     names = list(map(str, graph.senders)), list(map(str, graph.readers))
     if (list(scores.sender.values), list(scores.receiver.values)) != names:
         raise SweepError("The scores are of some senders and receivers only: give those of all edges.")
     return graph
-
-
-def support(scores: xr.Dataset) -> Scores:
-    """What each edge does for the first metric, mean over prompts, all positions; NaN where there is no edge.
-
-    Noising lowers the metric where an edge supports it, denoising raises it: here support is above 0 in both.
-    """
-    score = -scores.score if scores.attrs.get("direction") == "noise" else scores.score
-    score = score.isel(metric=0) if "metric" in score.dims else score
-    score = score.mean("example") if "example" in score.dims else score
-    axes = [dim for dim in score.dims if dim not in ("sender", "receiver")]
-    return score.sum(axes, min_count=1).transpose("sender", "receiver").values
 
 
 def node_scores(graph: EdgeGraph, scores: Scores) -> Float[np.ndarray, " sender"]:
@@ -127,7 +116,7 @@ def edge_circuit(
         >>> circuit.dims, bool(circuit.sum() <= 200)
         (('sender', 'receiver'), True)
     """
-    graph, values = graph_of(scores), support(scores)
+    graph, values = graph_of(scores), helpfulness(scores).values
     check_choice("choose", choose, ("top", "greedy"))
     check_choice("ranking", ranking, RANKINGS)
     check_choice("of", of, ("edges", "nodes"))
