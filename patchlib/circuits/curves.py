@@ -38,7 +38,8 @@ class FaithfulnessCurve:
         areas: A row for each ``of`` and ``ranking``: ``cpr``, the area under the curve, of which more is better
             (circuit performance ratio), and ``cmd``, the area between the curve and 1, of which less is better
             (circuit-model distance), by trapezoids over the share (Mueller et al. 2025, "MIB: a mechanistic
-            interpretability benchmark", section 3.2). MIB takes signed rankings for the first and magnitudes for the second.
+            interpretability benchmark", section 3.2). MIB takes signed rankings for the first and magnitudes for the
+            second.
         protocol: In words what these numbers depend on.
     """
 

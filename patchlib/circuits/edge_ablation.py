@@ -102,6 +102,8 @@ class EdgeAblation:
         Raises:
             SweepError: Sets of another shape than the graph's, or logits that are not finite.
         """
+        if not len(kept):
+            raise SweepError("There is nothing to measure: give at least one set of edges.")
         sets = torch.from_numpy(np.stack([np.asarray(one, dtype=bool) for one in kept]))
         if sets.shape[1:] != self.graph.exists.shape:
             raise SweepError(

@@ -211,7 +211,7 @@ class Readout:
         if not values.requires_grad:
             raise SweepError(
                 f"Metric {name!r} has no gradient (it counts, rounds or leaves torch): give one that moves smoothly "
-                "with the logits, such as 'logit_diff', 'prob' or 'kl', or use patchlib.sweep, which needs none."
+                "with the logits, such as 'logit_diff', or patch exactly (sweep, or method='exact' of edges)."
             )
         if not torch.isfinite(values).all():
             raise SweepError(f"{name} is NaN or infinite in a forward pass with gradients. {FLOAT32} else look at it.")

@@ -449,9 +449,9 @@ def test_a_table_of_the_largest_edges():
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"metric": "accuracy"}, "'accuracy' has no gradient: take one made of the logits.*method='exact'"),
+        ({"metric": "accuracy"}, "'accuracy' has no gradient .* method='exact'"),
         ({"metric": lambda logits, pairs: logits[:, -1, 3].detach().numpy()}, "has no gradient"),
-        ({"metric": lambda logits, pairs: logits[:, -1, 3].numpy()}, "fails where it is given a gradient"),
+        ({"metric": lambda logits, pairs: logits[:, -1, 3].numpy()}, "fails with RuntimeError"),
         ({"steps": 0}, "steps must be a whole number of 1 or more, not 0"),
         ({"method": "EAP"}, "Unknown method 'EAP': choose 'eap', 'eap-ig-inputs', 'eap-ig-activations' or 'exact'"),
         ({"rule": "simpson"}, "Unknown rule 'simpson': choose 'left', 'midpoint' or 'right'"),
