@@ -120,9 +120,11 @@ class EdgeAblation:
                 len(self.pairs),
             )
             n_bytes = 4 * len(self.graph.senders) * written.base_tokens.numel() * self.graph.d_model
-            for some in torch.arange(len(sets)).split(max(1, HELD_BYTES // n_bytes)):
+            for some in torch.split(torch.arange(len(sets)), max(1, HELD_BYTES // n_bytes)):
                 logits = cut_logits(self.model, self.graph, written, sets[some])  # [set example 1 d_vocab]
-                values[np.ix_(some.numpy(), examples)] = readout(logits, "a forward with edges cut")[0].numpy()
+                values[np.ix_(some.numpy(), np.array(examples))] = readout(logits, "a forward with edges cut")[
+                    0
+                ].numpy()
         return values
 
     def unpatched(self) -> tuple[Float[np.ndarray, " example"], Float[np.ndarray, " example"]]:
@@ -150,7 +152,7 @@ def cut_logits(
     cut = (~kept & torch.from_numpy(graph.exists)).to(differs)  # [set sender receiver]
 
     def write(activation: Tensor, hook: Any, name: str, site: str, layer: int) -> None:
-        change = activation.unflatten(0, (n_sets, n_examples)) - prompts.instead(name).to(activation.device)
+        change = torch.unflatten(activation, 0, (n_sets, n_examples)) - prompts.instead(name).to(activation.device)
         for sender, number in numbers.items():
             if (sender.site, sender.layer) == (site, layer):
                 differs[:, number] = written(model, sender, change).flatten(1)
@@ -158,8 +160,9 @@ def cut_logits(
     def read_by(stream: Tensor, readers: list[int], n_read: int) -> Float[Tensor, "receiver set*example pos d_model"]:
         """The stream as each of some receivers reads it."""
         share = cut[:, :n_read, readers].transpose(1, 2) @ differs[:, :n_read]  # [set receiver example*pos*d_model]
-        share = share.unflatten(-1, (n_examples, n_pos, graph.d_model)).transpose(0, 1).flatten(1, 2)
-        return stream - share.to(stream)
+        share = torch.unflatten(share, -1, (n_examples, n_pos, graph.d_model)).transpose(0, 1).flatten(1, 2)
+        read: Tensor = stream - share.to(stream)
+        return read
 
     made: dict[str, Tensor] = {}
 
@@ -196,7 +199,7 @@ def cut_logits(
         hooks.append((mlp_out, partial(write, name=mlp_out, site="mlp_out", layer=layer)))
     hooks += [(SITES["final"].hook, leave), ("unembed.hook_in", lambda x, hook: x[:, -1:].contiguous())]
     logits = model.run_with_hooks(prompts.base_tokens.repeat(n_sets, 1), fwd_hooks=hooks)
-    return logits[:, -1:].float().unflatten(0, (n_sets, n_examples))
+    return torch.unflatten(logits[:, -1:].float(), 0, (n_sets, n_examples))
 
 
 def mlp_norm_hook(model: TransformerBridge, graph: EdgeGraph, layer: int) -> str:
@@ -209,7 +212,7 @@ def _is_whole(model: TransformerBridge, graph: EdgeGraph) -> bool:
     """Whether the model with no edge cut is the model, and with every edge cut the other prompts' one."""
     if any(mlp_norm_hook(model, graph, layer) not in model.hook_dict for layer in range(graph.n_layers)):
         return False
-    base, other = probe_tokens(model).split(1)
+    base, other = torch.split(probe_tokens(model), 1)
     grid = Grid(SITES["mlp_out"], {}, list(range(graph.n_layers)))
     prompts = _Written(model, grid, PromptBatch(base, other), Work(fast=False))
     kept = torch.from_numpy(np.stack([graph.exists, np.zeros_like(graph.exists)]))

@@ -33,7 +33,8 @@ def graph_of(scores: xr.Dataset) -> EdgeGraph:
 
 def node_scores(graph: EdgeGraph, scores: Scores) -> Float[np.ndarray, " sender"]:
     """One score a node: its outgoing edges' sum, which is what attribution gives of the node itself."""
-    return np.nansum(np.where(graph.exists, scores, np.nan), axis=1)
+    sums: np.ndarray = np.nansum(np.where(graph.exists, scores, np.nan), axis=1)
+    return sums
 
 
 def largest(scores: np.ndarray, n: int, ranking: str) -> np.ndarray:
@@ -41,14 +42,16 @@ def largest(scores: np.ndarray, n: int, ranking: str) -> np.ndarray:
     size = np.nan_to_num(abs(scores) if ranking == "magnitude" else scores, nan=-np.inf).ravel()
     kept = np.zeros(size.shape, dtype=bool)
     kept[np.argsort(-size, kind="stable")[:n]] = True
-    return (kept & np.isfinite(size)).reshape(scores.shape)
+    chosen: np.ndarray = (kept & np.isfinite(size)).reshape(scores.shape)
+    return chosen
 
 
 def of_nodes(graph: EdgeGraph, nodes: Bool[np.ndarray, " sender"]) -> Kept:
     """The edges between some nodes: a k/v head is there where one of the heads that share it is."""
     here = {str(sender): bool(kept) for sender, kept in zip(graph.senders, nodes, strict=True)}
     reads = np.array([_is_read(graph, reader, here) for reader in graph.readers])
-    return graph.exists & nodes[:, None] & reads
+    between: Kept = graph.exists & nodes[:, None] & reads
+    return between
 
 
 def _is_read(graph: EdgeGraph, reader: Reader, here: dict[str, bool]) -> bool:

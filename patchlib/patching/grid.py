@@ -88,7 +88,9 @@ class Grid:
         masks = self.masks(pairs)
         cells = []
         for index in itertools.product(*(range(n) for n in self.shape)):
-            coords = {axis: values[i] for (axis, values), i in zip(self.values.items(), index, strict=True)}
+            coords: dict[str | None, Any] = {
+                axis: values[i] for (axis, values), i in zip(self.values.items(), index, strict=True)
+            }
             mask = masks[coords.get(self.position_axis)]
             if mask.any() and (self.only is None or index in self.only):
                 layers = (coords["layer"],) if "layer" in coords else tuple(sorted(self.layers))

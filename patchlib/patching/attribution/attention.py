@@ -56,7 +56,7 @@ def fixed_scores(
     for layer in grid.layers:
         moved = [(gradients[_name(layer)] * changes[layer]).float().sum((-1, -2)).cpu() for changes in by_mask]
         # A key is that of all the heads that share it.
-        scores[layer] = torch.stack([by_head.unflatten(-1, (n_keys, -1)).sum(-1) for by_head in moved], dim=1)
+        scores[layer] = torch.stack([torch.unflatten(by_head, -1, (n_keys, -1)).sum(-1) for by_head in moved], dim=1)
     return scores
 
 

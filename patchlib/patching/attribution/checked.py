@@ -56,7 +56,8 @@ def _agreement(result: xr.Dataset, dims: list[str]) -> dict[str, tuple[str, list
         misses = abs(table.effect - table.exact_effect)
         columns["correlation"].append(_pearson(table.effect.to_numpy(), table.exact_effect.to_numpy()))
         columns["largest_miss"].append(misses.max() if len(table) else np.nan)
-        columns["largest_miss_at"].append(cell_name(table.loc[misses.idxmax()].to_dict()) if len(table) else "")
+        worst = "" if not len(table) else cell_name({str(k): v for k, v in table.iloc[int(misses.argmax())].items()})
+        columns["largest_miss_at"].append(worst)
     return {name: ("metric", values) for name, values in columns.items()}
 
 

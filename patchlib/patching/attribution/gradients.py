@@ -84,7 +84,8 @@ class GradientForwards(PatchedForwards):
         hooks += [(name, partial(keep, name=name)) for name in self.written_names if name != EMBED]
 
         def gate(activation: Tensor, hook: Any, layer: int, layers: set[int]) -> Tensor:
-            activation.register_hook(lambda gradient: torch.zeros_like(gradient) if layer in layers else gradient)
+            let_through: Any = activation.register_hook  # which has no types
+            let_through(lambda gradient: torch.zeros_like(gradient) if layer in layers else gradient)
             return activation
 
         if closed is not None:

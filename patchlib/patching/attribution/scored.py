@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -117,7 +118,7 @@ class ScoredPrompts:
         gradients: Gradients = {}
         moved = []
         for layer in layers:
-            gradients |= self._mean(lambda share, layer=layer: self._forwards.along_site(layer, share))[1]
+            gradients |= self._mean(partial(self._forwards.along_site, layer))[1]
             moved.append(self._forwards.moved_whole(layer, self._readout) - self.base)  # [metric example]
         explained = [self._forwards.scores(grid.site, layer, gradients).sum((-1, -2)).numpy() for layer in layers]
         return self._by_cell(grid, gradients), np.stack(explained, axis=1) - np.stack(moved, axis=1)
