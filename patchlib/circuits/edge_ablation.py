@@ -69,6 +69,14 @@ class EdgeAblation:
 
     Raises:
         SweepError: As ``attribute_edges``; an unknown source or metric.
+
+    Example:
+        With no edge cut it is the model, with every edge cut what it makes of the corrupted prompts:
+
+        >>> ablation = patchlib.EdgeAblation(model, task)
+        >>> every, none = ablation.graph.exists, ablation.graph.exists & False
+        >>> ablation.measure([every, none]).mean(axis=1).round(1)  # mean logit difference over prompts
+        array([ 4.4, -3.1], dtype=float32)
     """
 
     def __init__(

@@ -181,11 +181,16 @@ class Readout:
         values = [self._metric_values(name, metric, logits, origin) for name, metric in self.metrics.items()]
         return torch.stack(values).cpu()
 
+    def _by_name(
+        self, metric: Metric, logits: Float[Tensor, "cell example read read_vocab"]
+    ) -> Float[Tensor, "cell example"]:
+        return metric(logits[:, :, -1], self.answers, self.clean_logits)
+
     def _metric_values(
         self, name: str, metric: Callable[..., Tensor], logits: Tensor, origin: str
     ) -> Float[Tensor, "cell example"]:
         if metric in METRICS.values():
-            values = metric(logits[:, :, -1], self.answers, self.clean_logits)
+            values = self._by_name(metric, logits)
         else:
             values = torch.stack([scores(name, metric, rows, self.pairs, self.n_all) for rows in logits])
         values = values.float().cpu()
@@ -199,7 +204,7 @@ class Readout:
         """One metric of a forward that has a graph, with its own; SweepError for a metric that has no gradient."""
         metric = self.metrics[name]
         if metric in METRICS.values():
-            values = metric(logits[:, :, -1], self.answers, self.clean_logits)
+            values = self._by_name(metric, logits)
         elif metric is task_metric and self.pairs.compute_metric is not None:
             given = [self.pairs.compute_metric(logits[0, i : i + 1], i) for i in range(len(self.pairs))]
             values = torch.stack([value if isinstance(value, Tensor) else logits.new_tensor(value) for value in given])

@@ -65,6 +65,12 @@ def edges() -> Any:
 
 
 @functools.cache
+def edge_ablation() -> patchlib.EdgeAblation:
+    """The corrupted prompts' outputs for what is cut."""
+    return patchlib.EdgeAblation(model(), pairs())
+
+
+@functools.cache
 def ablation() -> patchlib.Ablation:
     """Zeros for what is knocked out."""
     return patchlib.Ablation(model(), pairs(), source="zero")
@@ -215,6 +221,43 @@ def public() -> dict[str, Public]:
         "classify_ioi_head": Public(patchlib.classify_ioi_head, {"layer": 9, "head": 9}),
         "sweep": Public(patchlib.sweep, {**task, "site": "z", "over": ("layer", "head"), "neurons": None, **sweep}),
         "path_patch": Public(patchlib.path_patch, {**task, "receivers": "logits", "over": ("layer", "head"), **sweep}),
+        "attribute": Public(
+            patchlib.attribute,
+            {
+                **task,
+                "site": "q",
+                "over": ("layer", "head"),
+                "method": "gradient",
+                "steps": 2,
+                "along": "inputs",
+                "rule": "left",
+                "fix_attention": True,
+                "drop_layers": True,
+                "check_top": 2,
+                **{name: value for name, value in sweep.items() if name not in ("engine", "checkpoint", "executor")},
+            },
+        ),
+        "EdgeAblation": Public(
+            patchlib.EdgeAblation,
+            {**task, "source": "resample", "reference": pairs(), "seed": 0, "metric": "prob", "batch_tokens": 512},
+        ),
+        "EdgeAblation.measure": Public(edge_ablation().measure, {"kept": [edge_ablation().graph.exists]}),
+        "edge_circuit": Public(
+            patchlib.edge_circuit,
+            {"scores": edges(), "n_edges": 9, "choose": "greedy", "ranking": "signed", "of": "edges"},
+        ),
+        "faithfulness_curve": Public(
+            patchlib.faithfulness_curve,
+            {
+                "ablation": edge_ablation(),
+                "scores": edges(),
+                "shares": [0.5],
+                "nodes": True,
+                "n_random": 1,
+                "complement": True,
+                "seed": 0,
+            },
+        ),
         "attribute_edges": Public(
             patchlib.attribute_edges,
             {
