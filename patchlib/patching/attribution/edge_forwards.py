@@ -111,7 +111,7 @@ class EdgeForwards(PatchedForwards):
 
         hooks: Hooks = [(name, partial(add, name=name)) for name in {self.graph.read_hook(e.reader) for e in edges}]
         hooks += [(name, partial(listen, name=name)) for name in {SITES[e.reader.site].hook_name(layer) for e in edges}]
-        stop = {} if layer == self.graph.n_layers - 1 else {"stop_at_layer": layer + 1}
+        stop: dict[str, Any] = {} if layer == self.graph.n_layers - 1 else {"stop_at_layer": layer + 1}
         self._resume(hooks, len(edges), layer, start, **stop)
         read = [made[SITES[edge.reader.site].hook_name(layer)][i] for i, edge in enumerate(edges)]
         return [row if e.head is None else row[:, :, e.head] for e, row in zip(edges, read, strict=True)]

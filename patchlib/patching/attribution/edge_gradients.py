@@ -197,7 +197,7 @@ def _pulled_back(
     reader, made = readers[0], kept[SITES[readers[0].site].hook_name(readers[0].layer)]
     if reader.site == "final":
         return gradient[None]
-    rows = []
+    rows: list[Tensor] = []
     for reader in readers:
         row = gradient
         if reader.head is not None:  # of this head alone: the others' q, k and v are of other receivers
@@ -225,11 +225,12 @@ def check_readers(model: TransformerBridge, graph: EdgeGraph) -> None:
 
 @asked_once
 def _readers_are_all(model: TransformerBridge, graph: EdgeGraph) -> bool:
-    base, other = probe_tokens(model).split(1)
+    base, other = (row[None] for row in probe_tokens(model))
     grid = EdgeGrid(SITES["mlp_out"], {}, list(range(graph.n_layers)), graph=graph, chosen=[])
     forwards = EdgeForwards(model, grid, PromptBatch(base, other), Work(fast=False))
     with torch.enable_grad():
         kept, logits = _forward_with_graph(forwards, Point("resid_pre", 0, 0.0, 1.0))
         scalar = logits.square().sum()
     (whole,) = torch.autograd.grad(scalar, kept[SITES["resid_pre"].hook_name(0)], retain_graph=True)
-    return alike(sum(gradient.sum(0) for _, gradient in _by_readers(graph, kept, scalar)), whole)
+    parts = [gradient.sum(0) for _, gradient in _by_readers(graph, kept, scalar)]
+    return alike(torch.stack(parts).sum(0), whole)

@@ -152,7 +152,7 @@ def written(model: TransformerBridge, sender: Sender, activation: Tensor) -> Ten
     """``[... d_model]``: what a sender adds to the stream, but for a bias, of the activation at its site."""
     if sender.head is None:
         return activation.float()
-    weight = model.blocks[sender.layer].attn.W_O[sender.head]  # [d_head d_model]
+    weight: Tensor = model.blocks[sender.layer].attn.W_O[sender.head]  # [d_head d_model]
     return activation.select(-2, sender.head).float() @ weight.float()  # of [... head d_head]
 
 

@@ -24,8 +24,14 @@ def edge_table(result: xr.Dataset, top_k: int | None = 20, metric: str | None = 
         SweepError: The result does not have that metric or no scores, or ``top_k`` is below 1.
 
     Example:
-        >>> result = patchlib.attribute_edges(model, task, progress=False)
-        >>> patchlib.edge_table(result, top_k=3).round(2)
+        The largest edge is a head that writes the answer; its group's values are what the first MLP made of names:
+
+        >>> edges = [("L23H3", "logits"), ("MLP0", "v of L23KV1"), ("embed", "MLP0")]
+        >>> result = patchlib.attribute_edges(model, task, edges=edges, progress=False)
+        >>> patchlib.edge_table(result, top_k=2).round(2)
+          sender     receiver  score  share
+        0  L23H3       logits   3.31   0.44
+        1   MLP0  v of L23KV1   1.81   0.24
     """
     if top_k is not None:
         check_count("top_k", top_k)
@@ -35,4 +41,5 @@ def edge_table(result: xr.Dataset, top_k: int | None = 20, metric: str | None = 
     contrast = contrast if result.attrs["direction"] == "denoise" else -contrast
     table = scores.rename("score").reset_coords(drop=True).to_dataframe().dropna().reset_index()
     table = table.assign(share=table.score / contrast)
-    return table.sort_values("score", key=abs, ascending=False, ignore_index=True)[:top_k]
+    largest: pd.DataFrame = table.sort_values("score", key=abs, ascending=False, ignore_index=True)[:top_k]
+    return largest

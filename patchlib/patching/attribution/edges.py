@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -95,11 +95,23 @@ def attribute_edges(
         TaskError: As ``sweep``.
 
     Example:
-        Which edges tell the answer, and is the first of them what it seems to be?
+        The largest estimates: two heads that write the answer or against it, and an MLP that is read as values.
+        Patched, the two edges to the logits do what was estimated, and the third four fifths of it:
 
         >>> result = patchlib.attribute_edges(model, task, progress=False)
         >>> table = patchlib.edge_table(result, top_k=3)
-        >>> largest = list(zip(table.sender, table.receiver))
+        >>> table.round(2)
+          sender     receiver  score  share
+        0  L23H3       logits   3.31   0.44
+        1  L24H4       logits  -1.93  -0.26
+        2   MLP0  v of L23KV1   1.81   0.24
+        >>> edges = list(zip(table.sender, table.receiver))
+        >>> exact = patchlib.attribute_edges(model, task, "exact", edges=edges, progress=False)
+        >>> patchlib.edge_table(exact).round(2)
+          sender     receiver  score  share
+        0  L23H3       logits   3.32   0.44
+        1  L24H4       logits  -1.91  -0.26
+        2   MLP0  v of L23KV1   1.45   0.19
     """
     pairs = as_pairs(model, task)
     check_choice("method", method, get_args(Method))
@@ -111,7 +123,11 @@ def attribute_edges(
     donors = resolve_donors(model, pairs, direction, source, reference, source_seed)
     metrics = resolve_metrics(metric, pairs)
     how = resolve_how(model, pairs, "auto", batch_tokens, None, progress, None)
-    values = {"sender": list(map(str, graph.senders)), "receiver": list(map(str, graph.readers)), **axes}
+    values: dict[str, list[Any]] = {
+        "sender": list(map(str, graph.senders)),
+        "receiver": list(map(str, graph.readers)),
+        **axes,
+    }
     grid = EdgeGrid(SITES["mlp_out"], values, list(range(graph.n_layers)), graph=graph, chosen=chosen)
     experiment = EdgeExperiment(model, pairs, grid, donors, metrics, how)
     n_gradients = {"eap": 1, "exact": 0}.get(method, steps)
