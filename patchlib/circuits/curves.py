@@ -34,7 +34,7 @@ class FaithfulnessCurve:
 
     Attributes:
         table: A row for each circuit: ``of`` ("edges" or "nodes"), ``ranking`` ("signed", "magnitude", "random 1" ...,
-            or with " complement" behind: all edges but the circuit's), ``share`` (of all edges or nodes that were
+            or "magnitude complement": all edges but those), ``share`` (of all edges or nodes that were
             chosen), ``n_edges`` (left after pruning), ``metric`` (its mean), ``faithfulness`` (mean of the metric above
             the floor / that of the model), ``ci_low``, ``ci_high`` (95% bootstrap over prompts), ``n`` (prompts).
         areas: A row for each ``of`` and ``ranking``: ``cpr``, the area under the curve, of which more is better
@@ -87,7 +87,7 @@ def faithfulness_curve(
         shares: Of the edges (or nodes) that are chosen, each above 0 and at most 1, in growing order.
         nodes: Circuits of nodes too.
         n_random: How many random rankings.
-        complement: What is left without each circuit, too.
+        complement: Also what is left without each circuit by magnitude.
         seed: Of the random rankings.
 
     Returns:
@@ -122,7 +122,7 @@ def faithfulness_curve(
             kept = largest(ranked, n, "magnitude" if ranking == "magnitude" else "signed")
             kept = pruned(graph, kept if of == "edges" else of_nodes(graph, kept))
             chosen.append((of, ranking, share, kept))
-            if complement and share < 1:
+            if complement and ranking == "magnitude" and share < 1:
                 chosen.append((of, f"{ranking} complement", share, graph.exists & ~kept))
     none = np.zeros_like(graph.exists)
     measured = ablation.measure([graph.exists, none, *(kept for *_, kept in chosen)]).astype(np.float64)
