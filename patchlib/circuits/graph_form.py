@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,14 +132,15 @@ def file_content(path: str | os.PathLike[str], where: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:  # no file, a folder, no text, no JSON
         mend = "give a graph that EAP-IG's to_json or patchlib.write_graph wrote"
         raise SweepError(f"{where} cannot be read as JSON ({first_line(error)}): {mend}.") from error
-    kinds = {part: content.get(part) for part in ("cfg", "nodes", "edges")} if isinstance(content, dict) else {}
-    if not kinds or not all(isinstance(kind, dict) for kind in kinds.values()):
+    parts = [content.get(part) for part in ("cfg", "nodes", "edges")] if isinstance(content, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts):
         raise SweepError(f"{where} is no graph of EAP-IG's: it lacks cfg, nodes and edges, each with names in it.")
-    if content.get("n_pos") is not None:
+    graph: dict[str, Any] = content
+    if graph.get("n_pos") is not None:
         raise SweepError(f"{where} is a graph by positions, which is not read: give one of all positions together.")
-    if "neurons" in content or any("neurons" in node for node in kinds["nodes"].values() if isinstance(node, dict)):
+    if "neurons" in graph or any("neurons" in node for node in graph["nodes"].values() if isinstance(node, dict)):
         raise SweepError(f"{where} is a graph of neurons, which edges cannot hold: give one of edges, or of nodes.")
-    return content
+    return graph
 
 
 def told_form(content: dict[str, Any]) -> str:
@@ -176,7 +176,7 @@ def told_score(value: Any, name: str, where: str) -> float:
     """A finite number; 0 where there is none, as MIB reads it."""
     if value is None:
         return 0.0
-    if not isinstance(value, Real) or isinstance(value, bool) or not abs(value) <= LARGEST_FLOAT:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= LARGEST_FLOAT:
         raise SweepError(f"In {where}, the score of {name} must be a finite number, not {shown(value)}.")
     return float(value)
 

@@ -120,6 +120,6 @@ def drawn_task(
     """The prompts that ``prompt`` draws, given their numbers; ``roles`` are at the same position in all of them."""
     n, rng = check_count("n_prompts", n_prompts, error=TaskError, most=MOST_PROMPTS), random.Random(seed)
     clean, corrupted, right, wrong = zip(*(prompt(i, rng) for i in range(n)), strict=True)
-    answers = list(zip(right, wrong, strict=True))
-    named = {role: [position] * n for role, position in roles.items()}
+    answers = torch.tensor(list(zip(right, wrong, strict=True)))  # [example 2]
+    named = {role: torch.full((n,), position) for role, position in roles.items()}
     return PromptPairs(clean, corrupted, answers, roles=named, name=model.cfg.model_name, seed=seed)
