@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -380,6 +382,13 @@ def test_a_model_that_gives_no_gradient_says_so():
             weight.data = weight.data.clone()
     with pytest.raises(patchlib.SweepError, match=r"gives no gradients .* use patchlib.sweep"):
         attribute(model, random_rows(), "z", ("layer", "head"))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "neox", "bloom"])
+def test_no_graph_stays_with_the_model(kind):
+    model = load_tiny(kind)
+    attribute(model, make_pairs(model), "z", ("layer", "head"))
+    copy.deepcopy(model)  # which fails on a tensor that has a graph
 
 
 def test_unknown_sieves_are_refused():

@@ -7,7 +7,6 @@ Faithfulness", section 3) the gradient is a mean over points between the two run
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -205,16 +204,6 @@ def _pulled_back(
             row[:, :, reader.head] = gradient[:, :, reader.head]
         rows += torch.autograd.grad(made, kept[read], row, retain_graph=True)
     return torch.stack(rows)
-
-
-@contextmanager
-def no_graph_left(model: TransformerBridge) -> Iterator[None]:
-    """Let go of the graph: of some architectures TransformerLens keeps the last pattern, and with it all."""
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            model(probe_tokens(model, n_pos=1))
 
 
 def check_readers(model: TransformerBridge, graph: EdgeGraph) -> None:

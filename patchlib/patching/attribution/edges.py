@@ -12,8 +12,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from patchlib._util import check_choice, check_count, listed, shown
 from patchlib.errors import SweepError
 from patchlib.patching.attribution.edge_forwards import EdgeForwards, EdgeGrid
-from patchlib.patching.attribution.edge_gradients import RULES, check_readers, edge_scores, graph_tokens, no_graph_left
+from patchlib.patching.attribution.edge_gradients import RULES, check_readers, edge_scores, graph_tokens
 from patchlib.patching.attribution.edge_graph import EdgeGraph, edge_graph
+from patchlib.patching.attribution.gradients import no_graph_left
 from patchlib.patching.batching import length_batches
 from patchlib.patching.donors import resolve_donors
 from patchlib.patching.experiment import Experiment, resolve_how

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from patchlib.patching.attribution.gradients import no_graph_left
 from patchlib.patching.attribution.scored import Estimate, ScoredPrompts
 from patchlib.patching.batching import example_batches
 from patchlib.patching.experiment import Experiment
@@ -34,7 +35,8 @@ def estimates(experiments: Sequence[Experiment], how: Estimate, progress: Progre
     # Along its activations every site goes a way of its own; all else is read off the same gradients.
     alone = how.method == "integrated" and how.along == "activations"
     groups = [[i] for i in range(len(experiments))] if alone else [list(range(len(experiments)))]
-    with progress_bar(len(first.pairs) * len(groups), f"{first.donors.direction}, estimated", progress) as bar:
+    bar_of = progress_bar(len(first.pairs) * len(groups), f"{first.donors.direction}, estimated", progress)
+    with no_graph_left(first.model), bar_of as bar:
         for examples in batches:
             for group in groups:
                 prompts = ScoredPrompts([experiments[i] for i in group], examples, how)

@@ -23,6 +23,7 @@ from patchlib.patching.donors import PromptBatch
 from patchlib.patching.engine import PatchedForwards
 from patchlib.patching.grid import Grid
 from patchlib.patching.metrics import Readout
+from patchlib.patching.probes import probe_tokens
 from patchlib.patching.sites import SITES, Site
 from patchlib.patching.unpatched import Activations, Hooks, Work
 
@@ -194,6 +195,16 @@ class GradientForwards(PatchedForwards):
     def can_differ(self) -> Bool[Tensor, "example pos"]:
         """Where a row's two prompts are no longer alike."""
         return self._can_differ
+
+
+@contextmanager
+def no_graph_left(model: TransformerBridge) -> Iterator[None]:
+    """Let go of the graph: of some architectures TransformerLens keeps the last pattern, and with it all."""
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            model(probe_tokens(model, n_pos=1))
 
 
 def no_gradient(model: TransformerBridge, error: RuntimeError) -> str:
