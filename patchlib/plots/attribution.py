@@ -1,0 +1,269 @@
+"""Figures of estimates beside what patching gives, of circuits of edges, and of what such circuits keep."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import xarray as xr
+
+from patchlib._util import check_count, check_kind
+from patchlib.circuits.curves import FaithfulnessCurve
+from patchlib.circuits.edge_circuits import graph_of, nodes_of
+from patchlib.circuits.exchange import helpfulness
+from patchlib.errors import SweepError
+from patchlib.patching.attribution.agreement import paired_effects
+from patchlib.patching.attribution.edge_graph import EdgeGraph, Reader, Sender
+from patchlib.plots.style import AXIS, GREY, LEGEND, LINES, PALE, RED, SILENT, add_band, side_by_side, style
+from patchlib.plots.wording import DIRECTIONS, METRIC_NAMES
+
+BLUE = LINES[0]
+DASHES = {"q": "dash", "k": "dot"}
+"""Of edges into queries and keys; all others have solid lines."""
+CURVES = {
+    ("edges", ""): ("edges", LINES[0], "solid"),
+    ("nodes", ""): ("nodes", LINES[1], "solid"),
+    ("edges", " complement"): ("all but these edges", LINES[0], "dot"),
+    ("nodes", " complement"): ("all but these nodes", LINES[1], "dot"),
+}
+"""(of, end of the ranking) -> name, colour and dashes of its line."""
+
+
+def estimate_against_exact(
+    estimates: Mapping[str, xr.Dataset] | xr.Dataset,
+    exact: xr.Dataset | None = None,
+    top_k: int = 5,
+    title: str = "Estimated against exact effects",
+) -> go.Figure:
+    """Each cell's estimated effect against the one that patching gives; a panel for each estimate.
+
+    On the dashed line an estimate is right. The largest misses are named.
+
+    Args:
+        estimates: From ``attribute``; or several of the same cells by name.
+        exact: From ``sweep`` of the same cells; when None, each estimate's own checked cells (``check_top``).
+        top_k: How many of the largest misses are named; 0 for none.
+        title: Of the figure.
+
+    Returns:
+        A point for each cell: the exact effect across, the estimated one upward, on the same axes in all panels.
+
+    Raises:
+        SweepError: As ``agreement``; a count below 0.
+
+    Example:
+        >>> estimate = patchlib.attribute(model, task, "mlp_out", ("layer",), check_top=30, progress=False)
+        >>> figure = patchlib.plots.estimate_against_exact(estimate, top_k=1)
+        >>> [name for name in figure.data[0].text if name]
+        ['L0']
+    """
+    check_count("top_k", top_k, least=0)
+    paired = paired_effects(estimates, exact)
+    named = {"": estimates} if isinstance(estimates, xr.Dataset) else estimates
+    both = pd.concat([pairs[["estimated", "exact"]] for pairs in paired.values()]).to_numpy()
+    low, high = (float(both.min()), float(both.max())) if both.size else (0.0, 1.0)
+    ends = [low - 0.08 * (high - low), high + 0.08 * (high - low)]
+    figure = side_by_side(named)
+    for column, pairs in enumerate(paired.values(), start=1):
+        panel, miss = {"row": 1, "col": column}, (pairs.estimated - pairs.exact).to_numpy()
+        is_top = np.isin(np.arange(len(miss)), np.argsort(-abs(miss), kind="stable")[:top_k])
+        line = {"color": GREY, "dash": "dash", "width": 1}
+        figure.add_scatter(x=pairs.exact.round(4), y=pairs.estimated.round(4), mode="markers+text", **panel)
+        # Away from the middle of the axis, so that a name is not cut off at its end.
+        sides = np.where(pairs.exact > (low + high) / 2, "middle left", "middle right")
+        figure.data[-1].update(
+            marker={"size": np.where(is_top, 9, 6), "color": np.where(is_top, RED, BLUE), "opacity": 0.75},
+            text=np.where(is_top, pairs.cell, "").tolist(),
+            textposition=sides,
+            textfont={"size": 11},
+            customdata=pairs.cell,
+            hovertemplate="%{customdata}<br>exact %{x:.3f}<br>estimated %{y:.3f}<extra></extra>",
+            showlegend=False,
+        )
+        figure.add_scatter(x=ends, y=ends, mode="lines", line=line, **SILENT, **panel)
+        figure.update_xaxes(title="exact effect", **panel)
+    figure.update_xaxes(AXIS, range=ends).update_yaxes(AXIS, range=ends)
+    figure.update_yaxes(title="estimated effect", row=1, col=1)
+    return style(figure, title, _about_estimates(named, top_k), 480, above=20 * any(named))
+
+
+def _about_estimates(named: Mapping[str, xr.Dataset], top_k: int) -> str:
+    first = next(iter(named.values()))
+    n, attrs = first.sizes["example"], first.attrs
+    metric = str(first.metric.values[0])
+    patched = f"{DIRECTIONS[attrs['direction']]}, {attrs['site']}, {METRIC_NAMES.get(metric, metric)}, {n} prompt pairs"
+    misses = f"; red: the {top_k} largest misses of each" if top_k else ""
+    return f"{patched}, {attrs.get('model', '')}; dashed: estimated = exact{misses}"
+
+
+def edge_graph(
+    scores: xr.Dataset, circuit: xr.DataArray, most: int = 60, title: str = "The circuit's edges"
+) -> go.Figure:
+    """A circuit of edges: heads and MLPs across, layers up, the embedding below and the logits on top.
+
+    Blue edges support the behaviour and red ones work against it, the thicker the more. Lines into queries are dashed,
+    those into keys dotted; an edge into keys or values that heads share leads to each of these heads that writes to
+    another node shown here.
+
+    Args:
+        scores: From ``attribute_edges`` or ``read_graph``.
+        circuit: From ``edge_circuit``, True where an edge is kept.
+        most: How many of its edges are drawn at most, those with the largest scores.
+        title: Of the figure.
+
+    Returns:
+        A line for each edge and a mark for each node.
+
+    Raises:
+        SweepError: These are no scores of edges or no circuit of theirs, or ``most`` is below 1.
+
+    Example:
+        >>> scores = patchlib.attribute_edges(model, task, progress=False)
+        >>> figure = patchlib.plots.edge_graph(scores, patchlib.edge_circuit(scores, 60), most=12)
+        >>> "L23H3" in figure.data[-1].text, figure.layout.yaxis.ticktext[-1]
+        (True, 'logits')
+    """
+    check_count("most", most)
+    graph, score = graph_of(scores), helpfulness(scores).values
+    kept = check_circuit(graph, circuit)
+    size = np.where(kept, abs(score), -np.inf)
+    drawn = np.zeros(kept.size, dtype=bool)
+    drawn[np.argsort(-size, axis=None, kind="stable")[: min(most, int(kept.sum()))]] = True
+    edges = np.argwhere(drawn.reshape(kept.shape))
+    edges = edges[np.argsort(size[tuple(edges.T)], kind="stable")]  # the largest last, on top of the others
+    senders = {graph.senders[i] for i, _ in edges}
+    figure = go.Figure()
+    largest = float(size.max()) if len(edges) else 1.0
+    nodes: set[Sender | Reader] = {Sender("resid_pre", 0), graph.readers[-1], *senders}
+    hovers: list[tuple[float, float, str]] = []
+    for i, j in edges:
+        sender, reader = graph.senders[i], graph.readers[j]
+        # Heads that share keys stand for them where they are in the picture, or else the first of them does.
+        shared: list[Sender] = nodes_of(graph, reader)
+        hearing = [node for node in shared if node in senders] or shared[:1] or [reader]
+        for node in hearing:
+            nodes.add(node)
+            x, y = _curve(_point(graph, sender), _point(graph, node))
+            line = {"color": BLUE if score[i, j] > 0 else RED, "width": round(1 + 5 * abs(score[i, j]) / largest, 2)}
+            line["dash"] = DASHES.get(reader.site, "solid")
+            figure.add_scatter(x=x, y=y, mode="lines", line=line, opacity=0.55, **SILENT)
+            hovers.append((x[len(x) // 2], y[len(y) // 2], f"{sender} to {reader}: {score[i, j]:+.3f}"))
+    if hovers:  # lines cannot be hovered over between their points
+        middle_x, middle_y, text = zip(*hovers, strict=True)
+        look = {"marker": {"size": 10, "opacity": 0}, "hovertemplate": "%{text}<extra></extra>", "showlegend": False}
+        figure.add_scatter(x=middle_x, y=middle_y, mode="markers", text=text, **look)
+    _draw_nodes(figure, graph, nodes)
+    step = 5 if graph.n_layers > 16 else 1
+    layers = list(range(0, graph.n_layers, step))
+    names = {"tickvals": [-2, *layers, graph.n_layers + 1], "ticktext": ["input", *map(str, layers), "logits"]}
+    figure.update_yaxes(names, title="layer", gridcolor=PALE, zeroline=False, range=[-3, graph.n_layers + 2])
+    step = max(1, graph.n_heads // 12)
+    heads = list(range(0, graph.n_heads, step))
+    figure.update_xaxes(tickvals=[*heads, graph.n_heads + 0.5], ticktext=[*(f"H{head}" for head in heads), "MLP"])
+    figure.update_xaxes(title="head", showgrid=False, zeroline=False, range=[-0.8, graph.n_heads + 1.6])
+    n, metric = scores.sizes.get("example"), str(scores.metric.values[0]) if "metric" in scores else "score"
+    about = [f"{len(edges)} of the circuit's {int(kept.sum())} edges, of {int(graph.exists.sum())} in all"]
+    about += [scores.attrs.get("method", ""), METRIC_NAMES.get(metric, metric), f"{n} prompt pairs" if n else ""]
+    said = f"{', '.join(filter(None, about))}; blue helps, red hurts; into queries dashed, into keys dotted"
+    return style(figure, title, said, max(480, min(860, 200 + 22 * graph.n_layers)))
+
+
+def check_circuit(graph: EdgeGraph, circuit: xr.DataArray) -> np.ndarray:
+    """Which edges a circuit has; SweepError unless it is one of this graph."""
+    mend = "give what patchlib.edge_circuit returned for these scores"
+    check_kind("A circuit", circuit, xr.DataArray, mend)
+    if circuit.dims != ("sender", "receiver") or circuit.dtype != bool or circuit.shape != graph.exists.shape:
+        raise SweepError(f"This circuit is not one of the scores' edges: {mend}.")
+    return np.asarray(circuit.values & graph.exists)
+
+
+def _point(graph: EdgeGraph, node: Sender | Reader) -> tuple[float, float]:
+    middle = (graph.n_heads - 1) / 2
+    if node.site == "final":
+        return middle, graph.n_layers + 1
+    if node.site == "resid_pre":
+        return middle, -2
+    return (graph.n_heads + 0.5, node.layer + 0.4) if node.head is None else (node.head, node.layer)
+
+
+def _curve(start: tuple[float, float], end: tuple[float, float]) -> tuple[list[float], list[float]]:
+    """A bow between two points, so that a line does not run through the nodes that stand between them."""
+    (x0, y0), (x1, y1) = start, end
+    t = np.linspace(0, 1, 13)
+    bow = 0.12 * abs(y1 - y0) / max(1.0, 0.5 + abs(x1 - x0))  # steep lines have the others below and above them
+    x, y = x0 + (x1 - x0) * t + 4 * min(bow, 0.9) * t * (1 - t), y0 + (y1 - y0) * t
+    return x.round(3).tolist(), y.round(3).tolist()
+
+
+def _draw_nodes(figure: go.Figure, graph: EdgeGraph, nodes: set[Sender | Reader]) -> None:
+    """A mark and a name for each; a head's is its sender's."""
+    ordered = sorted(nodes, key=lambda node: (_point(graph, node)[::-1], str(node)))
+    x, y = zip(*(_point(graph, node) for node in ordered), strict=True)
+    symbols = ["circle" if node.head is not None else "square" for node in ordered]
+    marker = {"size": 9, "symbol": symbols, "color": "#333", "line": {"width": 1, "color": "white"}}
+    figure.add_scatter(x=x, y=y, mode="markers+text", text=[str(node) for node in ordered], marker=marker)
+    figure.data[-1].update(textposition="middle right", textfont={"size": 11}, **SILENT)
+
+
+def faithfulness_curve(
+    curve: FaithfulnessCurve, most: float = 3.0, title: str = "How much of the behaviour circuits of each size have"
+) -> go.Figure:
+    """Faithfulness over the share of edges or nodes that is kept: chosen by size on the left, by sign on the right.
+
+    Pale bands are 95% bootstrap intervals over prompts. Dotted lines are what is left without the circuit; grey lines
+    are circuits drawn at random, the same in both panels.
+
+    Args:
+        curve: From ``faithfulness_curve``.
+        most: The axis ends at most here, and at minus as much, since curves may leave it far behind.
+        title: Of the figure.
+
+    Returns:
+        The share kept across, on a logarithmic axis, and the faithfulness upward.
+
+    Raises:
+        SweepError: Not such a curve.
+
+    Example:
+        >>> scores = patchlib.attribute_edges(model, task, progress=False)
+        >>> ablation = patchlib.EdgeAblation(model, task)
+        >>> curve = patchlib.faithfulness_curve(ablation, scores, shares=[0.05, 1], nodes=False)
+        >>> sorted({trace.name for trace in patchlib.plots.faithfulness_curve(curve).data if trace.name})
+        ['all but these edges', 'edges', 'random edges']
+    """
+    check_kind("A curve", curve, FaithfulnessCurve, "give what patchlib.faithfulness_curve returned")
+    table = curve.table
+    panels = {"magnitude": "by size of the scores", "signed": "by sign: what supports it first"}
+    figure = side_by_side(panels.values())
+    is_random = table.ranking.str.fullmatch(r"random \d+")
+    for column, ranking in enumerate(panels, start=1):
+        panel = {"row": 1, "col": column}
+        for _, rows in table[is_random].groupby("ranking", sort=False):
+            first = column == 1 and rows.ranking.iloc[0] == "random 1"
+            _add_curve(figure, rows, "random edges", GREY, "solid", first, panel)
+        for (of, end), (name, color, dash) in CURVES.items():
+            rows = table[(table.of == of) & (table.ranking == ranking + end)]
+            if len(rows):
+                _add_curve(figure, rows, name, color, dash, column == 1, panel)
+        figure.add_hline(y=1, line={"color": GREY, "width": 1, "dash": "dash"}, **panel)
+        figure.update_xaxes(title="share kept", type="log", tickformat="~%", **panel)
+    low, high = float(table.faithfulness.min()), float(table.faithfulness.max())
+    figure.update_xaxes(gridcolor=PALE, tickvals=[0.001, 0.01, 0.1, 1], ticktext=["0.1%", "1%", "10%", "100%"])
+    figure.update_yaxes(AXIS, range=[max(-most, min(-0.2, low - 0.1)), min(most, max(1.2, high + 0.1))])
+    figure.update_yaxes(title="faithfulness", row=1, col=1)
+    said = f"{curve.protocol}; bands: 95% bootstrap"
+    figure = style(figure, title, said, 520, above=60)
+    return figure.update_layout(legend={**LEGEND, "y": 1.08})
+
+
+def _add_curve(
+    figure: go.Figure, rows: pd.DataFrame, name: str, color: str, dash: str, in_legend: bool, panel: dict[str, int]
+) -> None:
+    """A line through its circuits, with a band around it unless it is one beside which the others stand."""
+    by_share = rows.set_index("share")
+    if dash == "solid" and by_share.ci_low.notna().all():
+        add_band(figure, by_share.ci_low, by_share.ci_high, color, 0.15, name, **panel)
+    look = {"line": {"color": color, "width": 2, "dash": dash}, "marker": {"size": 5}, "mode": "lines+markers"}
+    hover = f"{name}<br>%{{x:.1%}} kept: %{{customdata}} edges<br>faithfulness %{{y:.2f}}<extra></extra>"
+    figure.add_scatter(x=rows.share, y=rows.faithfulness.round(4), customdata=rows.n_edges, name=name, **panel)
+    figure.data[-1].update(look, hovertemplate=hover, legendgroup=name, showlegend=in_legend)
