@@ -20,6 +20,8 @@ from patchlib.plots.wording import DIRECTIONS, METRIC_NAMES
 BLUE = LINES[0]
 DASHES = {"q": "dash", "k": "dot"}
 """Of edges into queries and keys; all others have solid lines."""
+BOWS = {"q": -0.6, "k": 0.2}
+"""How far such lines bend, against 1 of the others, so that two between the same nodes are seen apart."""
 CURVES = {
     ("edges", ""): ("edges", LINES[0], "solid"),
     ("nodes", ""): ("nodes", LINES[1], "solid"),
@@ -66,15 +68,17 @@ def estimate_against_exact(
     figure = side_by_side(named)
     for column, pairs in enumerate(paired.values(), start=1):
         panel, miss = {"row": 1, "col": column}, (pairs.estimated - pairs.exact).to_numpy()
-        is_top = np.isin(np.arange(len(miss)), np.argsort(-abs(miss), kind="stable")[:top_k])
+        top = np.argsort(-abs(miss), kind="stable")[:top_k]
+        is_top = np.isin(np.arange(len(miss)), top)
+        x, y = ((pairs[kind].to_numpy() - ends[0])[top] for kind in ("exact", "estimated"))
+        sides = _placed_names(x, y, pairs.cell.iloc[top].tolist(), ends[1] - ends[0])
+        named_here = {int(top[i]): side for i, side in sides.items()}
         line = {"color": GREY, "dash": "dash", "width": 1}
         figure.add_scatter(x=pairs.exact.round(4), y=pairs.estimated.round(4), mode="markers+text", **panel)
-        # Away from the middle of the axis, so that a name is not cut off at its end.
-        sides = np.where(pairs.exact > (low + high) / 2, "middle left", "middle right")
         figure.data[-1].update(
             marker={"size": np.where(is_top, 9, 6), "color": np.where(is_top, RED, BLUE), "opacity": 0.75},
-            text=np.where(is_top, pairs.cell, "").tolist(),
-            textposition=sides,
+            text=[name if i in named_here else "" for i, name in enumerate(pairs.cell)],
+            textposition=[named_here.get(i, "middle right") for i in range(len(pairs))],
             textfont={"size": 11},
             customdata=pairs.cell,
             hovertemplate="%{customdata}<br>exact %{x:.3f}<br>estimated %{y:.3f}<extra></extra>",
@@ -91,9 +95,35 @@ def _about_estimates(named: Mapping[str, xr.Dataset], top_k: int) -> str:
     first = next(iter(named.values()))
     n, attrs = first.sizes["example"], first.attrs
     metric = str(first.metric.values[0])
-    patched = f"{DIRECTIONS[attrs['direction']]}, {attrs['site']}, {METRIC_NAMES.get(metric, metric)}, {n} prompt pairs"
-    misses = f"; red: the {top_k} largest misses of each" if top_k else ""
-    return f"{patched}, {attrs.get('model', '')}; dashed: estimated = exact{misses}"
+    direction = DIRECTIONS[attrs["direction"]].partition(" ")[0]
+    pairs = "1 prompt pair" if n == 1 else f"{n} prompt pairs"
+    patched = f"{direction}, {attrs['site']}, {METRIC_NAMES.get(metric, metric)}, {pairs}, {attrs.get('model', '')}"
+    misses = f"; red: the {top_k} largest misses" if top_k else ""
+    return f"{patched}; dashed: both equal{misses}"
+
+
+def _placed_names(x: np.ndarray, y: np.ndarray, names: list[str], extent: float) -> dict[int, str]:
+    """Where each name stands beside its point, in axis units of this extent; a name without room is left out."""
+    placed: dict[int, str] = {}
+    boxes: list[tuple[float, float, float]] = []
+    for i, name in enumerate(names):
+        wide, high = 0.02 * extent * (len(name) + 1), 0.045 * extent
+        # (left, bottom) of the name: to the right of the point, to the left, above, below.
+        corners = {
+            "middle right": (x[i], y[i] - high / 2),
+            "middle left": (x[i] - wide, y[i] - high / 2),
+            "top center": (x[i] - wide / 2, y[i]),
+            "bottom center": (x[i] - wide / 2, y[i] - high),
+        }
+        order = list(corners) if x[i] < extent / 2 else ["middle left", "top center", "bottom center"]
+        for side in order:
+            left, low = corners[side]
+            inside = left >= 0 and left + wide <= extent
+            if inside and all(left > a + w or a > left + wide or abs(low - b) > high for a, b, w in boxes):
+                placed[i] = side
+                boxes.append((left, low, wide))
+                break
+    return placed
 
 
 def edge_graph(
@@ -143,8 +173,11 @@ def edge_graph(
         hearing = [node for node in shared if node in senders] or shared[:1] or [reader]
         for node in hearing:
             nodes.add(node)
-            x, y = _curve(_point(graph, sender), _point(graph, node))
-            line = {"color": BLUE if score[i, j] > 0 else RED, "width": round(1 + 5 * abs(score[i, j]) / largest, 2)}
+            x, y = _curve(_point(graph, sender), _point(graph, node), BOWS.get(reader.site, 1.0))
+            line = {
+                "color": BLUE if score[i, j] > 0 else RED,
+                "width": round(float(1 + 5 * abs(score[i, j]) / largest), 2),
+            }
             line["dash"] = DASHES.get(reader.site, "solid")
             figure.add_scatter(x=x, y=y, mode="lines", line=line, opacity=0.55, **SILENT)
             hovers.append((x[len(x) // 2], y[len(y) // 2], f"{sender} to {reader}: {score[i, j]:+.3f}"))
@@ -186,12 +219,12 @@ def _point(graph: EdgeGraph, node: Sender | Reader) -> tuple[float, float]:
     return (graph.n_heads + 0.5, node.layer + 0.4) if node.head is None else (node.head, node.layer)
 
 
-def _curve(start: tuple[float, float], end: tuple[float, float]) -> tuple[list[float], list[float]]:
+def _curve(start: tuple[float, float], end: tuple[float, float], bend: float) -> tuple[list[float], list[float]]:
     """A bow between two points, so that a line does not run through the nodes that stand between them."""
     (x0, y0), (x1, y1) = start, end
     t = np.linspace(0, 1, 13)
     bow = 0.12 * abs(y1 - y0) / max(1.0, 0.5 + abs(x1 - x0))  # steep lines have the others below and above them
-    x, y = x0 + (x1 - x0) * t + 4 * min(bow, 0.9) * t * (1 - t), y0 + (y1 - y0) * t
+    x, y = x0 + (x1 - x0) * t + 4 * bend * min(bow, 0.9) * t * (1 - t), y0 + (y1 - y0) * t
     return x.round(3).tolist(), y.round(3).tolist()
 
 
@@ -201,8 +234,11 @@ def _draw_nodes(figure: go.Figure, graph: EdgeGraph, nodes: set[Sender | Reader]
     x, y = zip(*(_point(graph, node) for node in ordered), strict=True)
     symbols = ["circle" if node.head is not None else "square" for node in ordered]
     marker = {"size": 9, "symbol": symbols, "color": "#333", "line": {"width": 1, "color": "white"}}
-    figure.add_scatter(x=x, y=y, mode="markers+text", text=[str(node) for node in ordered], marker=marker)
-    figure.data[-1].update(textposition="middle right", textfont={"size": 11}, **SILENT)
+    figure.add_scatter(x=x, y=y, mode="markers", text=[str(node) for node in ordered], marker=marker, **SILENT)
+    for node in ordered:  # on a pale ground, since lines run below them
+        label = {"xanchor": "left", "xshift": 6, "font": {"size": 11}, "bgcolor": "rgba(255,255,255,0.75)"}
+        x0, y0 = _point(graph, node)
+        figure.add_annotation(x=x0, y=y0, text=str(node), showarrow=False, borderpad=0, **label)
 
 
 def faithfulness_curve(
@@ -246,7 +282,7 @@ def faithfulness_curve(
             if len(rows):
                 _add_curve(figure, rows, name, color, dash, column == 1, panel)
         figure.add_hline(y=1, line={"color": GREY, "width": 1, "dash": "dash"}, **panel)
-        figure.update_xaxes(title="share kept", type="log", tickformat="~%", **panel)
+        figure.update_xaxes(title="share of edges, or of nodes, kept", type="log", tickformat="~%", **panel)
     low, high = float(table.faithfulness.min()), float(table.faithfulness.max())
     figure.update_xaxes(gridcolor=PALE, tickvals=[0.001, 0.01, 0.1, 1], ticktext=["0.1%", "1%", "10%", "100%"])
     figure.update_yaxes(AXIS, range=[max(-most, min(-0.2, low - 0.1)), min(most, max(1.2, high + 0.1))])

@@ -17,6 +17,9 @@ from patchlib.plots.takeaways import of_estimates
 from patchlib.plots.wording import interval
 from patchlib.widgets.drawing import Live, Shown, live, wide
 
+RANKINGS = {"magnitude": "size", "signed": "sign"}
+"""What edges are chosen by -> what readers are shown."""
+
 
 def estimate_explorer(estimates: Mapping[str, Mapping[int, xr.Dataset]], exact: xr.Dataset) -> Live:
     """Pick a method and its steps, and see its estimates beside the exact effects.
@@ -109,7 +112,9 @@ def edge_explorer(scores: Mapping[str, xr.Dataset], curves: Mapping[str, Faithfu
     sizes = [(f"{share:.2%}".replace(".00%", "%"), share) for share in shares]
     controls = {
         "method": wide(ipywidgets.Dropdown, "Edges by", options=list(scores)),
-        "ranking": wide(ipywidgets.Dropdown, "Ranking", options=[("size", "magnitude"), ("sign", "signed")]),
+        "ranking": wide(
+            ipywidgets.Dropdown, "Ranking", options=[(name, ranking) for ranking, name in RANKINGS.items()]
+        ),
         "share": wide(ipywidgets.SelectionSlider, "Share kept", options=sizes),
     }
 
@@ -119,7 +124,7 @@ def edge_explorer(scores: Mapping[str, xr.Dataset], curves: Mapping[str, Faithfu
         n_edges = max(1, int(share * int(scores[method].score.isel(metric=0, example=0).notnull().sum())))
         circuit = edge_circuit(scores[method], n_edges, ranking=ranking)  # type: ignore[arg-type]
         size = f"{share:.2%}".replace(".00%", "%")
-        figure = edge_graph(scores[method], circuit, 40, title=f"{method}: {size} of the edges")
+        figure = edge_graph(scores[method], circuit, 40, title=f"{method}: {size} of the edges, by {RANKINGS[ranking]}")
         said = f"{n_edges} edges chosen, of which {kept.n_edges} are connected: faithfulness {kept.faithfulness:.2f}"
         shown = table.assign(share=size).set_index("ranking")[["share", "n_edges", "faithfulness", "ci_low", "ci_high"]]
         return [figure, f"{said}{interval(kept)}, n = {kept.n}.", shown.round(2)]
