@@ -65,6 +65,18 @@ def edges() -> Any:
 
 
 @functools.cache
+def toy() -> patchlib.toys.Toy:
+    """One whose circuit is known."""
+    return patchlib.toys.or_gate(n_prompts=2)
+
+
+@functools.cache
+def toy_edges() -> Any:
+    """Edges of the toy."""
+    return patchlib.attribute_edges(toy().model, toy().task, progress=False)
+
+
+@functools.cache
 def estimate() -> Any:
     """Of all heads, with made-up numbers beside them as exact ones."""
     estimated = patchlib.attribute(model(), pairs(), "z", ("layer", "head"), progress=False)
@@ -389,6 +401,7 @@ def public() -> dict[str, Public]:
         "attention_view": Public(
             patchlib.widgets.attention_view, {"model": model(), "prompts": ["Mary and John"], "layer_heads": HEADS}
         ),
+        "toys.auroc": Public(patchlib.toys.auroc, {"scores": toy_edges(), "toy": toy()}),
         "agreement": Public(patchlib.agreement, {"estimates": estimate(), "exact": None, "top_k": 3}),
         "estimate_explorer": Public(
             patchlib.widgets.estimate_explorer, {"estimates": {"gradient": {1: estimate()}}, "exact": result()}

@@ -240,7 +240,7 @@ def test_the_estimate_explorer_shows_the_method_and_steps_that_are_picked(model,
     shown.control("Misses named").value = 0
     assert not any(shown.figures()[0]["data"][0]["text"])
     for wrong in ({}, {"gradient": {}}):
-        with pytest.raises(SweepError, match="give {method"):
+        with pytest.raises(SweepError, match=r"give \{method"):
             estimate_explorer(wrong, result)
 
 
