@@ -150,8 +150,8 @@ def edge_graph(
     Example:
         >>> scores = patchlib.attribute_edges(model, task, progress=False)
         >>> figure = patchlib.plots.edge_graph(scores, patchlib.edge_circuit(scores, 60), most=12)
-        >>> "L23H3" in figure.data[-1].text, figure.layout.yaxis.ticktext[-1]
-        (True, 'logits')
+        >>> print(figure.layout.title.subtitle.text)
+        12 of the circuit's ... edges, of 70651 in all, eap, logit difference, 4 prompt pairs; blue helps, ...
     """
     check_count("most", most)
     graph, score = graph_of(scores), helpfulness(scores).values

@@ -65,6 +65,7 @@ def test_a_perfect_and_an_inverted_estimate(exact):
     table = patchlib.agreement({"right": right, "turned": turned}, right)
     assert table.pearson.round(6).tolist() == table.spearman.round(6).tolist() == [1, -1]
     assert table.top_k_shared.tolist() == [10, 10]  # of the size
+    assert (table.largest_miss["turned"], table.largest_miss_at["turned"]) == (-24, "L2H3")
     flat = patchlib.agreement(made_up(truth * 0, exact), right).iloc[0]
     assert np.isnan(flat.pearson) and np.isnan(flat.spearman)
     assert "Pearson undefined" in takeaways.of_estimates(made_up(truth * 0, exact), right)
@@ -199,7 +200,7 @@ def test_a_curve_that_leaves_1_again_is_faithful_only_from_there_on():
 @pytest.mark.parametrize("name", ["or_gate", "and_gate", "induction", "backup"])
 def test_auroc_counts_pairs(name):
     toy = getattr(toys, name)(n_prompts=6)
-    scores = patchlib.attribute_edges(toy.model, toy.task, progress=False)
+    scores = patchlib.attribute_edges(toy.model, toy.task, direction="noise", progress=False)
     size = abs(scores.score.isel(metric=0).mean("example")).to_series().dropna()
     true = [value for edge, value in size.items() if edge in toy.edges]
     false = [value for edge, value in size.items() if edge not in toy.edges]

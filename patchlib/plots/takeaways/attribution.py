@@ -71,7 +71,7 @@ def of_gap(estimate: xr.Dataset) -> str:
         >>> how = {"method": "integrated", "steps": 20, "progress": False}
         >>> estimate = patchlib.attribute(model, task, "z", ("layer", "head"), layers=[20], **how)
         >>> print(patchlib.plots.takeaways.of_gap(estimate))
-        Scores of the whole way sum to ... of 7.49 in the mean; a prompt's sum is off by ...% to ...% of it.
+        Scores of the whole way sum to 7.4... of 7.4... in the mean; a prompt's sum is off by 0% to ...% of it.
     """
     check_kind("An estimate", estimate, xr.Dataset, "give what patchlib.attribute returned")
     if "gap" not in estimate:
