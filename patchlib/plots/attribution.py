@@ -149,7 +149,7 @@ def edge_graph(
 
     Example:
         >>> scores = patchlib.attribute_edges(model, task, progress=False)
-        >>> figure = patchlib.plots.edge_graph(scores, patchlib.edge_circuit(scores, 60), most=12)
+        >>> figure = patchlib.plots.edge_graph(scores, patchlib.edge_circuit(scores, 3000), most=12)
         >>> print(figure.layout.title.subtitle.text)
         12 of the circuit's ... edges, of 70651 in all, eap, logit difference, 4 prompt pairs; blue helps, ...
     """
