@@ -71,7 +71,7 @@ def estimate_against_exact(
         top = np.argsort(-abs(miss), kind="stable")[:top_k]
         is_top = np.isin(np.arange(len(miss)), top)
         x, y = ((pairs[kind].to_numpy() - ends[0])[top] for kind in ("exact", "estimated"))
-        sides = _placed_names(x, y, pairs.cell.iloc[top].tolist(), ends[1] - ends[0])
+        sides = _placed_names(x, y, pairs.cell.iloc[top].tolist(), ends[1] - ends[0], len(paired))
         named_here = {int(top[i]): side for i, side in sides.items()}
         line = {"color": GREY, "dash": "dash", "width": 1}
         figure.add_scatter(x=pairs.exact.round(4), y=pairs.estimated.round(4), mode="markers+text", **panel)
@@ -102,12 +102,12 @@ def _about_estimates(named: Mapping[str, xr.Dataset], top_k: int) -> str:
     return f"{patched}; dashed: both equal{misses}"
 
 
-def _placed_names(x: np.ndarray, y: np.ndarray, names: list[str], extent: float) -> dict[int, str]:
-    """Where each name stands beside its point, in axis units of this extent; a name without room is left out."""
+def _placed_names(x: np.ndarray, y: np.ndarray, names: list[str], extent: float, n_panels: int) -> dict[int, str]:
+    """Where each name stands beside its point, on axes of this extent in units; a name without room is left out."""
     placed: dict[int, str] = {}
     boxes: list[tuple[float, float, float]] = []
     for i, name in enumerate(names):
-        wide, high = 0.02 * extent * (len(name) + 1), 0.045 * extent
+        wide, high = 0.01 * n_panels * extent * (len(name) + 1), 0.045 * extent
         # (left, bottom) of the name: to the right of the point, to the left, above, below.
         corners = {
             "middle right": (x[i], y[i] - high / 2),
@@ -222,10 +222,10 @@ def _point(graph: EdgeGraph, node: Sender | Reader) -> tuple[float, float]:
 def _curve(start: tuple[float, float], end: tuple[float, float], bend: float) -> tuple[list[float], list[float]]:
     """A bow between two points, so that a line does not run through the nodes that stand between them."""
     (x0, y0), (x1, y1) = start, end
-    t = np.linspace(0, 1, 13)
+    t = np.linspace(0, 1, 9)
     bow = 0.12 * abs(y1 - y0) / max(1.0, 0.5 + abs(x1 - x0))  # steep lines have the others below and above them
     x, y = x0 + (x1 - x0) * t + 4 * bend * min(bow, 0.9) * t * (1 - t), y0 + (y1 - y0) * t
-    return x.round(3).tolist(), y.round(3).tolist()
+    return x.round(2).tolist(), y.round(2).tolist()
 
 
 def _draw_nodes(figure: go.Figure, graph: EdgeGraph, nodes: set[Sender | Reader]) -> None:
