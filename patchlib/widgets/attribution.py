@@ -12,7 +12,8 @@ from patchlib.circuits.curves import FaithfulnessCurve
 from patchlib.circuits.edge_circuits import edge_circuit
 from patchlib.errors import SweepError
 from patchlib.patching.attribution.agreement import agreement
-from patchlib.plots.attribution import edge_graph, estimate_against_exact
+from patchlib.plots.attribution import estimate_against_exact
+from patchlib.plots.edges import edge_graph
 from patchlib.plots.takeaways import of_estimates
 from patchlib.plots.wording import interval
 from patchlib.widgets.drawing import Live, Shown, live, wide
