@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
-from patchlib._util import check_count, check_kind
+from patchlib._util import check_count, check_kind, check_number
 from patchlib.circuits.curves import FaithfulnessCurve
 from patchlib.patching.attribution.agreement import paired_effects
 from patchlib.plots.style import AXIS, GREY, LEGEND, LINES, PALE, RED, SILENT, add_band, side_by_side, style
@@ -135,7 +135,7 @@ def faithfulness_curve(
         The share kept across, on a logarithmic axis, and the faithfulness upward.
 
     Raises:
-        SweepError: Not such a curve.
+        SweepError: Not such a curve, or ``most`` is below 1.
 
     Example:
         >>> scores = patchlib.attribute_edges(model, task, progress=False)
@@ -145,6 +145,7 @@ def faithfulness_curve(
         ['all but these edges', 'edges', 'random edges']
     """
     check_kind("A curve", curve, FaithfulnessCurve, "give what patchlib.faithfulness_curve returned")
+    check_number("most", most, 1)
     table = curve.table
     panels = {"magnitude": "by size of the scores", "signed": "by sign: what supports it first"}
     figure = side_by_side(panels.values())

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from patchlib._util import check_kind, check_text
+from patchlib._util import check_count, check_kind, check_text
 from patchlib.circuits.curves import FaithfulnessCurve
 from patchlib.circuits.edge_circuits import edge_circuit
 from patchlib.errors import SweepError
@@ -49,6 +49,8 @@ def estimate_explorer(estimates: Mapping[str, Mapping[int, xr.Dataset]], exact: 
         check_text("A method's name", method)
         if not check_kind("A method's estimates", estimates[method], Mapping, mend):
             raise SweepError(f"The method {method!r} has no estimate: {mend}.")
+        for steps in estimates[method]:
+            check_count("steps", steps, 0)
     named = {(method, steps): result for method, some in estimates.items() for steps, result in some.items()}
     if not named:
         raise SweepError(f"There is nothing to explore: {mend}.")

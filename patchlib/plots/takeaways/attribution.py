@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from patchlib._util import check_count, check_kind
+from patchlib._util import check_count, check_fraction, check_kind
 from patchlib.circuits.curves import FaithfulnessCurve
 from patchlib.errors import SweepError
 from patchlib.patching.attribution.agreement import agreement, paired_effects
@@ -131,7 +131,7 @@ def of_curve(curve: FaithfulnessCurve, least: float = 0.8) -> str:
         A sentence for edges and one for nodes where there are any, and one for random circuits.
 
     Raises:
-        SweepError: Not such a curve.
+        SweepError: Not such a curve, or ``least`` is no fraction.
 
     Example:
         >>> scores = patchlib.attribute_edges(model, task, progress=False)
@@ -141,6 +141,7 @@ def of_curve(curve: FaithfulnessCurve, least: float = 0.8) -> str:
         Edges by size ... CPR ... CMD ...
     """
     check_kind("A curve", curve, FaithfulnessCurve, "give what patchlib.faithfulness_curve returned")
+    check_fraction("least", least)
     areas = curve.areas.set_index(["of", "ranking"])
     sentences = []
     for of in curve.areas.of.unique():
