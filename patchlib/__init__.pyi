@@ -57,6 +57,7 @@ from .models.default import DEFAULT_MODEL as DEFAULT_MODEL
 from .models.load import load_model as load_model
 from .models.load import weights_hash as weights_hash
 from .models.names import list_models as list_models
+from .patching.attribution.agreement import agreement as agreement
 from .patching.attribution.attribute import attribute as attribute
 from .patching.attribution.edge_table import edge_table as edge_table
 from .patching.attribution.edges import attribute_edges as attribute_edges

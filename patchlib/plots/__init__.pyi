@@ -4,8 +4,11 @@ from .ablations import backup_scatter as backup_scatter
 from .ablations import completeness_scatter as completeness_scatter
 from .ablations import knock_out_strip as knock_out_strip
 from .ablations import minimality_bar as minimality_bar
+from .attribution import estimate_against_exact as estimate_against_exact
+from .attribution import faithfulness_curve as faithfulness_curve
 from .circuits import circuit_graph as circuit_graph
 from .circuits import writers as writers
+from .edges import edge_graph as edge_graph
 from .heads import attention as attention
 from .heads import loss_by_position as loss_by_position
 from .heads import measures_against as measures_against

@@ -82,11 +82,13 @@ def add_line(figure: go.Figure, layers: Sequence[int], effects: Sequence[float],
     figure.add_scatter(x=layers, y=np.round(effects, 4), name=name, legendgroup=name, **look)
 
 
-def add_band(figure: go.Figure, lows: pd.Series, highs: pd.Series, color: str, opacity: float, name: str = "") -> None:
+def add_band(
+    figure: go.Figure, lows: pd.Series, highs: pd.Series, color: str, opacity: float, name: str = "", **panel: int
+) -> None:
     """A pale band between two lines over the same index, shown and hidden with the line of this name."""
     x, y = [*lows.index, *lows.index[::-1]], np.round([*highs, *lows[::-1]], 4)
     band = {"fill": "toself", "fillcolor": color, "opacity": opacity, "mode": "none", **SILENT}
-    figure.add_scatter(x=x, y=y, legendgroup=name, **band)
+    figure.add_scatter(x=x, y=y, legendgroup=name, **band, **panel)
 
 
 def effect_by_layer(figure: go.Figure, title: str, subtitle: str, n_layers: int) -> go.Figure:

@@ -71,6 +71,37 @@ def edge_ablation() -> patchlib.EdgeAblation:
 
 
 @functools.cache
+def toy() -> patchlib.toys.Toy:
+    """One whose circuit is known."""
+    return patchlib.toys.or_gate(n_prompts=2)
+
+
+@functools.cache
+def toy_edges() -> Any:
+    """Edges of the toy."""
+    return patchlib.attribute_edges(toy().model, toy().task, progress=False)
+
+
+@functools.cache
+def estimate() -> Any:
+    """Of all heads, with made-up numbers beside them as exact ones."""
+    estimated = patchlib.attribute(model(), pairs(), "z", ("layer", "head"), progress=False)
+    return estimated.assign(exact_effect=estimated.effect * 0.9)
+
+
+@functools.cache
+def integrated() -> Any:
+    """Of all heads, along the way of the inputs."""
+    return patchlib.attribute(model(), pairs(), "z", ("layer", "head"), method="integrated", steps=2, progress=False)
+
+
+@functools.cache
+def curve() -> patchlib.FaithfulnessCurve:
+    """Of circuits of edges of two sizes."""
+    return patchlib.faithfulness_curve(edge_ablation(), edges(), shares=[0.5, 1])
+
+
+@functools.cache
 def ablation() -> patchlib.Ablation:
     """Zeros for what is knocked out."""
     return patchlib.Ablation(model(), pairs(), source="zero")
@@ -158,6 +189,19 @@ def drawn() -> dict[str, Public]:
         "position_heatmap": (plots.position_heatmap, swept | {"result": by_pos}),
         "layer_lines": (plots.layer_lines, {**lines, **titled}),
         "top_bar": (plots.top_bar, swept | {"top_k": 2}),
+        "estimate_against_exact": (
+            plots.estimate_against_exact,
+            {"estimates": {"gradient": estimate()}, "exact": None, "top_k": 2, **titled},
+        ),
+        "edge_graph": (
+            plots.edge_graph,
+            {"scores": edges(), "circuit": patchlib.edge_circuit(edges(), 30), "most": 20, **titled},
+        ),
+        "plots.faithfulness_curve": (plots.faithfulness_curve, {"curve": curve(), "most": 3.0, **titled}),
+        "of_estimates": (takeaways.of_estimates, {"estimates": estimate(), "exact": None, "top_k": 3}),
+        "of_gap": (takeaways.of_gap, {"estimate": integrated()}),
+        "of_edges": (takeaways.of_edges, {"scores": edges(), "top_k": 2}),
+        "of_curve": (takeaways.of_curve, {"curve": curve(), "least": 0.8}),
         "of_writers": (takeaways.of_writers, attributed),
         "of_inputs": (takeaways.of_inputs, {"discovery": discovery()}),
         "of_head_types": (takeaways.of_head_types, {"discovery": discovery()}),
@@ -399,6 +443,14 @@ def public() -> dict[str, Public]:
         "head_explorer": Public(patchlib.widgets.head_explorer, {**task, "result": result(), "head_types": None}),
         "attention_view": Public(
             patchlib.widgets.attention_view, {"model": model(), "prompts": ["Mary and John"], "layer_heads": HEADS}
+        ),
+        "toys.auroc": Public(patchlib.toys.auroc, {"scores": toy_edges(), "toy": toy()}),
+        "agreement": Public(patchlib.agreement, {"estimates": estimate(), "exact": None, "top_k": 3}),
+        "estimate_explorer": Public(
+            patchlib.widgets.estimate_explorer, {"estimates": {"gradient": {1: estimate()}}, "exact": result()}
+        ),
+        "edge_explorer": Public(
+            patchlib.widgets.edge_explorer, {"scores": {"eap": edges()}, "curves": {"eap": curve()}}
         ),
         "circuit_builder": Public(patchlib.widgets.circuit_builder, {"ablation": ablation(), "circuit": circuit()}),
         "prompt_playground": Public(

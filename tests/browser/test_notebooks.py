@@ -154,3 +154,23 @@ def test_04_induction_heads(lab):
     view.pick("Prompt", "Harry Potter was a wizard. Everyone knew Harry Potter")
     view.wait_for("on prompt 1")
     goes_through_heads(lab.control(1))
+
+
+def test_05_attribution(lab):
+    estimates = lab.control(0)
+    estimates.wait_for("gradient: estimated against exact")
+    estimates.pick("Method", "integrated")
+    estimates.wait_for("integrated: estimated against exact")
+    estimates.press("Steps", "ArrowRight")
+    estimates.wait_for("integrated, 2 steps: estimated against exact")
+    estimates.press("Misses named", "Home")
+    estimates.wait_for_rows(4)
+    edges = lab.control(1)
+    first = edges.title(0)
+    edges.press("Share kept", "ArrowRight")
+    edges.wait_for_change(0, first)
+    edges.wait_for_text("edges chosen, of which")
+    edges.pick("Edges by", "eap")
+    edges.wait_for("eap: ")
+    edges.pick("Ranking", "sign")
+    edges.wait_for("by sign")

@@ -45,7 +45,7 @@ ENGINE = ("tests/patching/test_engine.py", "tests/patching/test_exactness.py")
 COSTS, BY_HAND = "tests/patching/test_costs.py", "tests/patching/test_by_hand.py"
 SWEEPS, DONORS = "tests/patching/test_sweeps.py", "tests/patching/test_donors.py"
 PATHS, CHECKPOINT = "tests/patching/test_paths.py", "tests/patching/test_checkpoint.py"
-EDGES = "tests/patching/test_edges.py"
+EDGES, DRAWN = "tests/patching/test_edges.py", "tests/plots/test_attribution.py"
 PLACEMENT = "tests/models/test_placement.py"
 MORE_SITES = "tests/patching/test_more_sites.py"
 CIRCUIT, CRITERIA = "tests/circuits/test_circuit.py", "tests/circuits/test_criteria_by_hand.py"
@@ -154,6 +154,20 @@ FAULTS = (
         ("[:, None, :, None]  # before the window", "[:, None, :, None] * 0 + 1  # before the window"),
         ("(0, 0, forwards.start, 0)", "(0, 0, 0, forwards.start)"),
         ("if not _readers_are_all(model, graph):", "if False:"),
+    ),
+    *faults(
+        f"{PATCHING}/attribution/agreement.py",
+        (DRAWN,),
+        ("set(abs(pairs[kind]).nlargest(k).index)", "set(pairs[kind].nlargest(k).index)"),
+        ("miss = pairs.estimated - pairs.exact", "miss = pairs.exact - pairs.estimated"),
+        ("if differ or exact.metric", "if exact.metric"),
+        ("abs(miss).to_numpy().argmax()", "miss.to_numpy().argmax()"),
+    ),
+    *faults(
+        "patchlib/toys/truth.py",
+        (DRAWN,),
+        ("size = abs(score.sum(positions, min_count=1))", "size = score.sum(positions, min_count=1)"),
+        ("mannwhitneyu(size[is_true], size[~is_true])", "mannwhitneyu(size[~is_true], size[is_true])"),
     ),
     # ---- Engine
     *faults(

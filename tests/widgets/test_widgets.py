@@ -18,7 +18,16 @@ from patchlib import Circuit, SweepError
 from patchlib._util import cell_name, head_name
 from patchlib.circuits.ablation import Ablation
 from patchlib.plots.style import PLOTLY_MIME
-from patchlib.widgets import attention_view, circuit_builder, head_explorer, live, prompt_playground, result_explorer
+from patchlib.widgets import (
+    attention_view,
+    circuit_builder,
+    edge_explorer,
+    estimate_explorer,
+    head_explorer,
+    live,
+    prompt_playground,
+    result_explorer,
+)
 from patchlib.widgets.pickers import CellPicker
 from patchlib.widgets.playground import answer_token
 from tests.helpers import contrast_pairs, make_pairs
@@ -209,6 +218,49 @@ def test_the_circuit_builder_tests_what_is_ticked(model, monkeypatch):
     assert shown.texts()[0] == "Left out: L0H1 (early), L2H3 (late)."
     shown.control("early").value = True
     assert shown.texts()[0] == "Left out: L2H3 (late)." and shown.control("L0H1").value
+
+
+def test_the_estimate_explorer_shows_the_method_and_steps_that_are_picked(model, result, monkeypatch):
+    task = contrast_pairs(model)
+
+    def estimate(**how):
+        return patchlib.attribute(model, task, "z", ("layer", "head"), progress=False, **how)
+
+    by_steps = {steps: estimate(method="integrated", steps=steps) for steps in (2, 5)}
+    shown = Shown(estimate_explorer({"gradient": {1: estimate()}, "integrated": by_steps}, result), monkeypatch)
+    assert shown.titles() == ["gradient: estimated against exact"]
+    shown.control("Steps").value = 5
+    assert shown.titles() == ["gradient: estimated against exact"]  # it has no steps
+    shown.control("Method").value = "integrated"
+    assert shown.titles() == ["integrated, 5 steps: estimated against exact"]
+    row = patchlib.agreement(by_steps[5], result).iloc[0]
+    assert f"Spearman {row.spearman:.2f}" in shown.texts()[0]
+    shown.control("Steps").value = 1
+    assert shown.titles() == ["integrated, 2 steps: estimated against exact"]  # the fewest that there are
+    shown.control("Misses named").value = 0
+    assert not any(shown.figures()[0]["data"][0]["text"])
+    for wrong in ({}, {"gradient": {}}):
+        with pytest.raises(SweepError, match=r"give \{method"):
+            estimate_explorer(wrong, result)
+
+
+def test_the_edge_explorer_shows_size_and_faithfulness_of_what_is_picked(model, monkeypatch):
+    task = contrast_pairs(model)
+    scores = patchlib.attribute_edges(model, task, progress=False)
+    curve = patchlib.faithfulness_curve(patchlib.EdgeAblation(model, task), scores, shares=[0.1, 0.5, 1])
+    shown = Shown(edge_explorer({"eap": scores}, {"eap": curve}), monkeypatch)
+    assert shown.titles() == ["eap: 10% of the edges, by size"]
+    shown.control("Share kept").value = 0.5
+    for label, ranking in (("size", "magnitude"), ("sign", "signed")):
+        shown.control("Ranking").label = label
+        table = curve.table[(curve.table.of == "edges") & (curve.table.share == 0.5)].set_index("ranking")
+        row = table.loc[ranking]
+        assert f"{row.n_edges} are connected: faithfulness {row.faithfulness:.2f}" in shown.texts()[0]
+        assert shown.titles() == [f"eap: 50% of the edges, by {label}"]
+        drawn_of = shown.figures()[0]["layout"]["title"]["subtitle"]["text"]
+        assert f"of the circuit's {row.n_edges} edges" in drawn_of
+    with pytest.raises(SweepError, match="under the same names"):
+        edge_explorer({"eap": scores}, {"other": curve})
 
 
 def wait_until(done, seconds=60):
