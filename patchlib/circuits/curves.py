@@ -50,12 +50,13 @@ class FaithfulnessCurve:
         >>> toy = patchlib.toys.induction()
         >>> scores = patchlib.attribute_edges(toy.model, toy.task, "eap-ig-inputs", progress=False)
         >>> curve = patchlib.faithfulness_curve(patchlib.EdgeAblation(toy.model, toy.task), scores, shares=[0.05, 1])
-        >>> curve.table[curve.table.ranking == "magnitude"][["of", "share", "n_edges", "faithfulness"]].round(2)
-               of  share  n_edges  faithfulness
-        3   edges   0.05        5           1.0
-        5   edges   1.00      110           1.0
-        9   nodes   0.05        1           0.0
-        11  nodes   1.00      110           1.0
+        >>> by_size = curve.table[curve.table.ranking == "magnitude"]
+        >>> print(by_size[["of", "share", "n_edges", "faithfulness"]].round(2).to_string(index=False))
+           of  share  n_edges  faithfulness
+        edges   0.05        5           1.0
+        edges   1.00      110           1.0
+        nodes   0.05        1           0.0
+        nodes   1.00      110           1.0
     """
 
     table: pd.DataFrame
