@@ -610,7 +610,7 @@ FAULTS = (
         ("tests/circuits/test_exchange.py",),
         ('1 if site == "q" else self.group', 'self.group if site == "q" else 1'),
         ("                if self.parallel:", "                if not self.parallel:"),
-        ("head % self.group == self.group - 1", "head % self.group == 0"),
+        ("head // n_in_group", "head % n_in_group"),
         ("isinstance(value, bool) or not abs(value)", "not abs(value)"),
     ),
     *faults(
