@@ -109,10 +109,14 @@ class RunFolder:
         log = (self.path / "log.txt").read_text("utf-8", errors="replace")
         return next((line for line in reversed(log.split("\n")) if line.strip()), None)
 
-    def clean(self) -> None:
-        """Remove what a killed process left half written, and the manifest of an earlier attempt."""
-        for stale in (*self.path.glob("*.manifest.json"), *self.path.glob(".*.tmp")):
-            stale.unlink(missing_ok=True)
+    def clean(self, *, manifests: bool = True) -> None:
+        """Remove what a killed process left half written, and the manifest of an earlier attempt.
+
+        Under the lock of the status, whose next one may be half written just now by whoever interrupts the run.
+        """
+        with alone(self.path, "status", wait=PATIENCE):
+            for stale in (*self.path.glob(".*.tmp"), *(self.path.glob("*.manifest.json") if manifests else ())):
+                stale.unlink(missing_ok=True)
 
     def update(self, *, unless_over: bool = False, **values: Any) -> dict[str, Any]:
         """Change some of the status as it is on disk now, and return it; or leave that of a run that has ended.

@@ -27,6 +27,7 @@ import patchlib
 from patchlib import RunError, read_grid, run_grid
 from patchlib.cli import main, say
 from patchlib.runs.execute.provenance import code_hash
+from patchlib.runs.files import alone
 from patchlib.runs.folder import RunFolder
 from patchlib.runs.grid import attempt, schedule
 from tests.runs.small_grid import grid_writer
@@ -403,3 +404,16 @@ def test_the_drivers_memory_is_flat_over_200_processes_with_a_stub_for_the_noteb
     told_again: list = []
     run_grid(runs, tmp_path, told=told_again.append)
     assert not told_again
+
+
+def test_cleaning_waits_for_a_status_that_is_being_written(tmp_path):
+    """A worker that begins a run does not take away what an interrupt is just writing there."""
+    half = tmp_path / ".status.json.1.tmp"
+    with alone(tmp_path, "status"):
+        half.write_text("{}")
+        cleaner = threading.Thread(target=RunFolder(tmp_path).clean)
+        cleaner.start()
+        cleaner.join(0.5)
+        assert half.exists()
+    cleaner.join()
+    assert not half.exists()

@@ -138,8 +138,7 @@ def _child(job: Job, path: Path, token: str, stop: Event | None, again: bool) ->
             _end(child)
     if cut_short:
         if RunFolder(path).status.get("token") in (None, token):  # or another is at work there by now
-            for half in path.glob(".*.tmp"):
-                half.unlink(missing_ok=True)
+            folder.clean(manifests=False)
         return cut_short
     if child.returncode in (0, -signal.SIGINT):
         return _Ended(OK if child.returncode == 0 else "interrupted")
