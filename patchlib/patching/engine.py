@@ -65,7 +65,6 @@ class PatchedForwards(UnpatchedForwards):
                 kwargs["start_at_layer"] = layer
         # TransformerLens puts the stream in at the layer and runs the blocks below all the same: here they pass it on.
         replaced = {
-            **self._fused,
             **dict.fromkeys(self.model.blocks[:layer], shortcuts.hand_on(shortcuts.n_block_outputs(self.model))),
             **(instead or {}),
         }
@@ -124,7 +123,8 @@ class PatchedForwards(UnpatchedForwards):
             arriving = first.count(layer)  # perhaps none
             stream = self._window(self._base[f"blocks.{layer if arriving else first[0]}.hook_resid_pre"], start)
             block, n_before = self.model.blocks[layer], bisect_left(first, layer) * self.n_examples
-            forwards[block] = shortcuts.joined(block.forward, n_before, stream.repeat(arriving, 1, 1))
+            n_rows = len(cells) * self.n_examples
+            forwards[block] = shortcuts.joined(block.forward, n_before, n_rows, stream.repeat(arriving, 1, 1))
         return forwards
 
     @torch.no_grad()

@@ -100,7 +100,9 @@ class Experiment:
     def start_forwards(self, examples: list[int], *, plain: bool = False) -> PatchedForwards:
         """The forwards of some examples (of one length), ready to be patched: the plain way where asked or needed."""
         fast = self.how.why_plain is None and not plain
-        work = Work(fast, Reads.of(self.metrics, self.pairs), self.how.batch_tokens)
+        # What is swept the fast way takes logits_to_keep, and so can the few cells that are checked the plain way.
+        reads, all_logits = Reads.of(self.metrics, self.pairs), self.how.why_plain is not None
+        work = Work(fast, reads, self.how.batch_tokens, all_logits)
         prompts = self.donors.batch(self.pairs, examples)
         if self.receivers is None:
             kind = HeadValueForwards if self.grid.site.name == "head_v" else PatchedForwards

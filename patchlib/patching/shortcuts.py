@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
-from transformers.activations import NewGELUActivation
+from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
+from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation, SiLUActivation
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from patchlib._util import first_line
@@ -109,30 +110,29 @@ def hand_on(n_outputs: int | None) -> Forward:
     return forward
 
 
-def joined(forward: Forward, n_before: int, arriving: Float[Tensor, "row pos d_model"]) -> Forward:
-    """A block's forward of the rows that have come to it; those behind them wait for a block of their own.
+def joined(forward: Forward, n_before: int, n_rows: int, arriving: Float[Tensor, "row pos d_model"]) -> Forward:
+    """A block's forward of the rows that have come to it; the others enter at a block of their own.
 
     Args:
         forward: The block's own.
         n_before: How many rows come from the block below.
+        n_rows: How many there will be in the end, for which masks and positions were made.
         arriving: The stream with which the next rows enter here.
     """
+    n_live = n_before + len(arriving)
 
-    def live(argument: Any, n_live: int, n_rows: int) -> Any:
+    def live(argument: Any) -> Any:
         """What there is of the live rows in an argument: a mask, or a tuple of positions' rotations."""
         if isinstance(argument, tuple | list):
-            return type(argument)(live(part, n_live, n_rows) for part in argument)
+            return type(argument)(map(live, argument))
         return argument[:n_live] if isinstance(argument, Tensor) and argument.shape[:1] == (n_rows,) else argument
 
     def of_live_rows(*args: Any, **kwargs: Any) -> Any:
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
-        stream = torch.cat([hidden[:n_before], arriving.to(hidden)])  # [row pos d_model]
-        sizes = len(stream), len(hidden)
-        cut = {name: live(value, *sizes) for name, value in kwargs.items() if name != "hidden_states"}
-        output = forward(stream, *live(args[1:], *sizes), **cut)
-        first = output[0] if isinstance(output, tuple) else output
-        first = torch.cat([first, hidden[len(stream) :].to(first)])  # the rows that wait move on with the others
-        return (first, *output[1:]) if isinstance(output, tuple) else first
+        # Of what the first block is given, no row is from below; later ones are given the live rows only.
+        stream = torch.cat([hidden[:n_before], arriving.to(hidden)]) if n_before else arriving.to(hidden)
+        cut = {name: live(value) for name, value in kwargs.items() if name != "hidden_states"}
+        return forward(stream, *live(args[1:]), **cut)  # [row pos d_model]
 
     return of_live_rows
 
@@ -165,10 +165,42 @@ def at_the_end(forward: Forward) -> Forward:
     return last_position
 
 
-def fused_activations(model: TransformerBridge) -> dict[torch.nn.Module, Forward]:
-    """GPT-2's GELU in one kernel, where transformers spells the same formula out in eight: a sixth of a forward."""
-    gelu = partial(torch.nn.functional.gelu, approximate="tanh")
-    return {module: gelu for module in model.original_model.modules() if type(module) is NewGELUActivation}
+def lean_modules(model: TransformerBridge) -> dict[torch.nn.Module, Forward]:
+    """Modules that compute the same in fewer kernels: together a tenth of a forward.
+
+    TransformerLens spells LayerNorm out, to have hooks at its scale and its normalised input, where no site lies; torch
+    has one kernel for it. GPT-2's GELU is spelt out by transformers in eight. And an activation function can write into
+    its input, which nothing reads afterwards, instead of into memory that the system must first clear.
+    """
+    lean: dict[torch.nn.Module, Forward] = {}
+    for module in model.modules():
+        if isinstance(module, NormalizationBridge) and is_plain_layer_norm(module):
+            lean[module] = partial(_layer_norm, module)
+    for module in model.original_model.modules():
+        if type(module) in ACTIVATIONS:
+            lean[module] = ACTIVATIONS[type(module)]
+    return lean
+
+
+ACTIVATIONS: dict[type[torch.nn.Module], Forward] = {
+    NewGELUActivation: partial(torch.ops.aten.gelu_.default, approximate="tanh"),
+    GELUTanh: partial(torch.ops.aten.gelu_.default, approximate="tanh"),
+    GELUActivation: torch.ops.aten.gelu_.default,
+    SiLUActivation: torch.ops.aten.silu_.default,
+}
+"""Activation functions of transformers, in one kernel and in place."""
+
+
+def is_plain_layer_norm(norm: NormalizationBridge) -> bool:
+    """Whether TransformerLens computes what the model's own LayerNorm does."""
+    own = norm.original_component
+    return type(own) is torch.nn.LayerNorm and not norm.uses_weight_offset and own.eps == norm.config.eps
+
+
+def _layer_norm(norm: NormalizationBridge, hidden: Float[Tensor, "batch pos d_model"], **_: Any) -> Tensor:
+    own, given = norm.original_component, norm.hook_in(hidden)  # where resid_mid is patched
+    output: Tensor = norm.hook_out(own(given))
+    return output
 
 
 def unembedding_of(model: TransformerBridge, vocab: Int[Tensor, " read_vocab"]) -> dict[torch.nn.Module, Forward]:

@@ -34,11 +34,13 @@ class Work(NamedTuple):
         fast: Use the shortcuts; else run every patched forward whole.
         reads: Which of the logits are read.
         batch_tokens: Tokens in one forward of donors.
+        unembeds_all: Let a plain forward give all logits, though only the last are read: what any model can.
     """
 
     fast: bool = True
     reads: Reads = Reads()
     batch_tokens: int = BATCH_TOKENS["cpu"]
+    unembeds_all: bool = True
 
 
 class UnpatchedForwards:
@@ -56,6 +58,7 @@ class UnpatchedForwards:
 
     def __init__(self, model: TransformerBridge, grid: Grid, prompts: PromptBatch, work: Work) -> None:
         self.model, self.site, self.fast, self.reads = model, grid.site, work.fast, work.reads
+        self._keeps_last = work.fast or not work.unembeds_all
         self.n_examples, self.n_pos = prompts.base.shape
         self.layers = sorted(set(grid.layers))
         self.base_tokens, other_tokens = (tokens.to(model.cfg.device) for tokens in (prompts.base, prompts.other))
@@ -70,7 +73,7 @@ class UnpatchedForwards:
         self.start = min(n_alike, self.n_pos - 1) if self.fast else 0
         vocab = self.reads.vocab
         self._unembedding = shortcuts.unembedding_of(model, vocab) if self.fast and vocab is not None else {}
-        self._fused = shortcuts.fused_activations(model) if self.fast else {}
+        self._lean = shortcuts.lean_modules(model) if self.fast else {}
         with torch.no_grad():
             prefix, prefix_logits = self._shared_prefix()
             # In one forward, on the same keys and values, so that what is alike in the two is so to the bit.
@@ -143,14 +146,14 @@ class UnpatchedForwards:
 
     def _forward(self, given: Tensor, hooks: Hooks, cache: Cache | None, **kwargs: Any) -> Tensor:
         """Logits of tokens, or of a stream, on top of the keys and values of a cache; only those that are read."""
-        if self.fast and self.reads.last_only:
+        if self.reads.last_only and self._keeps_last:
             kwargs["logits_to_keep"] = 1
             # Cut out by position, the rows lie apart in memory, and a product with them is ten times slower.
             hooks = [*hooks, ("unembed.hook_in", lambda stream, hook: stream.contiguous())]
         going_on: AbstractContextManager[dict[str, Any]] = nullcontext({})
         if cache is not None:
             going_on = shortcuts.going_on_from(self.model, cache)
-        with shortcuts.forwards(self._unembedding), going_on as arguments:
+        with shortcuts.forwards(self._lean | self._unembedding), going_on as arguments:
             logits: Tensor = self.model.run_with_hooks(given, fwd_hooks=hooks, **arguments, **kwargs)
         return logits
 
