@@ -83,7 +83,7 @@ FAULTS = (
         f"{PATCHING}/shortcuts.py",
         (PLACEMENT,),
         ("for module, forward in before.items():", "for module, forward in ():"),
-        ("hidden[len(stream) :].to(first)", "hidden[len(stream) :]"),
+        ("arriving.to(hidden)])", "arriving])"),
     ),
     *faults(
         f"{CIRCUITS}/streams.py",
@@ -241,7 +241,12 @@ FAULTS = (
         ENGINE,
         ("forward(hidden[:, -1:].contiguous()", "forward(hidden[:, :1].contiguous()"),
         ("(0, 0, hidden.shape[1] - 1, 0)", "(0, 0, 0, hidden.shape[1] - 1)"),
-        ('approximate="tanh"', 'approximate="none"'),
+        (
+            'NewGELUActivation: partial(torch.ops.aten.gelu_.default, approximate="tanh")',
+            "NewGELUActivation: torch.ops.aten.gelu_.default",
+        ),
+        ("norm.hook_in(hidden)", "hidden"),
+        (" and own.eps == norm.config.eps", ""),
         ("layer.values[:n_examples, :, :n_pos]", "layer.keys[:n_examples, :, :n_pos]"),
         ("torch.unflatten(new, 0, (-1, len(shared)))", "torch.unflatten(new, 0, (len(shared), -1)).transpose(0, 1)"),
         ('del module.__dict__["forward"]', "pass"),

@@ -9,8 +9,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
 
 import patchlib
+from patchlib.patching import shortcuts
 from patchlib.patching.batching import cell_batches, patch_batches
 from patchlib.patching.donors import PromptBatch
 from patchlib.patching.engine import PatchedForwards
@@ -46,6 +48,29 @@ def start(kind, name, base, other, reads, fast=True) -> PatchedForwards:
     grid = Grid(SITES[name], {}, [0, 1, 2])
     forwards = HeadValueForwards if name == "head_v" else PatchedForwards
     return forwards(load_tiny(kind), grid, PromptBatch(base, other), Work(fast, reads))
+
+
+@pytest.mark.parametrize(
+    ("kind", "n_norms"), [("gpt2", 7), ("neox", 7), ("opt", 7), ("llama", 0), ("gemma2", 0)]
+)  # LayerNorms only: two a layer and the last
+@torch.no_grad()
+def test_lean_modules_give_what_the_model_gives(kind, n_norms):
+    model = load_tiny(kind)
+    lean = shortcuts.lean_modules(model)
+    assert sum(isinstance(module, NormalizationBridge) for module in lean) == n_norms
+    assert len(lean) > n_norms or kind == "opt"  # whose activation function, ReLU, is left alone
+    tokens = torch.arange(12).view(2, 6)
+    with shortcuts.forwards(lean):
+        logits = model(tokens)
+    torch.testing.assert_close(logits, model(tokens), atol=ATOL, rtol=0)
+
+
+def test_a_layer_norm_whose_epsilon_transformer_lens_reads_otherwise_is_left_to_it(monkeypatch):
+    model = load_tiny("gpt2")
+    norm = model.blocks[1].ln2
+    assert norm in shortcuts.lean_modules(model)
+    monkeypatch.setattr(norm.original_component, "eps", 1e-2)
+    assert norm not in shortcuts.lean_modules(model)
 
 
 @few
