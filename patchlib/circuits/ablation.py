@@ -1,7 +1,5 @@
 """The model with some heads' outputs replaced, many sets of heads at once: what a circuit is tested with."""
 
-import random
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -13,6 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import check_choice, check_kind, check_seed, listed
 from patchlib.circuits.circuit import HeadSet
+from patchlib.circuits.reference import like_prompts
 from patchlib.circuits.streams import Read, ablation_hooks, read_under_ablations
 from patchlib.errors import SweepError
 from patchlib.patching.batching import length_batches
@@ -188,34 +187,16 @@ def replacement_of(
         size = int(model.cfg.n_layers), int(model.cfg.n_heads), int(model.cfg.d_head)
         return lambda i: torch.zeros(lengths[i], *size)
 
-    # Alike are prompts of one length and, where both tasks know theirs, of one template: only there does a position
-    # hold the same part of the sentence, so that a mean over prompts is one of like with like.
-    by_template = bool(pairs.groups and reference.groups)
-
-    def kind(task: PromptPairs, i: int) -> tuple[int, str]:
-        return len(task.clean_tokens[i]), task.groups[i] if by_template else ""
-
-    alike: dict[tuple[int, str], list[int]] = defaultdict(list)
-    for j in range(len(reference)):
-        alike[kind(reference, j)].append(j)
-    kinds = [kind(pairs, i) for i in range(len(pairs))]
-    for i, (length, template) in enumerate(kinds):
-        if not alike[length, template]:
-            raise SweepError(
-                f"{reference.name!r} has no prompt like prompt {i} ({length} tokens, template {template or 'any'!r}): "
-                "give a reference with more prompts."
-            )
-
+    alike = like_prompts(pairs, reference)
     if source == "resample":
-        draw = random.Random(seed)
-        chosen = [draw.choice(alike[key]) for key in kinds]
+        chosen = alike.drawn(seed)
         outputs = {j: head_outputs(model, reference.clean_tokens[j][None], batch_tokens)[0] for j in set(chosen)}
         return lambda i: outputs[chosen[i]]
     means = {}
-    for key in sorted(set(kinds)):
-        rows = torch.stack([reference.clean_tokens[j] for j in alike[key]])
-        means[key] = head_outputs(model, rows, batch_tokens).mean(0)
-    return lambda i: means[kinds[i]]
+    for kind in sorted(set(alike.kinds)):
+        rows = torch.stack([reference.clean_tokens[j] for j in alike.of_kind[kind]])
+        means[kind] = head_outputs(model, rows, batch_tokens).mean(0)
+    return lambda i: means[alike.kinds[i]]
 
 
 def head_outputs(
