@@ -96,8 +96,9 @@ class CutForwards(EdgeForwards):
         """What all heads of a layer, or its MLP's norm, make of some streams."""
         streams = streams.to(self._base[SITES["mlp_out"].hook_name(reader.layer)].dtype)
         if reader.site == "mlp_out":
-            name = mlp_norm(self.model, self.graph, reader.layer)
-            read: Tensor = getattr(self.model.blocks[reader.layer], str(name))(streams.flatten(0, 1))
+            norms = mlp_norms(self.model, self.graph)
+            assert norms is not None  # as is_whole says
+            read: Tensor = getattr(self.model.blocks[reader.layer], norms[reader.layer])(streams.flatten(0, 1))
             return torch.unflatten(read, 0, streams.shape[:2])
         return projected(self.model, reader.layer, reads(self.model, reader.layer, streams), reader.site.upper())
 
@@ -259,22 +260,24 @@ def _of_rows(forward: Forward, rows: Tensor) -> Forward:
 
 
 @asked_once
-def mlp_norm(model: TransformerBridge, graph: EdgeGraph, layer: int) -> str | None:
-    """Which norm of the stream gives a layer's MLP its input: its own, or attention's; None where neither does."""
-    reader = graph.readers[[(r.site, r.layer) for r in graph.readers].index(("mlp_out", layer))]
-    names = graph.read_hook(reader), f"blocks.{layer}.mlp.hook_in"
-    seen = recorded(model, probe_tokens(model), list(names))
-    if len(seen) < 2:
-        return None
-    norms = ((name, getattr(model.blocks[layer], name, None)) for name in ("ln2", "ln1"))
-    fits = (name for name, norm in norms if norm is not None and alike(norm(seen[names[0]]), seen[names[1]]))
-    return next(fits, None)
+def mlp_norms(model: TransformerBridge, graph: EdgeGraph) -> list[str] | None:
+    """By layer, the norm of the stream that gives the MLP its input: its own, or attention's; None where one has none."""
+    streams = [graph.read_hook(reader) for reader in graph.readers if reader.site == "mlp_out"]
+    entered = [f"blocks.{layer}.mlp.hook_in" for layer in range(graph.n_layers)]
+    seen = recorded(model, probe_tokens(model), [*streams, *entered])
+    norms = []
+    for layer, names in enumerate(zip(streams, entered, strict=True)):
+        block, (read, given) = model.blocks[layer], (seen.get(name) for name in names)
+        fits = (name for name in ("ln2", "ln1") if getattr(block, name, None) is not None and read is not None
+                and given is not None and alike(getattr(block, name)(read), given))  # fmt: skip
+        norms.append(next(fits, None))
+    return None if None in norms else [str(name) for name in norms]
 
 
 @asked_once
 def is_whole(model: TransformerBridge, graph: EdgeGraph) -> bool:
     """Whether the model with no edge cut is the model, and with every edge cut the other prompts' one."""
-    if any(mlp_norm(model, graph, layer) is None for layer in range(graph.n_layers)):
+    if mlp_norms(model, graph) is None:
         return False
     base, other = torch.split(probe_tokens(model), 1)
     forwards = CutForwards(model, graph, PromptBatch(base, other), Work(fast=False))
