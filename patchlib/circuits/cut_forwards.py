@@ -23,7 +23,7 @@ from patchlib.patching.attribution.edge_graph import EdgeGraph, Reader, Sender
 from patchlib.patching.donors import PromptBatch
 from patchlib.patching.probes import alike, asked_once, probe_tokens, recorded
 from patchlib.patching.receivers import INPUTS
-from patchlib.patching.shortcuts import Forward
+from patchlib.patching.shortcuts import Forward, of_rows
 from patchlib.patching.sites import SITES
 from patchlib.patching.unpatched import Hooks, Work
 
@@ -78,7 +78,7 @@ class CutForwards(EdgeForwards):
             hooks.append((f"blocks.{layer}.mlp.hook_in", partial(sets.enter, layer=layer)))
             hooks.append((mlp_out, partial(sets.write, site="mlp_out", layer=layer)))
             mlp = self.model.blocks[layer].mlp
-            live_mlps[mlp] = _of_rows(mlp.forward, sets.live_rows(layer))
+            live_mlps[mlp] = of_rows(mlp.forward, sets.live_rows(layer))
         hooks.append((SITES["final"].hook, sets.leave))
         if self.reads.last_only and not self.fast:
             hooks.append(("unembed.hook_in", lambda stream, hook: stream[:, -1:].contiguous()))
@@ -241,27 +241,9 @@ class _Sets:
         return by_set.flatten(0, 1)
 
 
-def _of_rows(forward: Forward, rows: Tensor) -> Forward:
-    """An MLP's forward of some rows, and 0 in the others, which nothing reads."""
-
-    def of_some(hidden: Float[Tensor, "row window d_model"], *args: Any, **kwargs: Any) -> Any:
-        if len(rows) == len(hidden):
-            return forward(hidden, *args, **kwargs)
-        at = rows.to(hidden.device)
-        # What else is given by row, as the stream that some MLPs add themselves, is cut like the input.
-        rest = (a[at] if isinstance(a, Tensor) and a.shape == hidden.shape else a for a in args)
-        output = forward(hidden[at], *rest, **kwargs)
-        first = output[0] if isinstance(output, tuple) else output
-        whole = torch.zeros_like(hidden)
-        whole[at] = first.view(len(rows), *hidden.shape[1:])
-        return (whole, *output[1:]) if isinstance(output, tuple) else whole
-
-    return of_some
-
-
 @asked_once
 def mlp_norms(model: TransformerBridge, graph: EdgeGraph) -> list[str] | None:
-    """By layer, the norm of the stream that gives the MLP its input: its own, or attention's; None where one has none."""
+    """By layer, the norm of the stream that gives the MLP its input, its own or attention's; None if one has none."""
     streams = [graph.read_hook(reader) for reader in graph.readers if reader.site == "mlp_out"]
     entered = [f"blocks.{layer}.mlp.hook_in" for layer in range(graph.n_layers)]
     seen = recorded(model, probe_tokens(model), [*streams, *entered])

@@ -165,6 +165,24 @@ def at_the_end(forward: Forward) -> Forward:
     return last_position
 
 
+def of_rows(forward: Forward, rows: Int[Tensor, " some"]) -> Forward:
+    """An MLP's forward of some rows, and 0 in the others, which nothing reads."""
+
+    def of_some(hidden: Float[Tensor, "row window d_model"], *args: Any, **kwargs: Any) -> Any:
+        if len(rows) == len(hidden):
+            return forward(hidden, *args, **kwargs)
+        at = rows.to(hidden.device)
+        # What else is given by row, as the stream that some MLPs add themselves, is cut like the input.
+        rest = (a[at] if isinstance(a, Tensor) and a.shape == hidden.shape else a for a in args)
+        output = forward(hidden[at], *rest, **kwargs)
+        first = output[0] if isinstance(output, tuple) else output
+        whole = torch.zeros_like(hidden)
+        whole[at] = first.view(len(rows), *hidden.shape[1:])
+        return (whole, *output[1:]) if isinstance(output, tuple) else whole
+
+    return of_some
+
+
 def fused_activations(model: TransformerBridge) -> dict[torch.nn.Module, Forward]:
     """GPT-2's GELU in one kernel, where transformers spells the same formula out in eight: a sixth of a forward."""
     gelu = partial(torch.nn.functional.gelu, approximate="tanh")
