@@ -12,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from patchlib._util import check_choice, check_seed
 from patchlib.circuits.cut_forwards import CutForwards, is_whole
 from patchlib.circuits.edge_circuits import pruned
-from patchlib.circuits.reference import like_prompts
+from patchlib.circuits.reference import like_prompts, reference_of, said_of_mean
 from patchlib.circuits.writing import check_weights
 from patchlib.errors import SweepError
 from patchlib.patching.attribution.edge_graph import edge_graph
@@ -81,10 +81,12 @@ class EdgeAblation:
         self._seed, self._batch_tokens = check_seed(seed), check_batch_tokens(model, batch_tokens)
         if source in ABOUT and reference is not None:
             raise SweepError(f"source={source!r} takes nothing from a reference: use source='mean' or 'resample'.")
-        self._reference = self.pairs.reversed() if reference is None else as_pairs(model, reference)
+        self._reference = reference_of(model, task, reference)
         self._like = None if source in ABOUT else like_prompts(self.pairs, self._reference)
-        of_reference = f"{source} over {len(self._reference)} prompts of {self._reference.name!r}, by template"
-        self.stands_in = ABOUT.get(source, of_reference)
+        drawn = f"resampled from {len(self._reference)} prompts of {self._reference.name!r}, by template"
+        self.stands_in = ABOUT.get(source, drawn)
+        if self._like is not None and source == "mean":
+            self.stands_in = said_of_mean(self._like, self._reference)
         self.protocol = self.said_of(self.stands_in)
         if not is_whole(model, self.graph):
             raise SweepError(f"{model.cfg.model_name} cannot be run with edges cut: its MLPs read what no hook shows.")
@@ -144,11 +146,11 @@ class EdgeAblation:
         for bucket in length_batches(self.pairs, self._batch_tokens):
             groups = defaultdict(list)
             for i in bucket:
-                groups[like.kinds[i] if like is not None and self.source == "mean" else None].append(i)
-            for kind, examples in groups.items():
+                groups[tuple(like.of_prompt[i]) if like is not None and self.source == "mean" else None].append(i)
+            for averaged, examples in groups.items():
                 chosen = self.pairs.select(examples)
                 donors = None
                 if like is not None:
-                    numbers = like.of_kind[kind] if kind else [like.drawn(self._seed)[i] for i in examples]
+                    numbers = averaged or [like.drawn(self._seed)[i] for i in examples]
                     donors = torch.stack([self._reference.clean_tokens[j] for j in numbers])
                 yield examples, PromptBatch(chosen.clean_batch(), chosen.corrupted_batch(), self.source, donors)
