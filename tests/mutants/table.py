@@ -445,17 +445,19 @@ FAULTS = (
         f"{CIRCUITS}/ablation.py",
         (CIRCUIT, LOSSES),
         ("torch.zeros(lengths[i], *size)", "torch.ones(lengths[i], *size)"),
-        ("reference.clean_tokens[j][None], batch_tokens)[0]", "pairs.clean_tokens[j][None], batch_tokens)[0]"),
-        (
-            "head_outputs(model, rows, batch_tokens).mean(0)",
-            "head_outputs(model, rows, batch_tokens).mean((0, 1), keepdim=True)[0]",
-        ),
+        ("torch.stack([reference.clean_tokens[j]", "torch.stack([pairs.clean_tokens[j]"),
+        ("for j in numbers]].mean(0)", "for j in numbers]].mean((0, 1), keepdim=True)[0]"),
+        ("of_all[[of_kind.index(j) for j in numbers]]", "of_all"),
     ),
     *faults(
         f"{CIRCUITS}/reference.py",
         (CIRCUIT, "tests/circuits/test_edge_circuits.py"),
         ("bool(pairs.groups and reference.groups)", "False"),
-        ("for kind in self.kinds]", "for kind in self.kinds[::-1]]"),
+        (
+            "draw.choice(numbers) for numbers in self.of_prompt]",
+            "draw.choice(numbers) for numbers in self.of_prompt[::-1]]",
+        ),
+        ("own = ids(clean), ids(corrupted)", "own = (ids(clean),)"),
     ),
     *faults(
         f"{CIRCUITS}/streams.py",
