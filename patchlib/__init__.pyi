@@ -50,6 +50,7 @@ from .errors import EngineWarning as EngineWarning
 from .errors import ExactnessError as ExactnessError
 from .errors import ModelError as ModelError
 from .errors import PatchlibError as PatchlibError
+from .errors import ReferenceWarning as ReferenceWarning
 from .errors import RunError as RunError
 from .errors import SweepError as SweepError
 from .errors import TaskError as TaskError

@@ -53,3 +53,7 @@ class EngineWarning(UserWarning):
 
 class ContrastWarning(UserWarning):
     """Clean and corrupted prompts hardly differ in the metric, so a normalised effect would be noise."""
+
+
+class ReferenceWarning(UserWarning):
+    """A mean ablation takes its mean over few prompts, so that its numbers depend on which they are."""

@@ -1,7 +1,5 @@
 """The model with some heads' outputs replaced, many sets of heads at once: what a circuit is tested with."""
 
-import random
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -13,6 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import check_choice, check_kind, check_seed, listed
 from patchlib.circuits.circuit import HeadSet
+from patchlib.circuits.reference import LikePrompts, like_prompts, reference_of, said_of_mean
 from patchlib.circuits.streams import Read, ablation_hooks, read_under_ablations
 from patchlib.errors import SweepError
 from patchlib.patching.batching import length_batches
@@ -42,9 +41,11 @@ class Ablation:
         task: Its clean prompts are run.
         source: ``"mean"``: the mean over the reference prompts of the same template (``PromptPairs.groups``), position
             by position, as in Wang et al. 2022, section 2.3. ``"resample"``: what one of those prompts gives, drawn for
-            each prompt. ``"zero"``: nothing, the least defensible.
-        reference: The task whose clean prompts are the reference. The task's own corrupted prompts when None: for the
-            paper's protocol take ``corruption="abc"``, where no name comes twice.
+            each prompt. ``"zero"``: nothing, the least defensible. Nothing is its own reference: neither a prompt nor
+            its corrupted partner stands in for itself.
+        reference: The task whose clean prompts are the reference. When None, what ``task.reference(model)`` draws (for
+            IOI ABC prompts, in which no name comes twice, 20 for each template of the task), and for ``PromptPairs``
+            their own corrupted prompts.
         seed: Of the draw for ``"resample"``.
         metric: A name in ``patchlib.METRICS`` that reads the last position.
         batch_tokens: Tokens in one forward; what suits the device when None.
@@ -56,6 +57,9 @@ class Ablation:
     Raises:
         SweepError: Unknown source or metric, no reference prompt of some template, a model in train mode.
         TaskError: The task is unusable.
+
+    Warns:
+        ReferenceWarning: A mean over fewer than 10 prompts of some template.
 
     Example:
         >>> ablation = patchlib.Ablation(model, task)
@@ -82,9 +86,12 @@ class Ablation:
         self.n_layers, self.n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
         get_site(model, "z", range(self.n_layers))  # raises where there is none
         self._batch_tokens = check_batch_tokens(model, batch_tokens)
-        donors = self.pairs.reversed() if reference is None else as_pairs(model, reference)
-        self._replacement = replacement_of(model, self.pairs, donors, source, seed, self._batch_tokens)
-        about = "zeros" if source == "zero" else f"{source} over {len(donors)} prompts of {donors.name!r}, by template"
+        about, like, prompts = "zeros", None, reference_of(model, task, reference)
+        if source != "zero":
+            like = like_prompts(self.pairs, prompts)
+            resampled = f"resampled from {len(prompts)} prompts of {prompts.name!r}, by template"
+            about = said_of_mean(like, prompts) if source == "mean" else resampled
+        self._replacement = replacement_of(model, self.pairs, prompts, like, source, seed, self._batch_tokens)
         self.protocol = (
             f"{metric}, mean over n = {len(self.pairs)} prompts of {self.pairs.name!r}; nodes: head outputs z, each "
             f"prompt at its own positions; replaced by: {about}; model {model.cfg.model_name}"
@@ -180,42 +187,36 @@ def check_ablation(ablation: Ablation) -> Ablation:
 
 
 def replacement_of(
-    model: TransformerBridge, pairs: PromptPairs, reference: PromptPairs, source: str, seed: int, batch_tokens: int
+    model: TransformerBridge,
+    pairs: PromptPairs,
+    reference: PromptPairs,
+    like: LikePrompts | None,
+    source: str,
+    seed: int,
+    batch_tokens: int,
 ) -> Replacement:
-    """What the heads of each prompt are given; SweepError for a prompt without a reference prompt that is like it."""
-    lengths = [len(row) for row in pairs.clean_tokens]
-    if source == "zero":
+    """What the heads of each prompt are given: of the reference prompts like it, or zeros where there are none."""
+    if like is None:
+        lengths = [len(row) for row in pairs.clean_tokens]
         size = int(model.cfg.n_layers), int(model.cfg.n_heads), int(model.cfg.d_head)
         return lambda i: torch.zeros(lengths[i], *size)
 
-    # Alike are prompts of one length and, where both tasks know theirs, of one template: only there does a position
-    # hold the same part of the sentence, so that a mean over prompts is one of like with like.
-    by_template = bool(pairs.groups and reference.groups)
-
-    def kind(task: PromptPairs, i: int) -> tuple[int, str]:
-        return len(task.clean_tokens[i]), task.groups[i] if by_template else ""
-
-    alike: dict[tuple[int, str], list[int]] = defaultdict(list)
-    for j in range(len(reference)):
-        alike[kind(reference, j)].append(j)
-    kinds = [kind(pairs, i) for i in range(len(pairs))]
-    for i, (length, template) in enumerate(kinds):
-        if not alike[length, template]:
-            raise SweepError(
-                f"{reference.name!r} has no prompt like prompt {i} ({length} tokens, template {template or 'any'!r}): "
-                "give a reference with more prompts."
-            )
+    def outputs(numbers: Sequence[int]) -> Float[Tensor, "example pos layer head d_head"]:
+        return head_outputs(model, torch.stack([reference.clean_tokens[j] for j in numbers]), batch_tokens)
 
     if source == "resample":
-        draw = random.Random(seed)
-        chosen = [draw.choice(alike[key]) for key in kinds]
-        outputs = {j: head_outputs(model, reference.clean_tokens[j][None], batch_tokens)[0] for j in set(chosen)}
-        return lambda i: outputs[chosen[i]]
-    means = {}
-    for key in sorted(set(kinds)):
-        rows = torch.stack([reference.clean_tokens[j] for j in alike[key]])
-        means[key] = head_outputs(model, rows, batch_tokens).mean(0)
-    return lambda i: means[kinds[i]]
+        chosen = like.drawn(seed)
+        of_prompt = {j: outputs([j])[0] for j in set(chosen)}
+        return lambda i: of_prompt[chosen[i]]
+    # Prompts of a template share a mean, but for those that are in the reference themselves, which have their own.
+    means: dict[tuple[int, ...], Tensor] = {}
+    for of_kind in sorted({tuple(numbers) for numbers in like.of_kind}):
+        of_all = outputs(of_kind)
+        for numbers in {
+            tuple(own) for own, kind in zip(like.of_prompt, like.of_kind, strict=True) if tuple(kind) == of_kind
+        }:
+            means[numbers] = of_all[[of_kind.index(j) for j in numbers]].mean(0)
+    return lambda i: means[tuple(like.of_prompt[i])]
 
 
 def head_outputs(

@@ -1,13 +1,13 @@
 """Faithfulness over the size of a circuit, and the two areas by which methods are compared (MIB)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from patchlib._util import check_count, check_fraction, check_kind, check_seed, listed, shown
+from patchlib._util import check_count, check_fraction, check_kind, check_seed, check_text, listed, shown
 from patchlib.circuits.edge_ablation import EdgeAblation
 from patchlib.circuits.edge_circuits import (
     RANKINGS,
@@ -20,6 +20,7 @@ from patchlib.circuits.edge_circuits import (
 )
 from patchlib.circuits.exchange import helpfulness
 from patchlib.errors import SweepError
+from patchlib.patching.attribution.edge_graph import EdgeGraph
 from patchlib.stats import ratio_interval
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -33,12 +34,13 @@ class FaithfulnessCurve:
     """Faithfulness over size, and its areas.
 
     Attributes:
-        table: A row for each circuit: ``of`` ("edges" or "nodes"), ``ranking`` ("signed", "magnitude", "random 1" ...,
-            or "magnitude complement": all edges but those), ``share`` (of all edges or nodes that were
-            chosen), ``n_edges`` (left after pruning), ``metric`` (its mean), ``faithfulness`` (mean of the metric above
-            the floor / that of the model), ``ci_low``, ``ci_high`` (95% bootstrap over prompts), ``n`` (prompts).
-        areas: A row for each ``of`` and ``ranking``: ``cpr``, the area under the curve, of which more is better
-            (circuit performance ratio), and ``cmd``, the area between the curve and 1, of which less is better
+        table: A row for each circuit: ``source`` (the ablation's, or its name where there are several), ``of`` ("edges"
+            or "nodes"), ``ranking`` ("signed", "magnitude", "random 1" ..., or "magnitude complement": all edges but
+            those), ``share`` (of all edges or nodes that were chosen), ``n_edges`` (left after pruning), ``metric``
+            (its mean), ``faithfulness`` (mean of the metric above the floor / that of the model), ``ci_low`` and
+            ``ci_high`` (95% bootstrap over prompts), ``n`` (prompts).
+        areas: A row for each ``source``, ``of`` and ``ranking``: ``cpr``, the area under the curve, of which more is
+            better (circuit performance ratio), and ``cmd``, the area between the curve and 1, of which less is better
             (circuit-model distance), by trapezoids over the share (Mueller et al. 2025, "MIB: a mechanistic
             interpretability benchmark", section 3.2). MIB takes signed rankings for the first and magnitudes for the
             second.
@@ -65,7 +67,7 @@ class FaithfulnessCurve:
 
 
 def faithfulness_curve(
-    ablation: EdgeAblation,
+    ablation: EdgeAblation | Mapping[str, EdgeAblation],
     scores: xr.Dataset,
     *,
     shares: Sequence[float] = SHARES,
@@ -82,7 +84,8 @@ def faithfulness_curve(
     without a circuit, say what such a number is worth.
 
     Args:
-        ablation: The prompts, and what stands in for what is cut.
+        ablation: The prompts, and what stands in for what is cut; or several by name, such as
+            ``{"mean": EdgeAblation(..., source="mean"), "resample": ...}``, for one curve each of the same circuits.
         scores: From ``attribute_edges`` or ``read_graph``, on other prompts than the ablation's for a number that says
             something of unseen ones.
         shares: Of the edges (or nodes) that are chosen, each above 0 and at most 1, in growing order.
@@ -95,7 +98,7 @@ def faithfulness_curve(
         The curve as a table, its areas, and the protocol.
 
     Raises:
-        SweepError: Scores of another model's edges, or shares or counts that cannot be used.
+        SweepError: No ablation, scores of another model's edges, or shares or counts that cannot be used.
 
     Example:
         >>> scores = patchlib.attribute_edges(model, task, progress=False)
@@ -105,10 +108,8 @@ def faithfulness_curve(
         >>> whole.faithfulness.round(3).tolist()  # by sign, by size, at random: with all edges it is the model
         [1.0, 1.0, 1.0]
     """
-    check_kind("An ablation", ablation, EdgeAblation, "make one with patchlib.EdgeAblation(model, task)")
     graph, values = graph_of(scores), helpfulness(scores).values
-    if replace(ablation.graph, d_model=graph.d_model) != graph:
-        raise SweepError("The scores are of another model's edges than the ablation: give both of one model.")
+    ablations = _named(ablation, graph)
     sizes = _check_shares(shares)
     draw = np.random.default_rng(check_seed(seed))
     rankings: dict[tuple[str, str], np.ndarray] = {("edges", ranking): values for ranking in RANKINGS}
@@ -125,19 +126,42 @@ def faithfulness_curve(
             chosen.append((of, ranking, share, kept))
             if complement and ranking == "magnitude" and share < 1:
                 chosen.append((of, f"{ranking} complement", share, graph.exists & ~kept))
-    none = np.zeros_like(graph.exists)
-    measured = ablation.measure([graph.exists, none, *(kept for *_, kept in chosen)]).astype(np.float64)
+    table = pd.concat([_measured(name, of_name, chosen) for name, of_name in ablations.items()], ignore_index=True)
+    by = ["source", "of", "ranking"]
+    curves = table[~table.ranking.str.endswith("complement")].groupby(by, sort=False)
+    areas = pd.DataFrame([(*key, *_areas(curve)) for key, curve in curves], columns=[*by, "cpr", "cmd"])
+    first = next(iter(ablations.values()))
+    stands_in = "; ".join(f"{name}: {of_name.stands_in}" for name, of_name in ablations.items())
+    return FaithfulnessCurve(table, areas, first.said_of(stands_in if len(ablations) > 1 else first.stands_in))
+
+
+def _named(ablation: EdgeAblation | Mapping[str, EdgeAblation], graph: EdgeGraph) -> dict[str, EdgeAblation]:
+    """The ablations by name; SweepError for what is none, or is one of another model than the scores'."""
+    mend = "make one with patchlib.EdgeAblation(model, task), or give {name: ablation}"
+    named = ablation if isinstance(ablation, Mapping) else {None: ablation}
+    ablations = {}
+    for name, of_name in named.items():
+        check_kind("An ablation", of_name, EdgeAblation, mend)
+        if replace(of_name.graph, d_model=graph.d_model) != graph:
+            raise SweepError("The scores are of another model's edges than the ablation: give both of one model.")
+        ablations[of_name.source if name is None else check_text("An ablation's name", name)] = of_name
+    if not ablations:
+        raise SweepError(f"There is no ablation: {mend}.")
+    return ablations
+
+
+def _measured(name: str, ablation: EdgeAblation, chosen: list[tuple[str, str, float, Kept]]) -> pd.DataFrame:
+    """A row for each circuit under one ablation."""
+    every = ablation.graph.exists
+    measured = ablation.measure([every, np.zeros_like(every), *(kept for *_, kept in chosen)]).astype(np.float64)
     whole, floor, rest = measured[0], measured[1], measured[2:]  # [example], [example], [circuit example]
     rows = []
     for (of, ranking, share, kept), metric in zip(chosen, rest, strict=True):
         low, high = ratio_interval(metric - floor, whole - floor)
         faithfulness = (metric - floor).mean() / (whole - floor).mean()
-        rows.append((of, ranking, share, int(kept.sum()), metric.mean(), faithfulness, low, high, len(whole)))
-    names = ["of", "ranking", "share", "n_edges", "metric", "faithfulness", "ci_low", "ci_high", "n"]
-    table = pd.DataFrame(rows, columns=names)
-    of_curve = table[~table.ranking.str.endswith("complement")].groupby(["of", "ranking"], sort=False)
-    areas = [(*key, *_areas(curve)) for key, curve in of_curve]
-    return FaithfulnessCurve(table, pd.DataFrame(areas, columns=["of", "ranking", "cpr", "cmd"]), ablation.protocol)
+        rows.append((name, of, ranking, share, int(kept.sum()), metric.mean(), faithfulness, low, high, len(whole)))
+    names = ["source", "of", "ranking", "share", "n_edges", "metric", "faithfulness", "ci_low", "ci_high", "n"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def _check_shares(shares: Sequence[float]) -> list[float]:

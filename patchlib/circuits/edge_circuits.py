@@ -7,10 +7,10 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float
 
-from patchlib._util import check_choice, check_count, check_kind, check_number
-from patchlib.circuits.exchange import helpfulness
+from patchlib._util import check_choice, check_count, check_number
+from patchlib.circuits.exchange import helpfulness, told_graph
 from patchlib.errors import SweepError
-from patchlib.patching.attribution.edge_graph import EdgeGraph, Reader, Sender
+from patchlib.patching.attribution.edge_graph import EdgeGraph
 
 Kept = Bool[np.ndarray, "sender receiver"]
 Scores = Float[np.ndarray, "sender receiver"]
@@ -19,12 +19,7 @@ RANKINGS = ("signed", "magnitude")
 
 def graph_of(scores: xr.Dataset) -> EdgeGraph:
     """The graph that edges' scores are of; SweepError for what are no such scores."""
-    mend = "give what patchlib.attribute_edges or patchlib.read_graph returned"
-    check_kind("Scores of edges", scores, xr.Dataset, mend)
-    if "score" not in scores or not {"sender", "receiver"} <= set(scores.score.dims):
-        raise SweepError(f"A dataset without 'score' over sender and receiver has no scores of edges: {mend}.")
-    sizes = {name: int(scores.attrs.get(name, 0)) for name in ("n_layers", "n_heads", "n_kv_heads", "d_model")}
-    graph = EdgeGraph(**sizes, parallel=scores.attrs.get("parallel") == "True")
+    graph = told_graph(scores)
     names = list(map(str, graph.senders)), list(map(str, graph.readers))
     if (list(scores.sender.values), list(scores.receiver.values)) != names:
         raise SweepError("The scores are of some senders and receivers only: give those of all edges.")
@@ -48,42 +43,26 @@ def largest(scores: np.ndarray, n: int, ranking: str) -> np.ndarray:
 
 def of_nodes(graph: EdgeGraph, nodes: Bool[np.ndarray, " sender"]) -> Kept:
     """The edges between some nodes: a k/v head is there where one of the heads that share it is."""
-    here = {str(sender): bool(kept) for sender, kept in zip(graph.senders, nodes, strict=True)}
-    reads = np.array([_is_read(graph, reader, here) for reader in graph.readers])
+    reads = np.zeros(len(graph.readers), dtype=bool)
+    reads[-1] = True
+    for node in np.flatnonzero(nodes):
+        reads[graph.inputs[node]] = True
     between: Kept = graph.exists & nodes[:, None] & reads
     return between
 
 
-def _is_read(graph: EdgeGraph, reader: Reader, here: dict[str, bool]) -> bool:
-    return reader.site == "final" or any(here[str(sender)] for sender in nodes_of(graph, reader))
-
-
-def nodes_of(graph: EdgeGraph, reader: Reader) -> list[Sender]:
-    """The nodes whose input a receiver is: for keys and values the heads that share them; none for the logits."""
-    if reader.site == "final":
-        return []
-    if reader.head is None:
-        return [Sender("mlp_out", reader.layer)]
-    n_in_group = graph.n_heads // graph.n_kv_heads if reader.site in ("k", "v") else 1
-    first = reader.head * n_in_group
-    return [Sender("z", reader.layer, head) for head in range(first, first + n_in_group)]
-
-
 def pruned(graph: EdgeGraph, kept: Kept) -> Kept:
     """Without the edges that lead from nothing or to nothing: no way from the embedding to the logits has them."""
-    readers_of = [[i for i, reader in enumerate(graph.readers) if sender in nodes_of(graph, reader)]
-                  for sender in graph.senders]  # fmt: skip
-    nodes = {sender: i for i, sender in enumerate(graph.senders)}
     kept = kept & graph.exists
     from_embed = np.zeros(len(graph.senders), dtype=bool)
     from_embed[0] = True
-    for i in range(1, len(graph.senders)):  # senders stand in the order in which a forward comes to them
-        from_embed[i] = any((kept[:i, reader] & from_embed[:i]).any() for reader in readers_of[i])
+    for node in range(1, len(graph.senders)):  # senders stand in the order in which a forward comes to them
+        from_embed[node] = kept[:node, graph.inputs[node]][from_embed[:node]].any()
     to_logits = np.zeros(len(graph.readers), dtype=bool)
     to_logits[-1] = True
-    for i in reversed(range(len(graph.readers) - 1)):
-        senders = [nodes[sender] for sender in nodes_of(graph, graph.readers[i])]
-        to_logits[i] = any((kept[sender] & to_logits).any() for sender in senders)
+    for node in reversed(range(len(graph.senders))):
+        if kept[node, to_logits].any():
+            to_logits[graph.inputs[node]] = True
     return kept & from_embed[:, None] & to_logits
 
 
@@ -144,8 +123,6 @@ def _greedy(graph: EdgeGraph, scores: Scores, n: int, ranking: str) -> Kept:
     """The largest edge to what is in the circuit already, again and again."""
     size = np.nan_to_num(abs(scores) if ranking == "magnitude" else scores, nan=-np.inf)
     kept = np.zeros(graph.exists.shape, dtype=bool)
-    readers_of = {sender: [i for i, reader in enumerate(graph.readers) if sender in nodes_of(graph, reader)]
-                  for sender in graph.senders}  # fmt: skip
     heap: list[tuple[float, int, int]] = []
 
     def reach(reader: int) -> None:
@@ -157,7 +134,7 @@ def _greedy(graph: EdgeGraph, scores: Scores, n: int, ranking: str) -> Kept:
     while heap and kept.sum() < n:
         _, sender, reader = heapq.heappop(heap)
         kept[sender, reader] = True
-        for further in readers_of[graph.senders[sender]]:
+        for further in graph.inputs[sender]:
             if further not in reached:
                 reached.add(further)
                 reach(further)

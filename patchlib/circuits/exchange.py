@@ -27,8 +27,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from patchlib._util import check_count, check_kind, first_line, listed, shown
 from patchlib.circuits.graph_form import (
     FormEdge,
-    GraphShape,
     file_content,
+    form_edges,
+    sender_names,
     told_flag,
     told_form,
     told_node_scores,
@@ -37,6 +38,7 @@ from patchlib.circuits.graph_form import (
 )
 from patchlib.errors import SweepError
 from patchlib.models.check import check_model
+from patchlib.patching.attribution.edge_graph import EdgeGraph
 from patchlib.patching.sites import SITES
 
 LOSSES = ("kl",)
@@ -52,7 +54,7 @@ def helpfulness(scores: xr.Dataset) -> Float[xr.DataArray, "sender receiver"]:
     Raises:
         SweepError: These are no scores of edges, or the score of an edge is no number.
     """
-    shape = _shape_of(scores)
+    shape = told_graph(scores)
     score, table = scores.score, shape.table(np.nan)
     if "metric" in score.dims:
         score = score.isel(metric=0) * (-1 if str(score["metric"].values[0]) in LOSSES else 1)
@@ -63,7 +65,7 @@ def helpfulness(scores: xr.Dataset) -> Float[xr.DataArray, "sender receiver"]:
             raise SweepError(f"The scores lack the {dim} {lacking[0]!r}: a graph has every edge of {shape}.")
     positions = [str(dim) for dim in score.dims if dim not in ("sender", "receiver", "example")]
     score = score.sel(sender=table.sender, receiver=table.receiver).transpose("sender", "receiver", *positions, ...)
-    rows, columns = np.array(list(dict.fromkeys(edge.cell for edge in shape.edges()))).T
+    rows, columns = np.array(list(dict.fromkeys(edge.cell for edge in form_edges(shape)))).T
     values = score.values[rows, columns].astype(float)  # [edge *position *example]
     if positions:
         no_position = np.isnan(values).all(0)  # a shorter prompt has it nowhere
@@ -107,9 +109,9 @@ def write_graph(
         >>> file.read_text()[-48:]
         '"m0->logits": {"score": 2.0, "in_graph": true}}}'
     """
-    shape, score = _shape_of(scores), helpfulness(scores)
+    shape, score = told_graph(scores), helpfulness(scores)
     chosen = _chosen(in_graph, shape)
-    edges = {edge.name: edge for edge in shape.edges()}
+    edges = {edge.name: edge for edge in form_edges(shape)}
     ends = {name: edge.nodes for name, edge in edges.items() if chosen[edge.cell]}
     senders, receivers = ({nodes[end] for nodes in ends.values()} for end in (0, 1))
     content = {
@@ -117,12 +119,12 @@ def write_graph(
             "n_layers": shape.n_layers,
             "n_heads": shape.n_heads,
             "parallel_attn_mlp": shape.parallel,
-            **({} if shape.d_model is None else {"d_model": shape.d_model}),
+            **({"d_model": shape.d_model} if shape.d_model else {}),
             **({} if shape.group == 1 else {"n_key_value_heads": shape.n_kv_heads}),  # ours; EAP-IG hands it on
         },
         # a node is in the graph if something leads to it, and it to something; the logits always are
         "nodes": {
-            **{name: {"in_graph": name in senders & (receivers | {"input"})} for name in shape.senders},
+            **{name: {"in_graph": name in senders & (receivers | {"input"})} for name in sender_names(shape)},
             "logits": {"in_graph": True},
         },
         "edges": {
@@ -182,7 +184,7 @@ def read_graph(path: str | os.PathLike[str], model: TransformerBridge | None = N
     shape = told_shape(content["cfg"], where)
     if model is not None:
         shape = _same_model(shape, model, content["cfg"], where)
-    cells = {edge.name: edge.cell for edge in shape.edges()}
+    cells = {edge.name: edge.cell for edge in form_edges(shape)}
     score, in_graph = shape.table(np.nan), shape.table(False)
     of_heads: dict[tuple[int, int], list[float]] = {cell: [] for cell in cells.values()}
     for name, told in content["edges"].items():
@@ -193,15 +195,13 @@ def read_graph(path: str | os.PathLike[str], model: TransformerBridge | None = N
         in_graph.values[cells[name]] |= told_flag(told.get("in_graph"), name, where)
     for cell, parts in of_heads.items():
         score.values[cell] = math.fsum(parts)
-    attributes = {"form": told_form(content), "n_layers": shape.n_layers, "n_heads": shape.n_heads}
-    attributes |= {"n_kv_heads": shape.n_kv_heads, "parallel": str(shape.parallel)}
-    attributes |= {} if shape.d_model is None else {"d_model": shape.d_model}
+    attributes = {"form": told_form(content), **shape.attributes()}
     graph = xr.Dataset({"score": score, "in_graph": in_graph}, attrs=attributes)
     node_scores = told_node_scores(content["nodes"], shape, where)
     return graph if np.isnan(node_scores).all() else graph.assign(node_score=("sender", node_scores))
 
 
-def _share(score: float, edge: FormEdge, shape: GraphShape) -> float:
+def _share(score: float, edge: FormEdge, shape: EdgeGraph) -> float:
     """Of a group's score, what one of its heads gets: to the last, what the others leave, so that the sum is exact."""
     if not edge.is_shared:
         return score
@@ -209,7 +209,7 @@ def _share(score: float, edge: FormEdge, shape: GraphShape) -> float:
     return math.fsum([score, *[-share] * (shape.group - 1)]) if edge.is_last else share
 
 
-def _shape_of(scores: xr.Dataset) -> GraphShape:
+def told_graph(scores: xr.Dataset) -> EdgeGraph:
     """The model's, as ``attribute_edges`` records it; SweepError for what is no result of it."""
     mend = "give what attribute_edges or read_graph gave"
     check_kind("scores", scores, xr.Dataset, mend)
@@ -224,19 +224,19 @@ def _shape_of(scores: xr.Dataset) -> GraphShape:
     n_layers, n_heads, n_kv_heads = (
         check_count(name, attributes[name]) for name in ("n_layers", "n_heads", "n_kv_heads")
     )
-    d_model = check_count("d_model", attributes["d_model"]) if "d_model" in attributes else None
-    return GraphShape(n_layers, n_heads, n_kv_heads, d_model, parallel=str(attributes["parallel"]) == "True")
+    d_model = check_count("d_model", attributes["d_model"]) if "d_model" in attributes else 0
+    return EdgeGraph(n_layers, n_heads, n_kv_heads, d_model, parallel=str(attributes["parallel"]) == "True")
 
 
-def _same_model(told: GraphShape, model: TransformerBridge, cfg: dict[str, object], where: str) -> GraphShape:
+def _same_model(told: EdgeGraph, model: TransformerBridge, cfg: dict[str, object], where: str) -> EdgeGraph:
     """The model's shape; SweepError where the file tells of another one."""
     check_model(model)
     n_heads, d_model = int(model.cfg.n_heads), int(model.cfg.d_model)
     has_mid = bool(SITES["resid_mid"].layers(model))  # between attention and MLP, where they are not parallel
-    shape = GraphShape(int(model.cfg.n_layers), n_heads, SITES["k"].n_heads(model), d_model, parallel=not has_mid)
+    shape = EdgeGraph(int(model.cfg.n_layers), n_heads, SITES["k"].n_heads(model), d_model, parallel=not has_mid)
     said = replace(
         told,
-        d_model=d_model if told.d_model is None else told.d_model,
+        d_model=told.d_model or d_model,
         n_kv_heads=shape.n_kv_heads if cfg.get("n_key_value_heads") is None else told.n_kv_heads,
     )
     if said != shape:
@@ -245,7 +245,7 @@ def _same_model(told: GraphShape, model: TransformerBridge, cfg: dict[str, objec
 
 
 def _chosen(
-    in_graph: xr.DataArray | Iterable[tuple[str, str]] | None, shape: GraphShape
+    in_graph: xr.DataArray | Iterable[tuple[str, str]] | None, shape: EdgeGraph
 ) -> Bool[np.ndarray, "sender receiver"]:
     """Which edges are in the circuit; SweepError for one that there is not."""
     table = shape.table(False)
@@ -258,7 +258,8 @@ def _chosen(
     else:
         pairs = [] if in_graph is None else listed(in_graph)
     senders, receivers = (list(table[dim].values) for dim in ("sender", "receiver"))
-    there = {(senders[row], receivers[column]): (row, column) for row, column in {edge.cell for edge in shape.edges()}}
+    cells = np.argwhere(shape.exists).tolist()
+    there = {(senders[row], receivers[column]): (row, column) for row, column in cells}
     for pair in pairs:
         is_pair = isinstance(pair, tuple | list) and all(isinstance(end, str) for end in pair)
         cell = there.get(tuple(pair)) if is_pair else None

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import xarray as xr
 from jaxtyping import Float
 
-from patchlib._util import LARGEST_FLOAT, check_count, check_flag, check_kind, first_line, head_name, shown
+from patchlib._util import LARGEST_FLOAT, check_count, check_flag, check_kind, first_line, shown
 from patchlib.errors import SweepError
-from patchlib.patching.receivers import INPUTS, Receiver
+from patchlib.patching.attribution.edge_graph import EdgeGraph, Reader
+from patchlib.patching.receivers import INPUTS
 
 MOST_CELLS = 10**9
 """Senders times receivers: 80 layers of 64 heads have 8e7."""
@@ -27,7 +25,7 @@ class FormEdge(NamedTuple):
 
     Attributes:
         name: EAP-IG's, such as ``"a0.h1->a1.h2<k>"``.
-        cell: (sender, receiver), as places in ``GraphShape.table``.
+        cell: (sender, receiver), by number in the graph.
         is_shared: Whether it is one of several that are one here: keys or values of a group of heads.
         is_last: Of those that are one.
     """
@@ -44,84 +42,45 @@ class FormEdge(NamedTuple):
         return sender, receiver.partition("<")[0]
 
 
-@dataclass(frozen=True)
-class GraphShape:
-    """What a graph says of its model, and so which edges there are.
+def sender_names(graph: EdgeGraph) -> list[str]:
+    """EAP-IG's names of the senders, in the order of a forward pass."""
+    names = {"resid_pre": "input", "z": "a{0.layer}.h{0.head}", "mlp_out": "m{0.layer}"}
+    return [names[sender.site].format(sender) for sender in graph.senders]
 
-    Attributes:
-        d_model: None where a file does not say it.
-        parallel: Whether attention and MLP of a layer read the same stream.
-    """
 
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    d_model: int | None
-    parallel: bool
+def form_edges(graph: EdgeGraph) -> Iterator[FormEdge]:
+    """Every edge, in the order in which EAP-IG writes them: there each head has keys and values of its own."""
+    senders, columns = sender_names(graph), {reader: column for column, reader in enumerate(graph.readers)}
+    n_layers = graph.n_layers
+    for layer in range(n_layers):
+        heads = [FormInput(f"a{layer}.h{head}<{site}>", columns[_input(graph, site, layer, head)], site, head)
+                 for head in range(graph.n_heads) for site in INPUTS]  # fmt: skip
+        mlp = [FormInput(f"m{layer}", columns[Reader("mlp_out", layer)])]
+        for inputs in [heads + mlp] if graph.parallel else [heads, mlp]:
+            yield from _edges_to(graph, senders, inputs)
+    yield from _edges_to(graph, senders, [FormInput("logits", columns[Reader("final", n_layers - 1)])])
 
-    @property
-    def group(self) -> int:
-        """How many heads share their keys and values; in EAP-IG's graphs each of them has its own."""
-        return self.n_heads // self.n_kv_heads
 
-    @cached_property
-    def senders(self) -> dict[str, str]:
-        """EAP-IG's name -> ours, in the order of a forward pass."""
-        names = {"input": "embed"}
-        for layer in range(self.n_layers):
-            names |= {f"a{layer}.h{head}": head_name(layer, head) for head in range(self.n_heads)}
-            names[f"m{layer}"] = f"MLP{layer}"
-        return names
+class FormInput(NamedTuple):
+    """A receiver of EAP-IG's: its name, ours by number, and of which head it is which input."""
 
-    @cached_property
-    def receivers(self) -> dict[str, str]:
-        """EAP-IG's name -> ours, in the order of a forward pass: heads of a group have one name for k, and for v."""
-        names = {}
-        for layer in range(self.n_layers):
-            for site in INPUTS:
-                n_in_group = 1 if site == "q" else self.group
-                for head in range(self.n_heads):
-                    names[f"a{layer}.h{head}<{site}>"] = str(Receiver(site, layer, head // n_in_group))
-            names[f"m{layer}"] = f"MLP{layer}"
-        return names | {"logits": "logits"}
+    name: str
+    column: int
+    site: str = ""
+    head: int = 0
 
-    def table(self, fill: float | bool) -> xr.DataArray:
-        """A cell for each sender and receiver, by our names."""
-        senders, receivers = [*self.senders.values()], [*dict.fromkeys(self.receivers.values())]
-        cells = np.full((len(senders), len(receivers)), fill)
-        return xr.DataArray(cells, {"sender": senders, "receiver": receivers}, ("sender", "receiver"))
 
-    def edges(self) -> Iterator[FormEdge]:
-        """Every edge, in the order in which EAP-IG writes them."""
-        rows = {name: row for row, name in enumerate(self.senders)}
-        places = {name: column for column, name in enumerate(dict.fromkeys(self.receivers.values()))}
-        columns = {name: places[ours] for name, ours in self.receivers.items()}
-        for sender, receiver, head in self._pairs():
-            is_shared = head is not None and self.group > 1
-            is_last = head is None or head % self.group == self.group - 1
-            yield FormEdge(f"{sender}->{receiver}", (rows[sender], columns[receiver]), is_shared, is_last)
+def _input(graph: EdgeGraph, site: str, layer: int, head: int) -> Reader:
+    return Reader(site, layer, head if site == "q" else head // graph.group)
 
-    def _pairs(self) -> Iterator[tuple[str, str, int | None]]:
-        """(sender, receiver, the head of which it is the keys or values)."""
-        below = ["input"]
-        for layer in range(self.n_layers):
-            heads, mlp = range(self.n_heads), f"m{layer}"
-            for sender in below:
-                for head in heads:
-                    for site in INPUTS:
-                        yield sender, f"a{layer}.h{head}<{site}>", None if site == "q" else head
-                if self.parallel:
-                    yield sender, mlp, None
-            below += [f"a{layer}.h{head}" for head in heads]
-            if not self.parallel:
-                yield from ((sender, mlp, None) for sender in below)
-            below.append(mlp)
-        yield from ((sender, "logits", None) for sender in below)
 
-    def __str__(self) -> str:
-        kv_heads = "" if self.group == 1 else f" ({self.n_kv_heads} for k and v)"
-        width = "" if self.d_model is None else f", width {self.d_model}"
-        return f"{self.n_layers} layers of {self.n_heads} heads{kv_heads}{width}" + ", parallel" * self.parallel
+def _edges_to(graph: EdgeGraph, senders: list[str], inputs: list[FormInput]) -> Iterator[FormEdge]:
+    """Edges to receivers that read the same stream."""
+    for row, sender in enumerate(senders[: graph.n_read(graph.readers[inputs[0].column])]):
+        for name, column, site, head in inputs:
+            is_shared = site in ("k", "v") and graph.group > 1
+            is_last = not is_shared or head % graph.group == graph.group - 1
+            yield FormEdge(f"{sender}->{name}", (row, column), is_shared, is_last)
 
 
 def file_content(path: str | os.PathLike[str], where: str) -> dict[str, Any]:
@@ -151,7 +110,7 @@ def told_form(content: dict[str, Any]) -> str:
     return "EAP-IG eap/graph.py" if has_flags else "EAP-IG src/eap/graph.py"
 
 
-def told_shape(cfg: dict[str, Any], where: str) -> GraphShape:
+def told_shape(cfg: dict[str, Any], where: str) -> EdgeGraph:
     """What the file says of its model; SweepError where it says too little, or what cannot be."""
     sizes = ("n_layers", "n_heads", *(name for name in ("n_key_value_heads", "d_model") if cfg.get(name) is not None))
     told = {name: check_count(f"In {where}, {name}", cfg.get(name)) for name in sizes}
@@ -162,7 +121,7 @@ def told_shape(cfg: dict[str, Any], where: str) -> GraphShape:
         raise SweepError(f"In {where}, {n_kv_heads} key/value heads cannot be shared by {n_heads} heads.")
     if 3 * (n_layers * (n_heads + 1)) ** 2 > MOST_CELLS:
         raise SweepError(f"{where} has {n_layers} layers of {n_heads} heads, more edges than can be held.")
-    return GraphShape(n_layers, n_heads, n_kv_heads, told.get("d_model"), parallel)
+    return EdgeGraph(n_layers, n_heads, n_kv_heads, told.get("d_model", 0), parallel)
 
 
 def told_flag(value: Any, name: str, where: str) -> bool:
@@ -181,9 +140,9 @@ def told_score(value: Any, name: str, where: str) -> float:
     return float(value)
 
 
-def told_node_scores(nodes: dict[str, object], shape: GraphShape, where: str) -> Float[np.ndarray, " sender"]:
+def told_node_scores(nodes: dict[str, object], shape: EdgeGraph, where: str) -> Float[np.ndarray, " sender"]:
     """Of a graph of nodes, NaN where a node has none; SweepError for a node that there is not."""
-    places = {name: place for place, name in enumerate(shape.senders)}
+    places = {name: place for place, name in enumerate(sender_names(shape))}
     scores = np.full(len(places), np.nan)
     for name, told in nodes.items():
         if name not in places and name != "logits":

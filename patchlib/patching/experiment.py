@@ -146,7 +146,7 @@ class Experiment:
         n_cells = grid.n_cells
         with (
             open_checkpoint(how.checkpoint, self, result) as finished,
-            progress_bar(len(self.pairs) * n_cells, f"{self.donors.direction} {grid.site.name}", how.progress) as bar,
+            progress_bar(len(self.pairs) * n_cells, f"{self.donors.direction} {grid.about}", how.progress) as bar,
         ):
             parts = parts_of(self, finished, shared=how.executor is not None)
             measured = self._measured_here(parts) if how.executor is None else measured_by(how.executor, self, parts)

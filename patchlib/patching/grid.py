@@ -68,6 +68,11 @@ class Grid:
         return math.prod(self.shape) if self.only is None else len(self.only)
 
     @property
+    def about(self) -> str:
+        """What is patched, in a word."""
+        return self.site.name
+
+    @property
     def unit_axis(self) -> str | None:
         """The axis of the parts of a layer's activation that are patched alone, if they are."""
         return next((axis for axis in ("head", "kv_head", "neuron") if axis in self.values), None)

@@ -128,7 +128,7 @@ def measure(experiment: Experiment, part: Part) -> Iterator[Unpatched | Patched]
         idle = [cell for cell in cells if cell.index not in changing]
         check = SelfCheck(start_plain, part.examples, forwards, live, idle)
     for batch, batch_logits in patch_batches(forwards, batches):
-        where = f"patched at {experiment.grid.site.name} from layer {batch[0].layers[0]} on"
+        where = f"patched at {experiment.grid.about} from layer {batch[0].layers[0]} on"
         values = readout(batch_logits, f"a {experiment.donors.direction} forward pass, {where}").numpy()
         for cell, cell_logits in zip(batch, batch_logits, strict=True):
             if check:

@@ -4,7 +4,6 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,8 +11,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
-from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
-from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation, SiLUActivation
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from patchlib._util import first_line
@@ -165,42 +162,22 @@ def at_the_end(forward: Forward) -> Forward:
     return last_position
 
 
-def lean_modules(model: TransformerBridge) -> dict[torch.nn.Module, Forward]:
-    """Modules that compute the same in fewer kernels: together a tenth of a forward.
+def of_rows(forward: Forward, rows: Int[Tensor, " some"]) -> Forward:
+    """An MLP's forward of some rows, and 0 in the others, which nothing reads."""
 
-    TransformerLens spells LayerNorm out, to have hooks at its scale and its normalised input, where no site lies; torch
-    has one kernel for it. GPT-2's GELU is spelt out by transformers in eight. And an activation function can write into
-    its input, which nothing reads afterwards, instead of into memory that the system must first clear.
-    """
-    lean: dict[torch.nn.Module, Forward] = {}
-    for module in model.modules():
-        if isinstance(module, NormalizationBridge) and is_plain_layer_norm(module):
-            lean[module] = partial(_layer_norm, module)
-    for module in model.original_model.modules():
-        if type(module) in ACTIVATIONS:
-            lean[module] = ACTIVATIONS[type(module)]
-    return lean
+    def of_some(hidden: Float[Tensor, "row window d_model"], *args: Any, **kwargs: Any) -> Any:
+        if len(rows) == len(hidden):
+            return forward(hidden, *args, **kwargs)
+        at = rows.to(hidden.device)
+        # What else is given by row, as the stream that some MLPs add themselves, is cut like the input.
+        rest = (a[at] if isinstance(a, Tensor) and a.shape == hidden.shape else a for a in args)
+        output = forward(hidden[at], *rest, **kwargs)
+        first = output[0] if isinstance(output, tuple) else output
+        whole = torch.zeros_like(hidden)
+        whole[at] = first.view(len(rows), *hidden.shape[1:])
+        return (whole, *output[1:]) if isinstance(output, tuple) else whole
 
-
-ACTIVATIONS: dict[type[torch.nn.Module], Forward] = {
-    NewGELUActivation: partial(torch.ops.aten.gelu_.default, approximate="tanh"),
-    GELUTanh: partial(torch.ops.aten.gelu_.default, approximate="tanh"),
-    GELUActivation: torch.ops.aten.gelu_.default,
-    SiLUActivation: torch.ops.aten.silu_.default,
-}
-"""Activation functions of transformers, in one kernel and in place."""
-
-
-def is_plain_layer_norm(norm: NormalizationBridge) -> bool:
-    """Whether TransformerLens computes what the model's own LayerNorm does."""
-    own = norm.original_component
-    return type(own) is torch.nn.LayerNorm and not norm.uses_weight_offset and own.eps == norm.config.eps
-
-
-def _layer_norm(norm: NormalizationBridge, hidden: Float[Tensor, "batch pos d_model"], **_: Any) -> Tensor:
-    own, given = norm.original_component, norm.hook_in(hidden)  # where resid_mid is patched
-    output: Tensor = norm.hook_out(own(given))
-    return output
+    return of_some
 
 
 def unembedding_of(model: TransformerBridge, vocab: Int[Tensor, " read_vocab"]) -> dict[torch.nn.Module, Forward]:

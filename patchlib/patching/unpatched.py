@@ -19,6 +19,7 @@ from patchlib.patching import shortcuts
 from patchlib.patching.budget import BATCH_TOKENS
 from patchlib.patching.donors import PromptBatch
 from patchlib.patching.grid import Grid
+from patchlib.patching.lean import lean_modules
 from patchlib.patching.metrics import Reads
 from patchlib.patching.probes import is_causal
 
@@ -73,7 +74,7 @@ class UnpatchedForwards:
         self.start = min(n_alike, self.n_pos - 1) if self.fast else 0
         vocab = self.reads.vocab
         self._unembedding = shortcuts.unembedding_of(model, vocab) if self.fast and vocab is not None else {}
-        self._lean = shortcuts.lean_modules(model) if self.fast else {}
+        self._lean = lean_modules(model) if self.fast else {}
         with torch.no_grad():
             prefix, prefix_logits = self._shared_prefix()
             # In one forward, on the same keys and values, so that what is alike in the two is so to the bit.

@@ -21,6 +21,8 @@ CURVES = {
     ("nodes", " complement"): ("all but these nodes", LINES[1], "dot"),
 }
 """(of, end of the ranking) -> name, colour and dashes of its line."""
+OTHER_DASHES = ("longdashdot", "dash", "dashdot", "longdash")
+"""Of the second ablation's lines, and of further ones."""
 
 
 def estimate_against_exact(
@@ -123,8 +125,9 @@ def faithfulness_curve(
 ) -> go.Figure:
     """Faithfulness over the share of edges or nodes that is kept: chosen by size on the left, by sign on the right.
 
-    Pale bands are 95% bootstrap intervals over prompts. Dotted lines are what is left without the circuit; grey lines
-    are circuits drawn at random, the same in both panels.
+    Of several ablations the first has solid lines and pale bands, 95% bootstrap intervals over prompts. Dotted lines
+    are what is left without the circuit; grey lines are circuits drawn at random, the same in both panels; both of the
+    first ablation.
 
     Args:
         curve: From ``faithfulness_curve``.
@@ -150,15 +153,19 @@ def faithfulness_curve(
     panels = {"magnitude": "by size of the scores", "signed": "by sign: what supports it first"}
     figure = side_by_side(panels.values())
     is_random = table.ranking.str.fullmatch(r"random \d+")
+    sources = table.source.unique().tolist()
     for column, ranking in enumerate(panels, start=1):
         panel = {"row": 1, "col": column}
-        for _, rows in table[is_random].groupby("ranking", sort=False):
+        for _, rows in table[is_random & (table.source == sources[0])].groupby("ranking", sort=False):
             first = column == 1 and rows.ranking.iloc[0] == "random 1"
             _add_curve(figure, rows, "random edges", GREY, "solid", first, panel)
-        for (of, end), (name, color, dash) in CURVES.items():
-            rows = table[(table.of == of) & (table.ranking == ranking + end)]
-            if len(rows):
-                _add_curve(figure, rows, name, color, dash, column == 1, panel)
+        for number, source in enumerate(sources):
+            for (of, end), (name, color, dash) in CURVES.items():
+                rows = table[(table.source == source) & (table.of == of) & (table.ranking == ranking + end)]
+                if len(rows) and not (number and end):
+                    said = name if len(sources) == 1 or end else f"{name}, {source}"
+                    dash = OTHER_DASHES[number % 4] if number else dash
+                    _add_curve(figure, rows, said, color, dash, column == 1, panel)
         figure.add_hline(y=1, line={"color": GREY, "width": 1, "dash": "dash"}, **panel)
         figure.update_xaxes(title="share of edges, or of nodes, kept", type="log", tickformat="~%", **panel)
     low, high = float(table.faithfulness.min()), float(table.faithfulness.max())

@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from patchlib._util import check_count, check_kind
-from patchlib.circuits.edge_circuits import graph_of, nodes_of
+from patchlib.circuits.edge_circuits import graph_of
 from patchlib.circuits.exchange import helpfulness
 from patchlib.errors import SweepError
 from patchlib.patching.attribution.edge_graph import EdgeGraph, Reader, Sender
@@ -62,7 +62,7 @@ def edge_graph(
     for i, j in edges:
         sender, reader = graph.senders[i], graph.readers[j]
         # Heads that share keys stand for them where they are in the picture, or else the first of them does.
-        shared: list[Sender] = nodes_of(graph, reader)
+        shared: list[Sender] = graph.nodes_of(reader)
         hearing = [node for node in shared if node in senders] or shared[:1] or [reader]
         for node in hearing:
             nodes.add(node)

@@ -98,6 +98,25 @@ class PatchingDataset(ABC):
         )
         return check_fits(model, pairs)
 
+    def reference(self, model: TransformerBridge, per_template: int = 20) -> PromptPairs:
+        """Prompts whose clean versions an ablation takes its mean over, where it is given no other reference.
+
+        Here the task's own corrupted prompts, however many there are. Override it where more can be drawn: a mean over
+        a few prompts of a template depends on which they are.
+
+        Args:
+            model: Whose tokenizer reads them.
+            per_template: How many for each of the task's templates, where they can be drawn.
+
+        Example:
+            >>> reference = task.reference(model, per_template=2)  # of an IOIDataset, which draws ABC prompts
+            >>> reference
+            PromptPairs('IOI (Indirect Object Identification)', 8 pairs of 17 tokens)
+            >>> print(model.to_string(reference.clean_tokens[0][1:]))
+            As soon as Charles and Anna arrived at the
+        """
+        return self.to_pairs(model).reversed()
+
     def _answers(self, i: int) -> tuple[int, int]:
         try:
             answers = tuple(listed(self.get_target_tokens(i)))

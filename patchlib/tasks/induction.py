@@ -1,5 +1,6 @@
 """Induction: something begins again, and what came next the first time has to come next."""
 
+import copy
 import itertools
 import random
 import re
@@ -127,13 +128,25 @@ class InductionDataset(PatchingDataset):
         prompts = []
         for (first, last), wording in zip(rng.sample(full_names, n_prompts), wordings, strict=False):
             between = "".join(rng.sample(BETWEEN, self.gap))
-            other_first = rng.choice([name for name in first_names if name != first])
-            other_last = rng.choice([name for name in last_names if name != last])
-            text = wording.format(first=first, last=last, between=between)
-            clean = tokenize(self.model, text).tolist()[len(_bos(self.model)) :]
-            source = clean.index(first_names[first])
-            prompts.append(self._prompt(clean, source, first_names[other_first], last_names[other_last], wording))
+            text = wording.format(first="{first}", last="{last}", between=between)
+            prompts.append(self._person(rng, text, first, last, first_names, last_names))
         return prompts
+
+    def _person(
+        self,
+        rng: random.Random,
+        wording: str,
+        first: str,
+        last: str,
+        first_names: dict[str, int],
+        last_names: dict[str, int],
+    ) -> _Prompt:
+        """A prompt about somebody, in a wording whose sentences between are there already."""
+        other_first = rng.choice([name for name in first_names if name != first])
+        other_last = rng.choice([name for name in last_names if name != last])
+        clean = tokenize(self.model, wording.format(first=first, last=last)).tolist()[len(_bos(self.model)) :]
+        source = clean.index(first_names[first])
+        return self._prompt(clean, source, first_names[other_first], last_names[other_last], wording)
 
     def _prompt(self, clean: list[int], source: int, other: int, wrong: int, group: str = "") -> _Prompt:
         """The pair whose corrupted prompt has `wrong` to copy, or `other` in the place of what comes back."""
@@ -183,6 +196,30 @@ class InductionDataset(PatchingDataset):
             metadata={**settings, **seq_len, "n_prompts": len(self._prompts)},
         )
         return check_fits(model, pairs)
+
+    def reference(self, model: TransformerBridge, per_template: int = 20) -> PromptPairs:
+        """Other prompts of the same kind, corrupted as the task's are: of names, for every wording that the task has.
+
+        Args:
+            model: As in ``to_pairs``.
+            per_template: How many of each; in all, where there is no wording.
+        """
+        check_count("per_template", per_template, error=TaskError, most=MOST_PROMPTS)
+        rng = random.Random(f"{self.seed} reference")
+        others = copy.copy(self)
+        if self.kind != "names":
+            others._prompts = self._repeats(rng, per_template)
+            return others.to_pairs(model).reversed()
+        first_names = single_tokens(self.model, NAMES, "first names", least=2)
+        last_names = single_tokens(self.model, LAST_NAMES, "last names", least=2)
+        others._prompts = [
+            self._person(
+                rng, wording, rng.choice(list(first_names)), rng.choice(list(last_names)), first_names, last_names
+            )
+            for wording in dict.fromkeys(prompt.group for prompt in self._prompts)
+            for _ in range(per_template)
+        ]
+        return others.to_pairs(model).reversed()
 
 
 def _bos(model: TransformerBridge) -> list[int]:

@@ -1,7 +1,9 @@
 """Indirect object identification: of two names one comes back as the subject; the other has to follow."""
 
+import copy
 import itertools
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -120,7 +122,8 @@ class IOIDataset(PatchingDataset):
         self.seed = check_seed(seed, error=TaskError)
         names = single_tokens(model, NAMES, "names", least=2 + FRESH_NAMES[corruption])
         if n_prompts is None:
-            self.templates, wordings = list(SEED_FILLS), [SEED_WORDING] * len(SEED_FILLS)
+            fills, wordings = list(SEED_FILLS), [SEED_WORDING] * len(SEED_FILLS)
+            self._places, self._things = ([fill[i] for fill in SEED_FILLS] for i in (2, 3))
             missing = {name for fill in SEED_FILLS for name in fill[:2]} - names.keys()
             if missing:
                 raise TaskError(
@@ -129,14 +132,20 @@ class IOIDataset(PatchingDataset):
                 )
         else:
             count = check_count("n_prompts", n_prompts, error=TaskError)
-            self.templates, wordings = self._draw(list(names), count)
+            self._places = list(single_tokens(model, PLACES, "places", least=1))
+            self._things = list(single_tokens(model, OBJECTS, "objects", least=1))
+            fills, wordings = self._draw(list(names), count)
         self._name_ids = names
         # Its own generator, so that one seed gives the same clean prompts whatever the corruption.
         rng = random.Random(f"{self.seed} corruption")
         orders = itertools.cycle(ORDERS if self.order == "mixed" else [self.order])
-        slots = list(zip(orders, wordings, self.templates, strict=False))
+        self._lay_out(rng, list(names), list(zip(orders, wordings, fills, strict=False)))
+
+    def _lay_out(self, rng: random.Random, names: list[str], slots: Sequence[tuple[str, str, Fill]]) -> None:
+        """Make the prompts, each of an order of names, a wording, and what is filled in."""
+        self.templates = [fill for *_, fill in slots]
         self._groups = tuple(f"{order}: {wording}" for order, wording, _ in slots)
-        self._pairs = [self._fill(rng, list(names), *slot) for slot in slots]
+        self._pairs = [self._fill(rng, names, *slot) for slot in slots]
 
     def get_clean_corrupt_pairs(self) -> list[tuple[str, str]]:
         """(clean, corrupted) prompts as text."""
@@ -158,6 +167,30 @@ class IOIDataset(PatchingDataset):
             metadata={"corruption": self.corruption, "templates": self.order, "n_prompts": len(pairs)},
         )
 
+    def reference(self, model: TransformerBridge, per_template: int = 20) -> PromptPairs:
+        """ABC prompts, of three unrelated names, for every template of the task (Wang et al. 2022, section 2.3).
+
+        Args:
+            model: As in ``to_pairs``.
+            per_template: How many of each.
+
+        Raises:
+            TaskError: Fewer than five names are single tokens.
+        """
+        check_count("per_template", per_template, error=TaskError)
+        rng = random.Random(f"{self.seed} reference")
+        abc = copy.copy(self)
+        abc.corruption = "abc"
+        names = list(single_tokens(self.model, NAMES, "names", least=2 + FRESH_NAMES["abc"]))
+        slots = []
+        for group in dict.fromkeys(self._groups):
+            order, wording = group.split(": ", 1)
+            for _ in range(per_template):
+                io, subject = rng.sample(names, 2)
+                slots.append((order, wording, (io, subject, rng.choice(self._places), rng.choice(self._things))))
+        abc._lay_out(rng, names, slots)
+        return abc.to_pairs(model).reversed()
+
     def _draw(self, names: list[str], n_prompts: int) -> tuple[list[Fill], list[str]]:
         """(indirect object, subject, place, object) and the wording of each prompt."""
         name_pairs = list(itertools.combinations(names, 2))
@@ -166,14 +199,12 @@ class IOIDataset(PatchingDataset):
                 f"n_prompts={n_prompts} is more than the {len(name_pairs)} pairs that this model's {len(names)} "
                 "single-token names allow, and each prompt needs its own: ask for fewer prompts."
             )
-        places = list(single_tokens(self.model, PLACES, "places", least=1))
-        things = list(single_tokens(self.model, OBJECTS, "objects", least=1))
         # One draw after the other in a fixed order, and the names first: fewer prompts are then the first of more.
         rng = random.Random(self.seed)
         rng.shuffle(name_pairs)
         deck = rng.sample(IOI_WORDINGS, len(IOI_WORDINGS))
         in_order = (rng.sample(pair, 2) for pair in name_pairs[:n_prompts])
-        fills = [(io, subject, rng.choice(places), rng.choice(things)) for io, subject in in_order]
+        fills = [(io, subject, rng.choice(self._places), rng.choice(self._things)) for io, subject in in_order]
         # With mixed orders BABA starts half a deck later: every wording comes in both orders in the end, and a
         # few prompts already have different wordings.
         turns = [divmod(i, 2) if self.order == "mixed" else (i, 0) for i in range(n_prompts)]

@@ -83,7 +83,8 @@ def edge_explorer(scores: Mapping[str, xr.Dataset], curves: Mapping[str, Faithfu
 
     Args:
         scores: Method -> from ``attribute_edges``.
-        curves: Method -> from ``faithfulness_curve`` of the same scores, whose sizes can be picked.
+        curves: Method -> from ``faithfulness_curve`` of the same scores, whose sizes can be picked; of several
+            ablations the first is shown.
 
     Returns:
         A list of methods, a choice of the ranking and a slider for the share; below them graph, sentence and table.
@@ -122,7 +123,8 @@ def edge_explorer(scores: Mapping[str, xr.Dataset], curves: Mapping[str, Faithfu
     }
 
     def draw(method: str, ranking: str, share: float) -> list[Shown]:
-        table = tables[method][(tables[method].of == "edges") & np.isclose(tables[method].share, share)]
+        table = tables[method]
+        table = table[(table.of == "edges") & np.isclose(table.share, share) & (table.source == table.source.iloc[0])]
         kept = _row(table, ranking)
         n_edges = max(1, int(share * int(scores[method].score.isel(metric=0, example=0).notnull().sum())))
         circuit = edge_circuit(scores[method], n_edges, ranking=ranking)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import patchlib
 from patchlib.errors import PatchlibError
-from tests.architectures import by_hand
+from tests.architectures import by_hand, edges
 from tests.architectures.models import Hand
 from tests.architectures.sites import Finding, gap, logit_diff
 
@@ -191,6 +191,9 @@ TOOLS: dict[str, Tool] = {
     "attention_between": between,
     "Ablation": zeroed,
     "path_patch": paths,
+    "attribute": edges.estimates,
+    "attribute_edges": edges.edges,
+    "EdgeAblation": edges.cut_edges,
 }
 
 

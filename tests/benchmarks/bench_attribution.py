@@ -1,10 +1,13 @@
 """How long estimates take beside the exact sweep, and beside TransformerLens' own where that runs.
 
     python -m tests.benchmarks.bench_attribution [--prompts 8] [--repeats 3]
+    python -m tests.benchmarks.bench_attribution --memory 8 16 32
 
-Everything runs in one process and in turn; printed are medians over repeats. TransformerLens' ``attribution_patch``
-takes one pair of prompts at a time, and needs weights that take gradients; its time is for all of them. The default
-model groups its keys and values, which TransformerLens refuses; so a model of GPT-2 small's shape runs beside it.
+Everything runs in one process and in turn; printed are medians over repeats, of wall and of CPU time: the latter also
+says something where other programs run beside it. TransformerLens' ``attribution_patch`` takes one pair of prompts at a
+time, and needs weights that take gradients; its time is for all of them. The default model groups its keys and values,
+which TransformerLens refuses; so a model of GPT-2 small's shape runs beside it. With ``--memory``: the peak of a
+process that scores all edges of as many prompts.
 """
 
 from __future__ import annotations
@@ -12,6 +15,9 @@ from __future__ import annotations
 import argparse
 import resource
 import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -59,24 +65,48 @@ def rows_of(model, pairs) -> dict[str, Callable[[], object]]:
     }
 
 
+def of_process(run: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of wall time and of CPU time."""
+    begin = time.process_time()
+    wall, _ = timed(run)
+    return wall, time.process_time() - begin
+
+
 def bench(name: str, model, rows: dict[str, Callable[[], object]], repeats: int) -> None:
     """Print the medians of a model's rows."""
-    times: dict[str, list[float]] = {row: [] for row in rows}
+    times: dict[str, list[tuple[float, float]]] = {row: [] for row in rows}
     for _ in range(repeats):
         for row, run in rows.items():
-            times[row].append(timed(run)[0])
+            times[row].append(of_process(run))
+    medians = {row: [statistics.median(kind) for kind in zip(*pairs, strict=True)] for row, pairs in times.items()}
     print(f"\n{name}")
-    exact = statistics.median(times[EXACT])
-    for row, seconds in times.items():
-        median = statistics.median(seconds)
-        print(f"{row:<32}{median:>8.2f} s  {exact / median:>6.1f} times faster than the exact sweep of z")
+    for row, (wall, cpu) in medians.items():
+        ratio = medians[EXACT][1] / cpu
+        print(f"{row:<32}{wall:>8.2f} s wall{cpu:>8.2f} s CPU{ratio:>8.1f} times less CPU than the exact sweep of z")
+
+
+def peak_of_edges(n_prompts: int) -> str:
+    """The peak of a process of its own."""
+    code = (
+        "import resource, patchlib; model = patchlib.load_model(); "
+        f"task = patchlib.IOIDataset(model, n_prompts={n_prompts}, seed=0); "
+        "patchlib.attribute_edges(model, task, progress=False); "
+        "print(f'{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB')"
+    )
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True)
+    return run.stdout.splitlines()[-1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory", type=int, nargs="*", default=[], metavar="PROMPTS")
     given = parser.parse_args()
+    if given.memory:
+        for n_prompts in given.memory:
+            print(f"all edges of {n_prompts} prompts: peak {peak_of_edges(n_prompts)}", flush=True)
+        return
     print(f"{torch.get_num_threads()} threads, {given.prompts} prompts, medians of {given.repeats}")
     model = patchlib.load_model()
     pairs = patchlib.IOIDataset(model, n_prompts=given.prompts, seed=0).to_pairs(model)

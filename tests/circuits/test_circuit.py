@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 import torch
 
 import patchlib
-from patchlib import Circuit, SweepError, completeness, faithfulness, knock_out, minimality, random_like
+from patchlib import Circuit, PromptPairs, SweepError, completeness, faithfulness, knock_out, minimality, random_like
 from patchlib._util import head_name
 from patchlib.circuits.ablation import Ablation
 from patchlib.circuits.circuit import HeadSet, everywhere
 from patchlib.circuits.knockouts import backup_heads
+from patchlib.circuits.reference import like_prompts
+from patchlib.tasks.words import NAMES
 from tests.helpers import make_pairs
 from tests.tiny import load_tiny
 
@@ -30,14 +33,14 @@ def grouped(model, n=6):
 
 
 def by_hand(model, pairs, head_positions, keep, source) -> list[float]:
-    """Mean or zero ablation, one prompt at a time; means over the corrupted prompts of the same group."""
+    """Mean or zero ablation, one prompt at a time; means over the other prompts' corrupted ones in the same group."""
     names = [f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)]
     found = []
     for i, row in enumerate(pairs.clean_tokens):
         caches = [
             model.run_with_cache(other[None])[1]
-            for group, other in zip(pairs.groups, pairs.corrupted_tokens, strict=True)
-            if group == pairs.groups[i]
+            for j, (group, other) in enumerate(zip(pairs.groups, pairs.corrupted_tokens, strict=True))
+            if group == pairs.groups[i] and j != i
         ]
 
         def put(z, hook, i=i, caches=caches):
@@ -72,12 +75,47 @@ def test_an_ablation_is_what_it_says(kind, keep, source):
 
 
 def test_resampling_takes_another_prompt_s_outputs():
-    """With the prompt's own corrupted partner as the only one alike, keeping nothing gives the partner's heads."""
+    """With one other prompt alike, keeping nothing gives that one's heads, as a mean over it alone does."""
     model = load_tiny("llama")
-    pairs = replace(make_pairs(model, n=3), groups=("a", "b", "c"))
+    pairs = replace(make_pairs(model, n=4), groups=("a", "b", "a", "b"))
     ours = Ablation(model, pairs, source="resample").measure([HeadSet({}, True)])
-    means = Ablation(model, pairs, source="mean").measure([HeadSet({}, True)])
+    with pytest.warns(patchlib.ReferenceWarning, match="one over 1 prompts of some template"):
+        means = Ablation(model, pairs, source="mean").measure([HeadSet({}, True)])
     np.testing.assert_allclose(ours, means, atol=ATOL)
+    np.testing.assert_allclose(means[0], by_hand(model, pairs, {}, True, "mean"), atol=ATOL)
+
+
+@pytest.mark.parametrize("source", ["mean", "resample"])
+def test_nothing_is_its_own_reference(source):
+    """Neither a prompt nor its partner stands in for itself, in whatever reference they are."""
+    model = load_tiny("llama")
+    pairs, others = make_pairs(model, n=2), make_pairs(model, n=12, seed=5)
+    both = PromptPairs(
+        (*pairs.clean_tokens, *pairs.corrupted_tokens, *others.clean_tokens),
+        (*pairs.corrupted_tokens, *pairs.clean_tokens, *others.corrupted_tokens),
+        torch.cat([pairs.answers, pairs.answers.flip(1), others.answers]),
+    )
+    like = like_prompts(pairs, both)
+    assert like.of_prompt == [[1, 3, *range(4, 16)], [0, 2, *range(4, 16)]]
+    assert not {like.drawn(seed)[0] for seed in range(50)} & {0, 2}
+    with pytest.raises(SweepError, match=r"no prompt like prompt 0 .* beside its own: give a reference with more"):
+        Ablation(model, pairs.select([0]), source=source)
+    ablation = Ablation(model, pairs, source=source, reference=both)
+    assert ("mean over 14 of 16 prompts" in ablation.protocol) == (source == "mean")
+
+
+def test_a_task_draws_its_own_reference():
+    """IOI: ABC prompts of each of its templates."""
+    model = load_tiny("gpt2")
+    task = patchlib.IOIDataset(model, n_prompts=3)
+    reference = task.reference(model, per_template=12)
+    pairs = task.to_pairs(model)
+    assert Counter(reference.groups) == dict.fromkeys(pairs.groups, 12)
+    for row in reference.clean_tokens:  # three names that differ
+        words = model.to_string(row).replace(".", " ").replace(",", " ").split()
+        assert len({word for word in words if word in NAMES}) == 3
+        assert sum(word in NAMES for word in words) == 3
+    assert "mean over 20 of 60 prompts" in Ablation(model, task).protocol
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "phi"])
@@ -89,7 +127,7 @@ def test_the_circuit_of_all_heads_is_the_model_and_that_of_none_is_the_floor(kin
     assert whole.model == pytest.approx(float(patchlib.baseline(model, pairs).clean.mean()), abs=ATOL)
     none = faithfulness(Ablation(model, pairs), Circuit({}))
     assert none.circuit == none.floor == whole.floor and none.above_floor == 0
-    assert "n = 6" in whole.protocol and "mean over 6 prompts" in whole.protocol
+    assert "n = 6" in whole.protocol and "mean over 2 of 6 prompts" in whole.protocol
 
 
 def test_the_circuit_of_all_heads_is_complete():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import patchlib
+from patchlib.circuits.cut_forwards import CutForwards
 from patchlib.circuits.edge_circuits import graph_of, pruned
 from tests.helpers import contrast_pairs, make_pairs, mixed_pairs, with_contrast
 from tests.tiny import load_tiny
@@ -18,7 +20,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::patchlib.ContrastWarning"),
     pytest.mark.filterwarnings("ignore::patchlib.EngineWarning"),
 ]
-KINDS = ("gpt2", "llama", "neox", "qwen3")
+KINDS = ("gpt2", "llama", "neox", "qwen3", "phi", "falcon", "mixtral")
+"""Of which neox, phi and falcon are parallel, the latter two with one norm for attention and MLP."""
 
 
 def scores_of(model, pairs, **how):
@@ -90,8 +93,38 @@ def test_no_edge_cut_is_the_model_and_all_cut_is_what_stands_in(kind, source):
     np.testing.assert_allclose(whole, unpatched.clean[0], atol=1e-4)
     if source == "other":
         np.testing.assert_allclose(floor, unpatched.corrupted[0], atol=1e-4)
-    elif source == "mean":  # of prompts of one length all are given the same
-        assert source in ablation.protocol and np.isfinite(floor).all()
+    elif source in ("mean", "resample"):
+        said = {"mean": "mean over 3 of 4 prompts", "resample": "resampled from 4 prompts"}[source]
+        assert said in ablation.protocol and np.isfinite(floor).all()
+
+
+@pytest.mark.parametrize("source", ["mean", "resample"])
+def test_what_stands_in_is_of_the_same_template(source):
+    """With one reference prompt of each template, every edge cut is the model on that prompt."""
+    model = load_tiny("llama")
+    pairs = replace(contrast_pairs(model), groups=("a", "b", "a", "b"))
+    reference = replace(make_pairs(model, n=2, seed=5), groups=("b", "a"))
+    _, floor = patchlib.EdgeAblation(model, pairs, source=source, reference=reference).unpatched()
+    with torch.no_grad():
+        logits = model(reference.clean_batch())[[1, 0, 1, 0], -1]
+    expected = logits.gather(1, pairs.answers) @ torch.tensor([1.0, -1.0])
+    np.testing.assert_allclose(floor, expected, atol=1e-4)
+    with pytest.raises(patchlib.SweepError, match=r"no prompt like prompt 1 .* template 'b'"):
+        patchlib.EdgeAblation(model, pairs, source=source, reference=reference.select([1]))
+
+
+def test_without_a_reference_a_mean_is_over_the_other_corrupted_prompts():
+    model = load_tiny("gpt2")
+    pairs = make_pairs(model, n=3)
+    # With all edges cut the logits read a mean of streams.
+    ablation = patchlib.EdgeAblation(model, pairs, source="mean")
+    hf = model.original_model.transformer
+    streams = model.run_with_cache(pairs.corrupted_batch())[1]["ln_final.hook_in"][:, -1]
+    with torch.no_grad():
+        logits = unwrapped(hf.ln_f)((streams.sum(0) - streams) / 2) @ hf.wte.original_component.weight.T
+    expected = logits.gather(1, pairs.answers) @ torch.tensor([1.0, -1.0])
+    nothing = np.zeros_like(ablation.graph.exists)
+    np.testing.assert_allclose(ablation.measure([nothing])[0], expected, atol=1e-4)
 
 
 def test_cut_edges_are_those_of_a_loop_by_hand():
@@ -108,14 +141,15 @@ def test_cut_edges_are_those_of_a_loop_by_hand():
         np.testing.assert_allclose(values, cut_by_hand(model, pairs, cuts), atol=2e-4)
 
 
-def test_one_edge_cut_is_the_exact_score_of_that_edge():
-    model = load_tiny("llama")
+@pytest.mark.parametrize("kind", ["llama", "phi", "neox"])
+def test_one_edge_cut_is_the_exact_score_of_that_edge(kind):
+    model = load_tiny(kind)
     pairs = contrast_pairs(model)
     edges = [
         ("embed", "q of L1H2"),
         ("L0H1", "k of L2KV1"),
         ("MLP0", "v of L1KV0"),
-        ("L1H3", "MLP1"),
+        ("L0H3", "MLP1"),
         ("MLP1", "logits"),
     ]
     exact = scores_of(model, pairs, method="exact", direction="noise", edges=edges)
@@ -228,6 +262,35 @@ def test_a_curve_of_one_everywhere_has_areas_999_and_0():
     assert cpr == pytest.approx(0.999) and cmd == 0
 
 
+def test_one_curve_call_puts_several_references_beside_each_other():
+    model = load_tiny("llama")
+    pairs = contrast_pairs(model)
+    scores, how = scores_of(model, pairs), {"shares": [0.1, 1], "n_random": 1}
+    ablations = {source: patchlib.EdgeAblation(model, pairs, source=source) for source in ("mean", "resample")}
+    curve = patchlib.faithfulness_curve(ablations, scores, **how)
+    assert list(curve.table.source.unique()) == list(curve.areas.source.unique()) == ["mean", "resample"]
+    assert "mean: mean over 3 of 4 prompts" in curve.protocol and "resample: resampled from 4" in curve.protocol
+    for source, ablation in ablations.items():
+        alone = patchlib.faithfulness_curve(ablation, scores, **how)
+        for name in ("table", "areas"):
+            together = getattr(curve, name)
+            pd.testing.assert_frame_equal(
+                together[together.source == source].reset_index(drop=True), getattr(alone, name)
+            )
+
+
+def test_no_set_of_edges_is_run_twice(monkeypatch):
+    model = load_tiny("gpt2")
+    ablation = patchlib.EdgeAblation(model, make_pairs(model))
+    every = ablation.graph.exists
+    dangling = every & False
+    dangling[5, -1] = True  # a head that nothing leads to
+    run, honest = [], CutForwards.logits
+    monkeypatch.setattr(CutForwards, "logits", lambda self, kept: run.append(len(kept)) or honest(self, kept))
+    values = ablation.measure([every, every & False, dangling, every])
+    assert sum(run) == 2 and (values[0] == values[3]).all() and (values[1] == values[2]).all()
+
+
 def test_a_circuit_and_its_complement_on_a_toy():
     toy = patchlib.toys.induction()
     ablation = patchlib.EdgeAblation(toy.model, toy.task)
@@ -265,9 +328,9 @@ def test_one_line_for_what_cannot_be_cut_or_chosen():
         (lambda: patchlib.edge_circuit(scores, 3, ranking="size"), "Unknown ranking"),
         (lambda: patchlib.edge_circuit(scores, 3, of="heads"), "Unknown of"),
         (lambda: patchlib.edge_circuit(scores, 3, of="nodes", choose="greedy"), "follows edges"),
-        (lambda: patchlib.edge_circuit(scores.drop_vars("score"), 3), "has no scores of edges"),
+        (lambda: patchlib.edge_circuit(scores.drop_vars("score"), 3), "These are no scores of edges"),
         (lambda: patchlib.edge_circuit(scores.isel(sender=slice(3)), 3), "some senders"),
-        (lambda: patchlib.edge_circuit(3, 3), "cannot be a int"),
+        (lambda: patchlib.edge_circuit(3, 3), "scores cannot be a int"),
         (lambda: patchlib.faithfulness_curve(ablation, scores, shares=[0.5, 0.2]), "growing order"),
         (lambda: patchlib.faithfulness_curve(ablation, scores, shares=[0]), "must lie between 0 and 1"),
         (lambda: patchlib.faithfulness_curve(ablation, scores, n_random=-1), "n_random"),
@@ -279,7 +342,10 @@ def test_one_line_for_what_cannot_be_cut_or_chosen():
         (lambda: patchlib.EdgeAblation(model, pairs, source="magic"), "Unknown source"),
         (lambda: patchlib.EdgeAblation(model, pairs, metric="magic"), "Unknown metric"),
         (lambda: patchlib.EdgeAblation(load_tiny("gemma2"), make_pairs(load_tiny("gemma2"))), "not the sum"),
-        (lambda: patchlib.EdgeAblation(load_tiny("phi"), make_pairs(load_tiny("phi"))), "cannot be run with edges cut"),
+        (lambda: patchlib.EdgeAblation(model, pairs, seed=-1, source="resample"), "seed"),
+        (lambda: patchlib.EdgeAblation(model, pairs, reference=pairs), "takes nothing from a reference"),
+        (lambda: patchlib.faithfulness_curve({}, scores), "There is no ablation"),
+        (lambda: patchlib.faithfulness_curve({"mean": model}, scores), "make one with patchlib.EdgeAblation"),
     ]  # fmt: skip
     for call, said in cases:
         with pytest.raises(patchlib.SweepError, match=said):

@@ -18,6 +18,7 @@ from patchlib.patching.donors import PromptBatch
 from patchlib.patching.engine import PatchedForwards
 from patchlib.patching.grid import Cell, Grid
 from patchlib.patching.head_values import HeadValueForwards
+from patchlib.patching.lean import lean_modules
 from patchlib.patching.metrics import Reads
 from patchlib.patching.sites import SITES
 from patchlib.patching.unpatched import Work
@@ -56,7 +57,7 @@ def start(kind, name, base, other, reads, fast=True) -> PatchedForwards:
 @torch.no_grad()
 def test_lean_modules_give_what_the_model_gives(kind, n_norms):
     model = load_tiny(kind)
-    lean = shortcuts.lean_modules(model)
+    lean = lean_modules(model)
     assert sum(isinstance(module, NormalizationBridge) for module in lean) == n_norms
     assert len(lean) > n_norms or kind == "opt"  # whose activation function, ReLU, is left alone
     tokens = torch.arange(12).view(2, 6)
@@ -68,9 +69,9 @@ def test_lean_modules_give_what_the_model_gives(kind, n_norms):
 def test_a_layer_norm_whose_epsilon_transformer_lens_reads_otherwise_is_left_to_it(monkeypatch):
     model = load_tiny("gpt2")
     norm = model.blocks[1].ln2
-    assert norm in shortcuts.lean_modules(model)
+    assert norm in lean_modules(model)
     monkeypatch.setattr(norm.original_component, "eps", 1e-2)
-    assert norm not in shortcuts.lean_modules(model)
+    assert norm not in lean_modules(model)
 
 
 @few

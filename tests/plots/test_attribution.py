@@ -151,17 +151,19 @@ def test_the_largest_edges_are_told_with_their_share(edges):
     assert f"{n_half} of {len(table)} edges hold half" in said
 
 
-def curve_of(faithfulness: dict[tuple[str, str], list[float]], shares=(0.1, 0.5, 1.0)) -> FaithfulnessCurve:
+def curve_of(
+    faithfulness: dict[tuple[str, str], list[float]], shares=(0.1, 0.5, 1.0), sources=("other",)
+) -> FaithfulnessCurve:
     rows = [
-        (of, ranking, share, int(100 * share), value, value, value - 0.1, value + 0.1, 4)
+        (source, of, ranking, share, int(100 * share), value, value, value - 0.1, value + 0.1, 4)
+        for source in sources
         for (of, ranking), values in faithfulness.items()
         for share, value in zip(shares, values, strict=True)
     ]
-    names = ["of", "ranking", "share", "n_edges", "metric", "faithfulness", "ci_low", "ci_high", "n"]
-    areas = [(of, ranking, 0.25, 0.75) for of, ranking in faithfulness]
-    return FaithfulnessCurve(
-        pd.DataFrame(rows, columns=names), pd.DataFrame(areas, columns=["of", "ranking", "cpr", "cmd"]), "so"
-    )
+    names = ["source", "of", "ranking", "share", "n_edges", "metric", "faithfulness", "ci_low", "ci_high", "n"]
+    areas = [(source, of, ranking, 0.25, 0.75) for source in sources for of, ranking in faithfulness]
+    columns = ["source", "of", "ranking", "cpr", "cmd"]
+    return FaithfulnessCurve(pd.DataFrame(rows, columns=names), pd.DataFrame(areas, columns=columns), "so")
 
 
 def test_the_curve_is_drawn_and_told():
@@ -186,6 +188,18 @@ def test_the_curve_is_drawn_and_told():
         "Edges by size are within 0.2 of 1 from 50% on (50 edges, 0.90 [0.80, 1.00], n = 4); CMD 0.75 (by size), "
         "CPR 0.25 (by sign). Random edges: CMD 0.75, CPR 0.25."
     )
+
+
+def test_curves_of_several_ablations_have_lines_and_sentences_of_their_own():
+    rankings = {("edges", "signed"): [1.5, 1.7, 1], ("edges", "magnitude"): [0.5, 0.9, 1],
+                ("edges", "magnitude complement"): [0, 0, 0], ("edges", "random 1"): [0, 0.1, 1]}  # fmt: skip
+    curve = curve_of(rankings, sources=("mean", "drawn"))
+    lines = [(trace.name, trace.line.dash) for trace in plots.faithfulness_curve(curve).data if trace.showlegend]
+    assert lines == [("random edges", "solid"), ("edges, mean", "solid"), ("all but these edges", "dot"),
+                     ("edges, drawn", "dash")]  # fmt: skip
+    said = takeaways.of_curve(curve)
+    assert said.count("from 50% on") == 2 and "size (mean) are" in said and "size (drawn) are" in said
+    assert said.count("Random edges") == 1
 
 
 def test_a_curve_that_leaves_1_again_is_faithful_only_from_there_on():

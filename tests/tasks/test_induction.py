@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from patchlib.models.load import load_model
 from patchlib.tasks.base import as_pairs
 from patchlib.tasks.induction import InductionDataset
 from patchlib.tasks.tokens import tokenize
+from patchlib.tasks.words import BETWEEN
 from tests.tiny import load_tiny
 
 
@@ -102,7 +104,11 @@ def test_names_in_text_come_back_by_the_first_name(corruption):
     model = load_model(device="cpu")
     task = InductionDataset(model, 12, kind="names", gap=2, corruption=corruption)
     made = as_pairs(model, task)
-    assert len(set(made.groups)) == 6 and "seq_len" not in made.metadata
+    wordings = {re.sub("|".join(map(re.escape, BETWEEN)), "", group) for group in made.groups}
+    assert len(wordings) == 6 and "seq_len" not in made.metadata
+    reference = task.reference(model, per_template=3)
+    assert Counter(reference.groups) == dict.fromkeys(made.groups, 3)
+    assert {len(row) for row in reference.clean_tokens} == {len(row) for row in made.clean_tokens}
     for i, (clean, corrupted) in enumerate(task.get_clean_corrupt_pairs()):
         first, last = (model.to_string([made.clean_tokens[i][made.roles[role][i]]]) for role in ("source", "source+1"))
         right, wrong = (model.to_string([answer]) for answer in made.answers[i].tolist())

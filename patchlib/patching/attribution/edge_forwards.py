@@ -49,6 +49,16 @@ class EdgeGrid(Grid):
     graph: EdgeGraph
     chosen: list[tuple[int, int]]
 
+    @property
+    def n_cells(self) -> int:
+        """How many edges are patched, at each position that is swept."""
+        return len(self.chosen) * len(self.values.get(self.position_axis or "", [None]))
+
+    @property
+    def about(self) -> str:
+        """What is patched, in a word."""
+        return "edges"
+
     def cells(self, pairs: PromptPairs) -> list[Cell]:
         """The edges that these prompts (of one length) have."""
         masks = self.masks(pairs).values()

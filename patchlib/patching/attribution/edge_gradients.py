@@ -196,14 +196,18 @@ def _pulled_back(
     reader, made = readers[0], kept[SITES[readers[0].site].hook_name(readers[0].layer)]
     if reader.site == "final":
         return gradient[None]
-    rows: list[Tensor] = []
-    for reader in readers:
-        row = gradient
-        if reader.head is not None:  # of this head alone: the others' q, k and v are of other receivers
-            row = torch.zeros_like(gradient)
-            row[:, :, reader.head] = gradient[:, :, reader.head]
-        rows += torch.autograd.grad(made, kept[read], row, retain_graph=True)
-    return torch.stack(rows)
+    if reader.head is None:
+        return torch.stack(torch.autograd.grad(made, kept[read], gradient, retain_graph=True))
+    rows = gradient.new_zeros(len(readers), *gradient.shape)  # [reader example window head d_head]
+    for row, reader in zip(rows, readers, strict=True):  # of one head alone: the others' are of other receivers
+        row[:, :, reader.head] = gradient[:, :, reader.head]
+    try:  # all heads at once: apart, the calls take longer than the work
+        (pulled,) = torch.autograd.grad(made, kept[read], rows, retain_graph=True, is_grads_batched=True)
+    except RuntimeError as error:  # a step that torch cannot take for several gradients at once
+        if is_out_of_memory(error):
+            raise
+        pulled = torch.cat([torch.stack(torch.autograd.grad(made, kept[read], row, retain_graph=True)) for row in rows])
+    return pulled
 
 
 def check_readers(model: TransformerBridge, graph: EdgeGraph) -> None:

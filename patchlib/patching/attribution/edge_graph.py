@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import xarray as xr
 from jaxtyping import Bool
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
@@ -68,7 +69,7 @@ class EdgeGraph:
     """The senders and receivers of a model, each in the order in which a forward comes to them.
 
     Attributes:
-        n_layers, n_heads, n_kv_heads, d_model: The model's.
+        n_layers, n_heads, n_kv_heads, d_model: The model's; a width of 0 where a file does not say it.
         parallel: Whether attention and MLP of a layer read the same stream.
     """
 
@@ -113,10 +114,44 @@ class EdgeGraph:
         n_read = np.array([self.n_read(reader) for reader in self.readers])
         return np.asarray(np.arange(len(self.senders))[:, None] < n_read)
 
+    @cached_property
+    def inputs(self) -> list[list[int]]:
+        """Of each sender, its node's inputs among the readers: of a head with its group's keys and values."""
+        by_node: dict[Sender, list[int]] = {sender: [] for sender in self.senders}
+        for number, reader in enumerate(self.readers):
+            for node in self.nodes_of(reader):
+                by_node[node].append(number)
+        return list(by_node.values())
+
+    def nodes_of(self, reader: Reader) -> list[Sender]:
+        """The nodes whose input a receiver is: for keys and values the heads that share them; none for the logits."""
+        if reader.site == "final":
+            return []
+        if reader.head is None:
+            return [Sender("mlp_out", reader.layer)]
+        n_in_group = self.group if reader.site in ("k", "v") else 1
+        first = reader.head * n_in_group
+        return [Sender("z", reader.layer, head) for head in range(first, first + n_in_group)]
+
+    @property
+    def group(self) -> int:
+        """How many heads share their keys and values."""
+        return self.n_heads // self.n_kv_heads
+
+    def table(self, fill: float | bool) -> xr.DataArray:
+        """A cell for each sender and receiver."""
+        names = {"sender": list(map(str, self.senders)), "receiver": list(map(str, self.readers))}
+        return xr.DataArray(np.full(self.exists.shape, fill), names, ("sender", "receiver"))
+
+    def __str__(self) -> str:
+        kv_heads = "" if self.group == 1 else f" ({self.n_kv_heads} for k and v)"
+        width = f", width {self.d_model}" if self.d_model else ""
+        return f"{self.n_layers} layers of {self.n_heads} heads{kv_heads}{width}" + ", parallel" * self.parallel
+
     def attributes(self) -> dict[str, str | int]:
         """What a result records."""
-        sizes = {name: int(getattr(self, name)) for name in ("n_layers", "n_heads", "n_kv_heads", "d_model")}
-        return {**sizes, "parallel": str(self.parallel)}
+        sizes = {name: int(getattr(self, name)) for name in ("n_layers", "n_heads", "n_kv_heads")}
+        return {**sizes, "parallel": str(self.parallel), **({"d_model": self.d_model} if self.d_model else {})}
 
 
 def edge_graph(model: TransformerBridge, *, patched: bool) -> EdgeGraph:

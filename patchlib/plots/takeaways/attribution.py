@@ -128,7 +128,8 @@ def of_curve(curve: FaithfulnessCurve, least: float = 0.8) -> str:
         least: What counts as faithful: within as much of 1 on either side.
 
     Returns:
-        A sentence for edges and one for nodes where there are any, and one for random circuits.
+        For each ablation a sentence for edges and one for nodes where there are any, and one for the first one's random
+        circuits.
 
     Raises:
         SweepError: Not such a curve, or ``least`` is no fraction.
@@ -142,15 +143,14 @@ def of_curve(curve: FaithfulnessCurve, least: float = 0.8) -> str:
     """
     check_kind("A curve", curve, FaithfulnessCurve, "give what patchlib.faithfulness_curve returned")
     check_fraction("least", least)
-    areas = curve.areas.set_index(["of", "ranking"])
-    sentences = []
-    for of in curve.areas.of.unique():
-        rows = curve.table[(curve.table.of == of) & (curve.table.ranking == "magnitude")]
-        sentences.append(
-            f"{of.capitalize()} by size {_faithful_from(rows, least)}; CMD {areas.cmd[of, 'magnitude']:.2f} (by size), "
-            f"CPR {areas.cpr[of, 'signed']:.2f} (by sign)."
-        )
-    drawn = curve.areas[curve.areas.ranking.str.startswith("random")]
+    areas, table = curve.areas.set_index(["source", "of", "ranking"]), curve.table
+    sentences, sources = [], curve.areas.source.unique()
+    for source, of in curve.areas[["source", "of"]].drop_duplicates().itertuples(index=False):
+        rows = table[(table.source == source) & (table.of == of) & (table.ranking == "magnitude")]
+        cmd, cpr = areas.cmd[source, of, "magnitude"], areas.cpr[source, of, "signed"]
+        named = f"{of.capitalize()} by size" + f" ({source})" * (len(sources) > 1)
+        sentences.append(f"{named} {_faithful_from(rows, least)}; CMD {cmd:.2f} (by size), CPR {cpr:.2f} (by sign).")
+    drawn = curve.areas[curve.areas.ranking.str.startswith("random") & (curve.areas.source == sources[0])]
     if len(drawn):
         said = "Random edges" if len(drawn) == 1 else f"Random edges, mean of {len(drawn)} draws"
         sentences.append(f"{said}: CMD {drawn.cmd.mean():.2f}, CPR {drawn.cpr.mean():.2f}.")
