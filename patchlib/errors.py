@@ -52,4 +52,4 @@ class EngineWarning(UserWarning):
 
 
 class ContrastWarning(UserWarning):
-    """Clean and corrupted prompts hardly differ in the metric, so a normalised effect would be noise."""
+    """The difference between clean and corrupted prompts is none to divide by: an effect would be noise, or reversed."""

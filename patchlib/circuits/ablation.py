@@ -42,7 +42,7 @@ class Ablation:
         task: Its clean prompts are run.
         source: ``"mean"``: the mean over the reference prompts of the same template (``PromptPairs.groups``), position
             by position, as in Wang et al. 2022, section 2.3. ``"resample"``: what one of those prompts gives, drawn for
-            each prompt. ``"zero"``: nothing, the least defensible.
+            each prompt, other than itself and its partner. ``"zero"``: nothing, the least defensible.
         reference: The task whose clean prompts are the reference. The task's own corrupted prompts when None: for the
             paper's protocol take ``corruption="abc"``, where no name comes twice.
         seed: Of the draw for ``"resample"``.
@@ -208,7 +208,16 @@ def replacement_of(
 
     if source == "resample":
         draw = random.Random(seed)
-        chosen = [draw.choice(alike[key]) for key in kinds]
+        chosen = []
+        for i, key in enumerate(kinds):  # neither the prompt itself nor its partner, which would be a swap
+            own = (pairs.clean_tokens[i], pairs.corrupted_tokens[i])
+            others = [j for j in alike[key] if not any(torch.equal(reference.clean_tokens[j], row) for row in own)]
+            if not others:
+                raise SweepError(
+                    f"{reference.name!r} has no prompt like prompt {i} but its own partner: give a reference with more "
+                    "prompts, or source='mean'."
+                )
+            chosen.append(draw.choice(others))
         outputs = {j: head_outputs(model, reference.clean_tokens[j][None], batch_tokens)[0] for j in set(chosen)}
         return lambda i: outputs[chosen[i]]
     means = {}

@@ -72,12 +72,17 @@ def test_an_ablation_is_what_it_says(kind, keep, source):
 
 
 def test_resampling_takes_another_prompt_s_outputs():
-    """With the prompt's own corrupted partner as the only one alike, keeping nothing gives the partner's heads."""
+    """Of two prompts alike each takes the other's partner, whatever the seed: its own would be a swap."""
     model = load_tiny("llama")
-    pairs = replace(make_pairs(model, n=3), groups=("a", "b", "c"))
-    ours = Ablation(model, pairs, source="resample").measure([HeadSet({}, True)])
-    means = Ablation(model, pairs, source="mean").measure([HeadSet({}, True)])
-    np.testing.assert_allclose(ours, means, atol=ATOL)
+    pairs = replace(make_pairs(model, n=4), groups=("a", "a", "b", "b"))
+    alone = replace(pairs, groups=("a", "b", "c", "d"))
+    mates = replace(alone.reversed().select([1, 0, 3, 2]), groups=alone.groups)
+    means = Ablation(model, alone, reference=mates).measure([HeadSet({}, True)])
+    for seed in range(3):
+        ours = Ablation(model, pairs, source="resample", seed=seed).measure([HeadSet({}, True)])
+        np.testing.assert_allclose(ours, means, atol=ATOL)
+    with pytest.raises(patchlib.SweepError, match="no prompt like prompt 0 but its own partner: give a reference with"):
+        Ablation(model, alone, source="resample")
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "phi"])
