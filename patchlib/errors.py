@@ -52,4 +52,4 @@ class EngineWarning(UserWarning):
 
 
 class ContrastWarning(UserWarning):
-    """The difference between clean and corrupted prompts is none to divide by: an effect would be noise, or reversed."""
+    """The difference between clean and corrupted prompts is none to divide by: effects would be noise, or reversed."""

@@ -120,7 +120,8 @@ def test_contrast_describes_every_metric():
     columns = ["clean", "corrupted", "difference", "ci_low", "ci_high", "spread", "against", "n", "usable", "reason"]
     assert table.columns.tolist() == columns
     arm = scipy.stats.t.ppf(0.975, 2) * 2 / np.sqrt(3)
-    assert table.loc["logit_diff"].tolist() == [4, -2, 6, pytest.approx(6 - arm), pytest.approx(6 + arm), 2, 0, 3, True, ""]
+    ends = pytest.approx(6 - arm), pytest.approx(6 + arm)
+    assert table.loc["logit_diff"].tolist() == [4, -2, 6, *ends, 2, 0, 3, True, ""]
     accuracy = table.loc["accuracy"]
     assert accuracy[["clean", "corrupted", "difference"]].tolist() == pytest.approx([1, 1 / 3, 2 / 3])
     assert accuracy.reason == "too few prompts" and not accuracy.usable

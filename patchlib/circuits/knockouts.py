@@ -30,7 +30,8 @@ def knock_out(ablation: Ablation, sets: Mapping[str, Iterable[Head]]) -> pd.Data
 
     Returns:
         Index ``knocked_out``: the names, after ``"none"``. Columns ``metric_mean`` over prompts, ``change`` from none,
-        its 95% interval ``ci_low`` and ``ci_high`` (``stats.mean_interval``), ``heads``, ``n``, ``metric`` and ``protocol``.
+        its 95% interval ``ci_low`` and ``ci_high`` (``stats.mean_interval``), ``heads``, ``n``, ``metric`` and
+        ``protocol``.
 
     Raises:
         SweepError: As ``Ablation.measure``.
@@ -45,7 +46,9 @@ def knock_out(ablation: Ablation, sets: Mapping[str, Iterable[Head]]) -> pd.Data
     """
     named = _named(ablation, sets)
     values = ablation.measure([HeadSet(everywhere(heads), keep=False) for heads in named.values()])
-    return change_table(values, named, ablation.pairs.clusters).assign(metric=ablation.metric, protocol=ablation.protocol)
+    return change_table(values, named, ablation.pairs.clusters).assign(
+        metric=ablation.metric, protocol=ablation.protocol
+    )
 
 
 def ablated_losses(ablation: Ablation, sets: Mapping[str, Iterable[Head]], copy: int) -> pd.DataFrame:

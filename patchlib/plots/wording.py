@@ -66,7 +66,7 @@ def metric_name(result: xr.Dataset) -> str:
 def no_effect(result: xr.Dataset) -> str:
     """That a result's first metric has no effect, and why."""
     reason = contrast(result).reason.iloc[0]
-    return f"{NO_CONTRAST[:-1]} ({reason})." if reason else "There is no effect to speak of: no prompt has the position."
+    return f"{NO_CONTRAST[:-1]} ({reason})." if reason else "There is no effect to speak of: no prompt has a position."
 
 
 def about(results: Mapping[str, xr.Dataset]) -> str:

@@ -1,4 +1,4 @@
-"""From patched metrics to effects: is there a contrast, ratio of means, its interval, p-values, a table of the top cells.
+"""From patched metrics to effects: is there a contrast, the ratio of means, its interval, p-values, a table of cells.
 
 It imports no torch, except where p-values need it, so that a saved result is read at once.
 """

@@ -1,4 +1,4 @@
-"""Do the two unpatched forwards differ enough, and the right way round, to divide by? And why not, where they do not?"""
+"""Do the two unpatched forwards differ enough, and the right way round, to divide by? Why not, where they do not?"""
 
 import numpy as np
 import pandas as pd
@@ -29,11 +29,11 @@ OTHER_CORRUPTION = "choose a corruption that changes the answer (for IOI: corrup
 def contrast(result: xr.Dataset) -> pd.DataFrame:
     """What the two unpatched forwards give, one row a metric, and whether their difference can be divided by.
 
-    It can where it is precise (Student's interval leaves out 0, or else a ratio over it has none; asked of three prompts
-    or more), where prompts agree on its
-    sign (at most a third of them goes the other way), where the clean prompts are the better ones and where the model
-    does better on them than by guessing. Swapping the names of IOI's first clause, for example, leaves the answer as it
-    was: what remains is a preference for one order of names, small, and of either sign.
+    It can where it is precise (Student's interval leaves out 0, or else a ratio over it has none; asked of three
+    prompts or more), where prompts agree on its sign (at most a third of them goes the other way), where the clean
+    prompts are the better ones and where the model does better on them than by guessing. Swapping the names of IOI's
+    first clause, for example, leaves the answer as it was: what remains is a preference for one order of names, small,
+    and of either sign.
 
     Args:
         result: From ``sweep``, ``path_patch`` or ``baseline``.
@@ -119,24 +119,24 @@ def _sentence(metric: str, row: pd.Series) -> str:
     interval = "" if np.isnan(row.ci_low) else f" [{row.ci_low:.2g}, {row.ci_high:.2g}], spread {row.spread:.2g}"
     return (
         f"{metric} gives no usable contrast ({row.reason}): {row.clean:.3g} on clean and {row.corrupted:.3g} on "
-        f"corrupted prompts, a difference of {row.difference:.2g}{interval} (n = {row.n:.0f}). {_mend(metric, row)}."
+        f"corrupted prompts, a difference of {row.difference:.2g}{interval} (n = {row.n:.0f}). {_mend(metric, row)}"
     )
 
 
 def _mend(metric: str, row: pd.Series) -> str:
     match row.reason:
         case "answers swapped":
-            return "The corrupted prompts come out above the clean ones: see whether right and wrong answers are swapped"
+            return "The corrupted prompts come out above the clean ones: are the right and the wrong answers swapped?"
         case "the model cannot do the task":
             return (
                 f"On the clean prompts it does no better than by guessing ({GUESSING[metric]:g}): "
-                "take a model that can, or an easier task"
+                "take a model that can, or an easier task."
             )
         case "no difference":
-            return f"Clean and corrupted prompts give the same: {OTHER_CORRUPTION}"
+            return f"Clean and corrupted prompts give the same: {OTHER_CORRUPTION}."
         case "prompts disagree":
-            return f"{row.against:.0%} of the prompts differ the other way: {OTHER_CORRUPTION}"
-    return f"Of this size and spread a difference takes about {_enough(row)} prompts to be told from 0"
+            return f"{row.against:.0%} of the prompts differ the other way: {OTHER_CORRUPTION}."
+    return f"Of this size and spread a difference takes about {_enough(row)} prompts to be told from 0."
 
 
 def _enough(row: pd.Series) -> int:

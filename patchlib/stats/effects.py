@@ -39,4 +39,3 @@ def effect(result: xr.Dataset) -> xr.DataArray:
     enough = possible.mean("example") / distance.mean("example") >= MIN_CONTRAST_OF_ONE
     ratio: xr.DataArray = moved.mean("example") / possible.mean("example")
     return ratio.where(usable & enough).astype("float32")
-

@@ -2,8 +2,8 @@
 
 They are Fieller's, with three amendments, each of which ``python -m tests.simulations.coverage`` shows the worth of:
 
-1. A wording's prompts are one cluster: the variance is that of Bell and McCaffrey (CR2), with Satterthwaite's degrees of
-   freedom, which is the usual one (n - 1) where no two prompts share a wording.
+1. A wording's prompts are one cluster: the variance is that of Bell and McCaffrey (CR2), with Satterthwaite's degrees
+   of freedom, which are the usual ones (n - 1) where no two prompts share a wording.
 2. The arm on the side of the longer tail is lengthened by the first term of Johnson's correction for skewness; the
    other one is left as it is, as the skewness of few prompts is itself uncertain.
 3. Where the mean below the line cannot be told from 0, the ratio could be anything, and both ends are NaN.
@@ -130,9 +130,7 @@ def cluster_members(clusters: Clusters, n: int) -> Float[np.ndarray, "example cl
     return np.eye(n) if len(labels) < MIN_CLUSTERS else np.eye(len(labels))[cluster_of]
 
 
-def _cluster_errors(
-    values: Rows, members: Float[np.ndarray, "example cluster"]
-) -> Float[np.ndarray, "row cluster"]:
+def _cluster_errors(values: Rows, members: Float[np.ndarray, "example cluster"]) -> Float[np.ndarray, "row cluster"]:
     """What each cluster adds to the error of the mean; the sum of squares is the mean's variance (CR2)."""
     residuals = values - values.mean(-1, keepdims=True)
     # A cluster pulls the mean to itself, by its share of the prompts: its residuals are too small by as much.

@@ -60,13 +60,13 @@ def effect_interval(result: xr.Dataset, metric: str | None = None, confidence: f
 def p_values(result: xr.Dataset, metric: str | None = None, seed: int = 0) -> xr.DataArray:
     """Two-sided sign-flip permutation p-value that a patch moves the metric by 0 on average, for every cell.
 
-    Prompts of one wording are flipped together. Not corrected for the number of cells: ``summary_table`` is. Prompts that
-    mirror one another are not independent, and the test does not know that. The test is Fisher's (1935, "The design of
-    experiments", section 21), as TransformerLens computes it.
+    Prompts of one wording are flipped together. Not corrected for the number of cells: ``summary_table`` is. Prompts
+    that mirror one another are not independent, and the test does not know that. The test is Fisher's (1935, "The
+    design of experiments", section 21), as TransformerLens computes it.
 
-    A large value, .23 or .85, says that these prompts cannot tell, not that the effect is 0: its interval says how large
-    it may be, and more prompts make that shorter. A small value says that it is not 0, not that it matters: the effect
-    says that, and .001 of the contrast matters to nobody, however sure.
+    A large value, .23 or .85, says that these prompts cannot tell, not that the effect is 0: its interval says how
+    large it may be, and more prompts make that shorter. A small value says that it is not 0, not that it matters: the
+    effect says that, and .001 of the contrast matters to nobody, however sure.
 
     Args:
         result: From ``sweep`` or ``path_patch``.

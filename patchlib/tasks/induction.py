@@ -212,10 +212,11 @@ def _ordinary_tokens(model: TransformerBridge) -> list[int]:
 
 
 def repeated_tokens(model: TransformerBridge, n_rows: int = 8, seq_len: int = 25, seed: int = 0) -> PromptPairs:
-    """Rows of random tokens, none of them special, that come twice, whole, for losses, scores and ablations (Olsson et al. 2022, argument 1).
+    """Rows of random tokens that come twice, whole, for losses, scores and ablations (Olsson et al. 2022, argument 1).
 
-    In the corrupted rows the second half is random as well, so that nothing comes twice: the reference in which there
-    is nothing to copy. The answers are the last token and the one in its place in the corrupted row.
+    None of them is a special token. In the corrupted rows the second half is random as well, so that nothing comes
+    twice: the reference in which there is nothing to copy. The answers are the last token and the one in its place in
+    the corrupted row.
 
     Args:
         model: Whose tokens.

@@ -235,7 +235,8 @@ def public() -> dict[str, Public]:
     activation, heads = patchlib.ActivationPatcher(model()), patchlib.HeadPatcher(model())
     prompt = {"corrupted_prompt": "John gave a drink to", "clean_cache": cache()}
     tokens = {"clean_tokens": [[5, 6, 7]], "corrupted_tokens": [[5, 8, 7]], "answers": [[9, 10]], "roles": {"END": [2]},
-              "name": "made up", "seed": 0, "compute_metric": None, "metadata": {"n": 3}, "groups": ("a",), "clusters": ("a",)}  # fmt: skip
+              "name": "made up", "seed": 0, "compute_metric": None, "metadata": {"n": 3}, "groups": ("a",),
+              "clusters": ("a",)}  # fmt: skip
     size = {"n_layers": 3, "n_heads": 4}
     interval = {"confidence": 0.9}
     sets = {"two heads": HEADS}
@@ -333,8 +334,12 @@ def public() -> dict[str, Public]:
         "stats.effect": Public(stats.effect, {"result": result()}),
         "stats.one_metric": Public(stats.one_metric, {"result": result(), "metric": "logit_diff"}),
         "effect_interval": Public(patchlib.effect_interval, {"result": result(), "metric": "logit_diff", **interval}),
-        "stats.mean_interval": Public(stats.mean_interval, {"values": np.ones((2, 3)), **interval, "clusters": ["a", "b", "b"]}),
-        "stats.ratio_interval": Public(stats.ratio_interval, {"above": np.ones(3), "below": np.ones(3), **interval, "clusters": ["a", "b", "b"]}),
+        "stats.mean_interval": Public(
+            stats.mean_interval, {"values": np.ones((2, 3)), **interval, "clusters": ["a", "b", "b"]}
+        ),
+        "stats.ratio_interval": Public(
+            stats.ratio_interval, {"above": np.ones(3), "below": np.ones(3), **interval, "clusters": ["a", "b", "b"]}
+        ),
         "stats.p_values": Public(stats.p_values, {"result": result(), "metric": "logit_diff", "seed": 0}),
         "summary_table": Public(
             patchlib.summary_table,
