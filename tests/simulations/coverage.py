@@ -138,7 +138,7 @@ def coverage(sample: Sample, method: str) -> tuple[float, float, float]:
     return holds[has_interval].mean(), float(np.median((high - low)[has_interval])), 1 - has_interval.mean()
 
 
-def table(n_draws: int = 4000, seed: int = 0, methods: tuple[str, ...] = tuple(METHODS)) -> pd.DataFrame:
+def table(n_draws: int = 2000, seed: int = 0, methods: tuple[str, ...] = tuple(METHODS)) -> pd.DataFrame:
     """A row for each population and number of prompts; the model's heads are one row, of their mean and their worst."""
     draw, rows = np.random.default_rng(seed), []
     for n in SIZES:
@@ -155,7 +155,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bank", action="store_true", help="measure the model's own data anew")
-    parser.add_argument("--draws", type=int, default=4000)
+    parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.bank:
