@@ -65,7 +65,7 @@ def random_result(n_layers=3, n_heads=4, n=10, seed=0, direction="denoise") -> x
     ],
 )
 def test_effect_is_the_ratio_of_means_and_is_never_clipped(direction, expected):
-    clean, corrupted = [2, 4, 3], [-1, -2, 0]
+    clean, corrupted = [3, 3, 3], [-1, -2, 0]
     patched = [corrupted, clean, [0, 5, 1], [-2, -4, -3], [6, 8, 7]]
     result = made(patched, clean, corrupted, direction)
     np.testing.assert_allclose(result.effect, [expected], rtol=1e-6)
@@ -73,15 +73,15 @@ def test_effect_is_the_ratio_of_means_and_is_never_clipped(direction, expected):
 
 
 def test_one_prompt_without_a_contrast_does_not_make_the_effect_explode():
-    result = made([[0.5, 2, 2]], [1e-6, 4, 4], [0, 0, 0])
-    np.testing.assert_allclose(result.effect, [[4.5 / 8]], rtol=1e-5)
+    result = made([[0.5, 2, 2, 2, 2, 2]], [1e-6, 4, 4, 4, 4, 4], [0] * 6)
+    np.testing.assert_allclose(result.effect, [[10.5 / 20]], rtol=1e-5)
 
 
 def test_prompts_without_the_position_count_neither_above_nor_below():
-    clean, corrupted = [4, 2, 3, 0.05], [0, -2, -1, 0]
-    patched = [[1, 0, 0, 0.05], [1, 0, NAN, NAN], [NAN] * 4, [NAN, NAN, NAN, 0.5]]
+    clean, corrupted = [4, 2, 3, 4, 0.05], [0, -2, -1, 0, 0]
+    patched = [[1, 0, 0, 0, 0.05], [1, 0, NAN, NAN, NAN], [NAN] * 5, [*[NAN] * 4, 0.5]]
     effect = made(patched, clean, corrupted).effect[0]
-    np.testing.assert_allclose(effect[:2], [(1.05 / 4 + 0.75) / (9.05 / 4 + 0.75), 3 / 8], rtol=1e-5)
+    np.testing.assert_allclose(effect[:2], [4.05 / 16.05, 3 / 8], rtol=1e-5)
     assert np.isnan(effect[2]), "no prompt has the position"
     assert np.isnan(effect[3]), "the one prompt that has it has next to no contrast"
 
@@ -138,9 +138,9 @@ def test_contrast_describes_every_metric():
         ("logit_diff", [2, 3, 4], [2, 3, 4], "no difference", "Clean and corrupted prompts give the same"),
         ("logit_diff", [4, 4, 4, 4], [3, 5, 1, 5], "prompts disagree", "50% of the prompts differ the other way"),
         ("kl", [0, 0, 0, 0], [3, -4, 1, -5], "prompts disagree", "50% of the prompts differ the other way"),
-        ("logit_diff", [4, 4, 4, 4], [3, 0, 1, 4.5], "too few prompts", "takes about 6 prompts to be told from 0"),
+        ("logit_diff", [4, 4, 4, 4], [3, 0, 1, 4.5], "too few prompts", "takes about 7 prompts to be told from 0"),
         ("mine", [4, 4, 4, 4], [3, 0, 1, 4.5], "too few prompts", "(n = 4)"),
-        ("accuracy", [1] * 8, [1] * 7 + [0], "too few prompts", "takes about 32 prompts"),
+        ("accuracy", [1] * 8, [1] * 7 + [0], "too few prompts", "takes about 34 prompts"),
     ],
 )
 def test_a_contrast_that_is_not_usable_says_why_with_numbers(metric, clean, corrupted, reason, said):
@@ -200,7 +200,7 @@ def fieller_by_hand(above, below, confidence=0.95):
         ends.append(near)
     skewness = scipy.stats.skew((above - ratio * below) * np.sign(np.mean(below)), bias=False)
     t = scipy.stats.t.ppf((1 + confidence) / 2, n - 1)
-    johnson = skewness / np.sqrt(n) * (2 * t**2 + 1) / 6 / t
+    johnson = 2 * skewness / np.sqrt(n) * (2 * t**2 + 1) / 6 / t
     return ratio - ends[0] * (1 + max(-johnson, 0)), ratio + ends[1] * (1 + max(johnson, 0))
 
 
@@ -240,7 +240,7 @@ def test_interval_is_nan_where_the_mean_below_the_line_may_be_0():
 def cluster_robust_by_hand(values, clusters):
     """Standard error and degrees of freedom of a mean, by the matrices of Bell and McCaffrey (2002)."""
     n = len(values)
-    labels = np.array(clusters)
+    labels = np.array(list(clusters))
     x = np.ones((n, 1))
     hat = x @ np.linalg.inv(x.T @ x) @ x.T
     residuals, rest = values - values.mean(), np.eye(n) - hat
@@ -309,7 +309,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
 
 
 def test_the_same_prompts_are_above_and_below_the_line():
-    clean, corrupted = np.array([1.0, 5, 3, 8]), np.zeros(4)
+    clean, corrupted = np.array([4.0, 5, 3, 8]), np.zeros(4)
     interval = stats.effect_interval(made([clean * 0.5, clean * -2], clean, corrupted))
     np.testing.assert_allclose(interval.low, [0.5, -2], rtol=1e-5)
     np.testing.assert_allclose(interval.high, [0.5, -2], rtol=1e-5)
@@ -458,7 +458,8 @@ def test_the_metric_is_the_first_unless_named():
     assert stats.summary_table(result).effect.tolist() == pytest.approx([0.5])
     assert stats.summary_table(result, metric="mine").effect.tolist() == pytest.approx([4.5 / 8])
     assert float(stats.p_values(result, "mine")[0]) == 0.5
-    assert float(stats.effect_interval(result, "mine").high[0]) == pytest.approx(5 / 8)
+    arm = scipy.stats.t.ppf(0.975, 1) * 0.5
+    assert float(stats.effect_interval(result, "mine").high[0]) == pytest.approx((4.5 + arm) / 8)
 
 
 @pytest.mark.parametrize("function", [stats.summary_table, stats.effect_interval, stats.p_values])

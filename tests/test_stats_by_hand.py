@@ -31,7 +31,7 @@ def test_three_prompts_reach_further_toward_their_longer_tail():
     """Of 0, 0 and 3: mean 1, standard error 1, skewness (unbiased) the root of 3."""
     t = 4.302652730
     low, high = stats.mean_interval(np.array([[0.0, 0.0, 3.0], [0.0, 0.0, -3.0]]))
-    arm = t * (1 + (2 * t**2 + 1) / (6 * t))
+    arm = t * (1 + 2 * (2 * t**2 + 1) / (6 * t))
     assert low.tolist() == pytest.approx([1 - t, -1 - arm]) and high.tolist() == pytest.approx([1 + arm, -1 + t])
 
 

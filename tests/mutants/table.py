@@ -324,8 +324,9 @@ FAULTS = (
     # ---- Donors, self-check, metrics, checkpoint
     *faults(
         f"{PATCHING}/donors.py",
-        ("tests/patching/test_donors.py::test_what_cannot_be_taken",),
-        ("if not torch.equal(task.clean_tokens[j], row)", ""),
+        (DONORS,),
+        ("own = (row, pairs.corrupted_tokens[i])", "own = (row,)"),
+        ("own = (row, pairs.corrupted_tokens[i])", "own = (pairs.corrupted_tokens[i],)"),
     ),
     *faults(
         f"{PATCHING}/donors.py",
@@ -447,6 +448,7 @@ FAULTS = (
         (CIRCUIT, LOSSES),
         ("bool(pairs.groups and reference.groups)", "False"),
         ("torch.zeros(lengths[i], *size)", "torch.ones(lengths[i], *size)"),
+        ("own = (pairs.clean_tokens[i], pairs.corrupted_tokens[i])", "own = (pairs.clean_tokens[i],)"),
         ("reference.clean_tokens[j][None], batch_tokens)[0]", "pairs.clean_tokens[j][None], batch_tokens)[0]"),
         (
             "head_outputs(model, rows, batch_tokens).mean(0)",
@@ -486,7 +488,8 @@ FAULTS = (
     *faults(
         f"{CIRCUITS}/criteria.py",
         (CRITERIA,),
-        ("ratio_interval(values[0], values[1])", "ratio_interval(values[1], values[0])"),
+        ("ratio_interval(values[0], values[1],", "ratio_interval(values[1], values[0],"),
+        ("values[1], clusters=ablation.pairs.clusters)", "values[1])"),
         ("(kept - floor) / (whole - floor)", "kept / (whole - floor)"),
         ("HeadSet(circuit.head_positions(heads), False)", "HeadSet(circuit.head_positions(heads), True)"),
         (
@@ -500,7 +503,8 @@ FAULTS = (
     *faults(
         f"{CIRCUITS}/knockouts.py",
         (CRITERIA, CIRCUIT),
-        ("_changes(values - values[0])", "_changes(values[0] - values)"),
+        ("_changes(values - values[0],", "_changes(values[0] - values,"),
+        ("mean_interval(change, clusters=clusters)", "mean_interval(change)"),
         ("(after - before).transpose", "(before - after).transpose"),
         ("(layer, h) not in taken", "(layer, h) not in heads or True"),
     ),
@@ -601,6 +605,7 @@ FAULTS = (
         ("across.sum() ** 2 - (across**2).sum()", "across.sum() ** 2"),
         ("(2 * quantile**2 + 1)", "(2 * quantile**2 - 1)"),
         ("np.sqrt(n * (n - 1)) / (n - 2)", "1"),
+        ("TIMES_SEEN * unbiased", "unbiased"),
         ("np.maximum(-tail, 0)", "-tail"),
         ("errors * np.sign(mean_below)[:, None], quantile", "errors, quantile"),
         ("room > 1e-12 * mean_below**2", "room != 0"),
