@@ -27,7 +27,7 @@ from .circuits.knockouts import backup_heads as backup_heads
 from .circuits.knockouts import knock_out as knock_out
 from .circuits.knockouts import random_like as random_like
 from .circuits.losses import copy_losses as copy_losses
-from .circuits.losses import in_context_score as in_context_score
+from .circuits.losses import loss_change as loss_change
 from .circuits.losses import token_losses as token_losses
 from .compat.classes import ActivationCache as ActivationCache
 from .compat.classes import ActivationPatcher as ActivationPatcher

@@ -52,7 +52,7 @@ class EngineWarning(UserWarning):
 
 
 class ContrastWarning(UserWarning):
-    """Clean and corrupted prompts hardly differ in the metric, so a normalised effect would be noise."""
+    """The difference between clean and corrupted prompts is none to divide by: effects would be noise, or reversed."""
 
 
 class ReferenceWarning(UserWarning):

@@ -27,7 +27,7 @@ def detector_scores(model: TransformerBridge, n_rows: int = 4, seq_len: int = 50
     Each score is the mean attention along one stripe of the pattern (Elhage et al. 2021; Olsson et al. 2022,
     "In-context learning and induction heads", appendix on head activation evaluators), between 0 and 1:
     ``previous_token`` from each token to the one before it, ``duplicate_token`` from each token of the second copy
-    to itself in the first, ``induction`` (prefix matching) to the one after that.
+    to itself in the first, ``induction`` (prefix matching) from each token of the second copy to the one after that.
 
     Args:
         model: In eval mode.
@@ -58,8 +58,10 @@ def detector_scores(model: TransformerBridge, n_rows: int = 4, seq_len: int = 50
 
     def stripes(pattern: Float[Tensor, "example head dest src"]) -> Float[Tensor, "score head"]:
         """Mean attention to the token `offset` before, over those that have one after BOS."""
-        diagonals = [pattern.diagonal(-offset, -2, -1)[..., int(bos) :] for offset in offsets.values()]
-        return torch.stack([diagonal.mean((0, -1)) for diagonal in diagonals])
+        diagonals = {name: pattern.diagonal(-offset, -2, -1)[..., int(bos) :] for name, offset in offsets.items()}
+        # The first is the last token of the first copy: it looks as far back, but nothing has come twice yet.
+        diagonals["induction"] = diagonals["induction"][..., 1:]
+        return torch.stack([diagonal.mean((0, -1)) for diagonal in diagonals.values()])
 
     layers = get_site(model, "pattern").layers(model)
     scores = _of_patterns(model, rows, layers, stripes)  # [layer score head]

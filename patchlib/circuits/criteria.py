@@ -25,7 +25,7 @@ class Faithfulness:
         circuit, model: The metric, mean over prompts, of the circuit alone and of the whole model.
         floor: The same with no head at all.
         faithfulness: circuit / model, a ratio of means.
-        ci_low, ci_high: Its 95% bootstrap interval over prompts; NaN for a single prompt.
+        ci_low, ci_high: Its 95% interval (``stats.ratio_interval``); NaN for a single prompt.
         above_floor: (circuit - floor) / (model - floor).
         n: Prompts.
         n_heads: Heads in the circuit.
@@ -79,7 +79,7 @@ def faithfulness(ablation: Ablation, circuit: Circuit) -> Faithfulness:
     sets = [HeadSet(circuit.head_positions(), keep=True), HeadSet({}, keep=False), HeadSet({}, keep=True)]
     values = ablation.measure(sets).astype(np.float64)  # [set example]
     kept, whole, floor = (float(mean) for mean in values.mean(axis=1))
-    interval = ratio_interval(values[0], values[1])
+    interval = ratio_interval(values[0], values[1], clusters=ablation.pairs.clusters)
     above_floor = (kept - floor) / (whole - floor)
     n, n_heads = values.shape[1], len(circuit.heads)
     return Faithfulness(kept, whole, floor, kept / whole, *interval, above_floor, n, n_heads, ablation.protocol)

@@ -38,7 +38,7 @@ class FaithfulnessCurve:
             or "nodes"), ``ranking`` ("signed", "magnitude", "random 1" ..., or "magnitude complement": all edges but
             those), ``share`` (of all edges or nodes that were chosen), ``n_edges`` (left after pruning), ``metric``
             (its mean), ``faithfulness`` (mean of the metric above the floor / that of the model), ``ci_low`` and
-            ``ci_high`` (95% bootstrap over prompts), ``n`` (prompts).
+            ``ci_high`` (95%, ``stats.ratio_interval``), ``n`` (prompts).
         areas: A row for each ``source``, ``of`` and ``ranking``: ``cpr``, the area under the curve, of which more is
             better (circuit performance ratio), and ``cmd``, the area between the curve and 1, of which less is better
             (circuit-model distance), by trapezoids over the share (Mueller et al. 2025, "MIB: a mechanistic
@@ -157,7 +157,7 @@ def _measured(name: str, ablation: EdgeAblation, chosen: list[tuple[str, str, fl
     whole, floor, rest = measured[0], measured[1], measured[2:]  # [example], [example], [circuit example]
     rows = []
     for (of, ranking, share, kept), metric in zip(chosen, rest, strict=True):
-        low, high = ratio_interval(metric - floor, whole - floor)
+        low, high = ratio_interval(metric - floor, whole - floor, clusters=ablation.pairs.clusters)
         faithfulness = (metric - floor).mean() / (whole - floor).mean()
         rows.append((name, of, ranking, share, int(kept.sum()), metric.mean(), faithfulness, low, high, len(whole)))
     names = ["source", "of", "ranking", "share", "n_edges", "metric", "faithfulness", "ci_low", "ci_high", "n"]

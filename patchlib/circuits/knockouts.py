@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -30,7 +30,8 @@ def knock_out(ablation: Ablation, sets: Mapping[str, Iterable[Head]]) -> pd.Data
 
     Returns:
         Index ``knocked_out``: the names, after ``"none"``. Columns ``metric_mean`` over prompts, ``change`` from none,
-        its 95% bootstrap interval ``ci_low`` and ``ci_high``, ``heads``, ``n``, ``metric`` and ``protocol``.
+        its 95% interval ``ci_low`` and ``ci_high`` (``stats.mean_interval``), ``heads``, ``n``, ``metric`` and
+        ``protocol``.
 
     Raises:
         SweepError: As ``Ablation.measure``.
@@ -45,7 +46,9 @@ def knock_out(ablation: Ablation, sets: Mapping[str, Iterable[Head]]) -> pd.Data
     """
     named = _named(ablation, sets)
     values = ablation.measure([HeadSet(everywhere(heads), keep=False) for heads in named.values()])
-    return change_table(values, named).assign(metric=ablation.metric, protocol=ablation.protocol)
+    return change_table(values, named, ablation.pairs.clusters).assign(
+        metric=ablation.metric, protocol=ablation.protocol
+    )
 
 
 def ablated_losses(ablation: Ablation, sets: Mapping[str, Iterable[Head]], copy: int) -> pd.DataFrame:
@@ -82,7 +85,7 @@ def ablated_losses(ablation: Ablation, sets: Mapping[str, Iterable[Head]], copy:
     first = np.array([of_set.first_copy.astype(np.float64).mean().item() for of_set in copies])  # [set]
     metric = "loss of the second copy"
     protocol = ablation.protocol.replace(ablation.metric, metric, 1)
-    table = change_table(second, named).assign(metric=metric, protocol=protocol)
+    table = change_table(second, named, ablation.pairs.clusters).assign(metric=metric, protocol=protocol)
     return table.assign(first_copy=first, first_copy_change=first - first[0])
 
 
@@ -95,16 +98,18 @@ def _named(ablation: Ablation, sets: Mapping[str, Iterable[Head]]) -> dict[str, 
     return {"none": []} | {check_text("A set's name", name): check_heads(sets[name], least=0) for name in sets}
 
 
-def change_table(values: Float[np.ndarray, "set example"], sets: Mapping[str, Iterable[Head]]) -> pd.DataFrame:
+def change_table(
+    values: Float[np.ndarray, "set example"], sets: Mapping[str, Iterable[Head]], clusters: Sequence[str]
+) -> pd.DataFrame:
     """A row for each set: the mean over prompts, the change from the first set, its 95% interval, the heads, ``n``."""
     values = values.astype(np.float64)
-    table = _changes(values - values[0]).set_index(pd.Index(sets, name="knocked_out"))
+    table = _changes(values - values[0], clusters).set_index(pd.Index(sets, name="knocked_out"))
     table.insert(0, "metric_mean", values.mean(axis=1))
     return table.assign(heads=[head_names(heads) for heads in sets.values()])
 
 
-def _changes(change: Float[np.ndarray, "row example"]) -> pd.DataFrame:
-    low, high = mean_interval(change)
+def _changes(change: Float[np.ndarray, "row example"], clusters: Sequence[str]) -> pd.DataFrame:
+    low, high = mean_interval(change, clusters=clusters)
     return pd.DataFrame({"change": change.mean(axis=1), "ci_low": low, "ci_high": high, "n": change.shape[1]})
 
 
@@ -159,7 +164,7 @@ def backup_heads(ablation: Ablation, layer_heads: Iterable[Head]) -> pd.DataFram
 
     Returns:
         A row for each other head: ``layer``, ``head_index``, ``before`` and ``after`` (logits, mean over prompts),
-        ``change`` with its 95% bootstrap interval ``ci_low`` and ``ci_high``, ``n``, largest change first; and, the
+        ``change`` with its 95% interval ``ci_low`` and ``ci_high``, ``n``, largest change first; and, the
         same in each row, ``knocked_out`` and ``protocol``.
 
     Raises:
@@ -181,7 +186,9 @@ def backup_heads(ablation: Ablation, layer_heads: Iterable[Head]) -> pd.DataFram
     )
     cells = {"layer": before.layer.values, "head_index": before["head"].values}
     means = {name: values.mean("example").values for name, values in (("before", before), ("after", after))}
-    table = pd.DataFrame(cells | means).join(_changes((after - before).transpose("cell", "example").values))
+    table = pd.DataFrame(cells | means).join(
+        _changes((after - before).transpose("cell", "example").values, ablation.pairs.clusters)
+    )
     table = table.assign(knocked_out=head_names(gone), protocol=ablation.protocol)
     others = [cell not in gone for cell in before.cell.values]
     return table[others].sort_values("change", ascending=False, ignore_index=True)

@@ -86,12 +86,15 @@ def copy_losses(losses: xr.DataArray, copy: int) -> xr.Dataset:
     return xr.Dataset({"first_copy": first, "second_copy": second, "gain": first - second})
 
 
-def in_context_score(losses: xr.DataArray, early: int = 50, late: int = 500) -> xr.DataArray:
-    """Loss at a late position minus loss at an early one: how much the context helps (Olsson et al. 2022).
+def loss_change(losses: xr.DataArray, early: int, late: int) -> xr.DataArray:
+    """Loss at a late position minus loss at an early one, of one token each.
+
+    Olsson et al. 2022 call it the in-context learning score where the positions are 50 and 500, and the mean is over
+    many texts as people write them. Of random tokens, or at other positions, it is another number.
 
     Args:
-        losses: From ``token_losses`` of running text.
-        early, late: Positions; 50 and 500 in the paper, for which the prompts must be that long.
+        losses: From ``token_losses``.
+        early, late: Positions.
 
     Returns:
         Over example, in nats; negative where the model learns from its context.
@@ -102,7 +105,7 @@ def in_context_score(losses: xr.DataArray, early: int = 50, late: int = 500) -> 
     Example:
         >>> rows = patchlib.repeated_tokens(model, n_rows=2, seq_len=25)
         >>> losses = patchlib.token_losses(model, rows)
-        >>> float(patchlib.in_context_score(losses, early=10, late=45).mean().round())
+        >>> float(patchlib.loss_change(losses, early=10, late=45).mean().round())
         -14.0
     """
     n_pos = _check_losses(losses).sizes["pos"]

@@ -202,7 +202,7 @@ def print_head_results(results: Sequence[HeadPatchingResult], top_k: int = 20) -
     measured, top_k = ranked(results), check_count("top_k", top_k)
     print(f"{'head':<8}{HEADER}   type in GPT-2 small")
     if not measured:
-        print("No head has an effect: clean and corrupted prompts hardly differ.")
+        print("No head has an effect: the contrast is not usable.")
     for r in measured[:top_k]:
         numbers = NUMBERS.format(r.patching_effect, r.clean_metric, r.corrupted_metric, r.patched_metric)
         print(f"{r.hook_name:<8}{numbers}   {classify_ioi_head(r.layer, r.head)}")

@@ -115,8 +115,9 @@ def resolve_donors(
     donor_of = []
     for i, row in enumerate(pairs.clean_tokens):
         alike = [j for j, donor in enumerate(task.clean_tokens) if len(donor) == len(row)]
-        if source == "resample":  # another prompt, or nothing would be ablated
-            alike = [j for j in alike if not torch.equal(task.clean_tokens[j], row)]
+        if source == "resample":  # neither the prompt, or nothing would be ablated, nor its partner: that is "other"
+            own = (row, pairs.corrupted_tokens[i])
+            alike = [j for j in alike if not any(torch.equal(task.clean_tokens[j], tokens) for tokens in own)]
         if not alike:
             wanted = "other prompt" if source == "resample" else "prompt"
             raise SweepError(

@@ -186,6 +186,8 @@ class Experiment:
         texts = self.pairs.example_prompts(self.model)
         coords: dict[str, Any] = {name: ("example", list(map(_savable, column))) for name, column in texts.items()}
         coords["example"] = np.arange(len(self.pairs))
+        if self.pairs.clusters:
+            coords["cluster"] = ("example", list(map(_savable, self.pairs.clusters)))
         if "pos" in self.grid.values:
             coords["pos_label"] = ("pos", [_savable(self._shared(position)) for position in self.grid.values["pos"]])
         return coords
@@ -224,18 +226,13 @@ def _savable(text: str) -> str:
 
 
 def warn_of_contrast(result: xr.Dataset) -> None:
-    """Warn of metrics in which clean and corrupted hardly differ, so that effects are NaN."""
-    turned_around = stats.contrast(result.rename(clean="corrupted", corrupted="clean"))
-    table = stats.contrast(result).assign(is_swapped=turned_around.usable)
-    for metric, row in table[~table.usable].iterrows():
-        spread = f" with a spread of {row.spread:.2g}" if row.n > 1 else ""
-        mend = "Choose a corruption that changes the answer (for IOI: corruption='swap_subject')."
-        if row.is_swapped:
-            mend = "The corrupted prompts come out above the clean ones: are the right and the wrong answers swapped?"
+    """Warn of metrics whose contrast is not usable, so that effects are NaN."""
+    table = stats.contrast(result)
+    for metric in table.index[~table.usable]:
+        row = table.loc[[metric]]
+        noise = "turn every sign around" if row.reason.item() == "answers swapped" else "give noise"
         warnings.warn(
-            f"{metric} gives no usable contrast: {row.clean:.3g} on clean and {row.corrupted:.3g} on corrupted "
-            f"prompts, a difference of {row.difference:.2g}{spread} (n = {row.n:.0f}). Effects are NaN, because "
-            f"dividing by it would {'turn every sign around' if row.is_swapped else 'give noise'}. {mend}",
+            f"{stats.why_unusable(row)} Effects are NaN, because dividing by it would {noise}.",
             ContrastWarning,
             stacklevel=4,
         )

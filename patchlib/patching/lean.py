@@ -12,11 +12,6 @@ from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation
 
 from patchlib.patching.shortcuts import Forward
 
-ACTIVATIONS:
-            lean[module] = ACTIVATIONS[type(module)]
-    return lean
-
-
 ACTIVATIONS: dict[type[torch.nn.Module], Forward] = {
     NewGELUActivation: partial(torch.ops.aten.gelu_.default, approximate="tanh"),
     GELUTanh: partial(torch.ops.aten.gelu_.default, approximate="tanh"),
@@ -38,7 +33,9 @@ def lean_modules(model: TransformerBridge) -> dict[torch.nn.Module, Forward]:
         if isinstance(module, NormalizationBridge) and is_plain_layer_norm(module):
             lean[module] = partial(_layer_norm, module)
     for module in model.original_model.modules():
-        if type(module) in 
+        if type(module) in ACTIVATIONS:
+            lean[module] = ACTIVATIONS[type(module)]
+    return lean
 
 
 def is_plain_layer_norm(norm: NormalizationBridge) -> bool:

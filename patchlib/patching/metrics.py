@@ -69,7 +69,7 @@ def kl(logits: Logits, answers: Answers, clean_logits: CleanLogits) -> Values:
 
 
 def accuracy(logits: Logits, answers: Answers, clean_logits: CleanLogits) -> Values:
-    """1 where the right answer has a higher logit than the wrong one, else 0."""
+    """1 where the right answer has a higher logit than the wrong one, else 0: of these two, whatever is above both."""
     return (logit_diff(logits, answers, clean_logits) > 0).float()
 
 
@@ -97,7 +97,8 @@ def resolve_metrics(
         pairs: The task, which may have a metric of its own.
 
     Raises:
-        SweepError: Unknown or doubled name, an empty list, or ``"task_metric"`` for a task without one.
+        SweepError: Unknown or doubled name, an empty list, ``"task_metric"`` for a task without one, or accuracy of
+            corrupted prompts for which no answer is right.
     """
     by_name: Metrics = dict(METRICS)
     if pairs.compute_metric is not None:
@@ -119,6 +120,11 @@ def resolve_metrics(
         if function not in by_name.values():
             check_signature(name, function)
         chosen[name] = function
+    if accuracy in chosen.values() and pairs.metadata.get("corrupted_answer") == "none":
+        raise SweepError(
+            f"{pairs.name!r} has corrupted prompts for which neither answer is right, so that accuracy says nothing of "
+            "them: take 'logit_diff' or 'prob'."
+        )
     if not chosen:
         raise SweepError(f"No metric was asked for. Choose from {', '.join(by_name)}.")
     return chosen

@@ -157,7 +157,7 @@ def sweep(
         ExactnessError: Fast and plain disagree.
 
     Warns:
-        ContrastWarning: Clean and corrupted hardly differ; effects are NaN.
+        ContrastWarning: The contrast is not usable (``contrast`` says why); effects are NaN.
         EngineWarning: Once for a model that takes plain forwards, which are slower; it says why.
 
     Example:

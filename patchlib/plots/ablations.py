@@ -21,7 +21,7 @@ def knock_out_strip(
         title: Of the figure.
 
     Returns:
-        The change of the metric across, with 95% bootstrap intervals, the sets upward.
+        The change of the metric across, with 95% intervals, the sets upward.
 
     Example:
         >>> sets = {"the writer": [(23, 3)], **patchlib.random_like(model, [(23, 3)], n_sets=3)}
@@ -52,7 +52,7 @@ def knock_out_strip(
     figure.update_xaxes(AXIS, title=f"change of the {metric}")
     figure.update_yaxes(gridcolor=PALE, categoryorder="array", categoryarray=[])
     n, unablated = table.n.iloc[0], table.metric_mean["none"]
-    said = f"mean over {n} clean prompts, bars: 95% bootstrap intervals; unablated: {unablated:.2f}"
+    said = f"mean over {n} clean prompts, bars: 95% intervals; unablated: {unablated:.2f}"
     height = 190 + 36 * (len(named) + (n_random > 0))
     return style(figure, title, said, height).update_layout(showlegend=False)
 

@@ -125,7 +125,7 @@ def faithfulness_curve(
 ) -> go.Figure:
     """Faithfulness over the share of edges or nodes that is kept: chosen by size on the left, by sign on the right.
 
-    Of several ablations the first has solid lines and pale bands, 95% bootstrap intervals over prompts. Dotted lines
+    Of several ablations the first has solid lines and pale bands, 95% intervals over prompts. Dotted lines
     are what is left without the circuit; grey lines are circuits drawn at random, the same in both panels; both of the
     first ablation.
 
@@ -172,7 +172,7 @@ def faithfulness_curve(
     figure.update_xaxes(gridcolor=PALE, tickvals=[0.001, 0.01, 0.1, 1], ticktext=["0.1%", "1%", "10%", "100%"])
     figure.update_yaxes(AXIS, range=[max(-most, min(-0.2, low - 0.1)), min(most, max(1.2, high + 0.1))])
     figure.update_yaxes(title="faithfulness", row=1, col=1)
-    said = f"{curve.protocol}; bands: 95% bootstrap"
+    said = f"{curve.protocol}; bands: 95% intervals"
     figure = style(figure, title, said, 520, above=60)
     return figure.update_layout(legend={**LEGEND, "y": 1.08})
 

@@ -14,6 +14,7 @@ from patchlib._util import Head, check_count, check_kind, check_text, head_name
 from patchlib.errors import SweepError
 from patchlib.plots.style import AXIS, GREY, LINES, PALE, add_band, layer_step, style
 from patchlib.plots.wording import check_array
+from patchlib.stats import mean_interval
 
 SHADED = {"zmin": 0, "zmax": 1, "colorscale": [[0, "#ffffff"], [0.5, "#6baed6"], [1, "#08306b"]]}
 PANEL = 380
@@ -21,7 +22,7 @@ PANEL = 380
 
 
 def loss_by_position(losses: xr.DataArray, copy: int | None = None, title: str = "Loss at each position") -> go.Figure:
-    """Mean loss over rows at each position, with 95% of the mean's sampling spread (1.96 standard errors).
+    """Mean loss over rows at each position, with its 95% interval (``stats.mean_interval``).
 
     Args:
         losses: From ``token_losses``.
@@ -42,9 +43,10 @@ def loss_by_position(losses: xr.DataArray, copy: int | None = None, title: str =
         check_count("copy", copy, least=0, most=losses.sizes["pos"] - 1)
     inside, n = losses.isel(pos=slice(1, None)), losses.sizes["example"]
     mean = inside.mean("example").to_series()
-    spread = 1.96 * inside.std("example", ddof=1).to_series() / math.sqrt(n) if n > 1 else 0 * mean
+    ends = mean_interval(inside.transpose("pos", "example").values)
+    low, high = (mean.where(np.isnan(end), end) for end in ends)  # a single row has none
     figure = go.Figure()
-    add_band(figure, mean - spread, mean + spread, LINES[0], 0.2)
+    add_band(figure, low.clip(lower=0), high, LINES[0], 0.2)  # no loss is below 0
     look = {"mode": "lines+markers", "line": {"color": LINES[0]}, "marker": {"size": 4}}
     hover = {"hovertemplate": "position %{x}<br>%{y:.2f} nats<extra></extra>", "showlegend": False}
     figure.add_scatter(x=mean.index, y=mean.round(3), **look, **hover)

@@ -125,7 +125,7 @@ def position_heatmap(result: xr.Dataset, metric: str | None = None, title: str =
 
 
 def layer_lines(results: Results, metric: str | None = None, title: str = "Effect of each layer") -> go.Figure:
-    """A line for each result, with 95% bootstrap bands.
+    """A line for each result, with 95% bands.
 
     Args:
         results: From ``sweep(over=("layer",))``; several by the names of their lines.
@@ -152,7 +152,7 @@ def layer_lines(results: Results, metric: str | None = None, title: str = "Effec
     for i, (name, result) in enumerate(named.items()):
         interval = stats.effect_interval(result).dropna("layer")
         if interval.sizes["layer"]:  # a single prompt has none
-            facts[2:] = ["bands: 95% bootstrap over prompts"]
+            facts[2:] = ["bands: 95% intervals over prompts"]
             low, high = interval.low.to_series(), interval.high.to_series()
             style.add_band(figure, low, high, LINES[i % len(LINES)], 0.15, name)
         style.add_line(figure, result.layer.values, result.effect.values[0], name, i)
@@ -164,7 +164,7 @@ def layer_lines(results: Results, metric: str | None = None, title: str = "Effec
 
 
 def top_bar(result: xr.Dataset, top_k: int = 15, metric: str | None = None, title: str = "Top effects") -> go.Figure:
-    """The cells of any sweep with the largest absolute effect, with 95% bootstrap intervals.
+    """The cells of any sweep with the largest absolute effect, with 95% intervals.
 
     Args:
         result: From ``sweep`` or ``path_patch``.
@@ -192,7 +192,7 @@ def top_bar(result: xr.Dataset, top_k: int = 15, metric: str | None = None, titl
     table = stats.summary_table(result, top_k).dropna(subset="effect")
     names = [html.escape(name, quote=False) for name in wording.cell_names(table)]
     has_interval = bool(table.ci_low.notna().any())  # a single prompt has none
-    subtitle = wording.about(named) + ("; lines: 95% bootstrap over prompts" if has_interval else "")
+    subtitle = wording.about(named) + ("; lines: 95% intervals over prompts" if has_interval else "")
     figure = style.draw_bars(names, table.effect.to_list(), title, subtitle, wording.meaning_of(named))
     interval = " [%{customdata[0]:.3f}, %{customdata[1]:.3f}]" if has_interval else ""
     arms = {"array": (table.ci_high - table.effect).round(4), "arrayminus": (table.effect - table.ci_low).round(4)}

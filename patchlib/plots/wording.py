@@ -9,9 +9,15 @@ import xarray as xr
 
 from patchlib._util import cell_name, check_kind
 from patchlib.errors import SweepError
+from patchlib.stats import contrast
 
-NO_CONTRAST = "Clean and corrupted prompts hardly differ, so there is no effect to speak of."
-METRIC_NAMES = {"logit_diff": "logit difference", "prob": "probability of the answer", "kl": "KL to the clean prompt"}
+NO_CONTRAST = "There is no effect to speak of: the contrast is not usable."
+METRIC_NAMES = {
+    "logit_diff": "logit difference",
+    "prob": "probability of the answer",
+    "kl": "KL to the clean prompt",
+    "accuracy": "accuracy (right above wrong, of two)",
+}
 AXIS_NAMES = {"head": "head", "kv_head": "k/v head", "pos": "position", "role": "role in the sentence"}
 DIRECTIONS = {"denoise": "denoising (clean into corrupted)", "noise": "noising (corrupted into clean)"}
 MEANING = {
@@ -55,6 +61,12 @@ def metric_name(result: xr.Dataset) -> str:
     """The result's first metric in words."""
     name = str(result.metric.values[0])
     return METRIC_NAMES.get(name, name.replace("_", " "))
+
+
+def no_effect(result: xr.Dataset) -> str:
+    """That a result's first metric has no effect, and why."""
+    reason = contrast(result).reason.iloc[0]
+    return f"{NO_CONTRAST[:-1]} ({reason})." if reason else "There is no effect to speak of: no prompt has a position."
 
 
 def about(results: Mapping[str, xr.Dataset]) -> str:

@@ -185,6 +185,7 @@ class InductionDataset(PatchingDataset):
         current = torch.tensor([len(bos) + len(prompt.clean) - 1 for prompt in self._prompts])
         seq_len = {} if self.kind == "names" else {"seq_len": self.seq_len}
         settings: dict[str, str | int | float] = {"corruption": self.corruption, "kind": self.kind, "gap": self.gap}
+        settings["corrupted_answer"] = "wrong" if self.corruption == "next_token" else "none"
         pairs = PromptPairs(
             clean_tokens=tuple(torch.tensor(bos + prompt.clean) for prompt in self._prompts),
             corrupted_tokens=tuple(torch.tensor(bos + prompt.corrupted) for prompt in self._prompts),
@@ -250,8 +251,9 @@ def _ordinary_tokens(model: TransformerBridge) -> list[int]:
 def repeated_tokens(model: TransformerBridge, n_rows: int = 8, seq_len: int = 25, seed: int = 0) -> PromptPairs:
     """Rows of random tokens that come twice, whole, for losses, scores and ablations (Olsson et al. 2022, argument 1).
 
-    In the corrupted rows the second half is random as well, so that nothing comes twice: the reference in which there
-    is nothing to copy. The answers are the last token and the one in its place in the corrupted row.
+    None of them is a special token. In the corrupted rows the second half is random as well, so that nothing comes
+    twice: the reference in which there is nothing to copy. The answers are the last token and the one in its place in
+    the corrupted row.
 
     Args:
         model: Whose tokens.
@@ -278,11 +280,11 @@ def repeated_tokens(model: TransformerBridge, n_rows: int = 8, seq_len: int = 25
     check_length(model, 2 * seq_len, name := "repeated random tokens")  # before so many are drawn
     seed = check_seed(seed, error=TaskError)
     generator = torch.Generator().manual_seed(seed)
-    vocab = int(model.cfg.d_vocab)
-    once = torch.randint(vocab, (n_rows, seq_len), generator=generator)
-    other = torch.randint(vocab, (n_rows, seq_len), generator=generator)
+    pool = torch.tensor(_ordinary_tokens(model))
+    once, other = torch.randint(len(pool), (2, n_rows, seq_len), generator=generator)  # indices into the pool
     # The answers must differ; the generator may draw one token twice.
-    other[:, -1] = torch.where(other[:, -1] == once[:, -1], (once[:, -1] + 1) % vocab, other[:, -1])
+    other[:, -1] = torch.where(other[:, -1] == once[:, -1], (once[:, -1] + 1) % len(pool), other[:, -1])
+    once, other = pool[once], pool[other]  # [example pos]
     bos = torch.tensor(_bos(model), dtype=torch.long).expand(n_rows, -1)  # [example pos], of one position or none
     pairs = PromptPairs(
         clean_tokens=tuple(torch.cat([bos, once, once], dim=1)),  # [example pos]
@@ -292,6 +294,5 @@ def repeated_tokens(model: TransformerBridge, n_rows: int = 8, seq_len: int = 25
         name=name,
         seed=seed,
         metadata={"seq_len": seq_len, "n_prompts": n_rows},
-        keep_pads=True,  # any token may have been drawn
     )
     return check_fits(model, pairs)

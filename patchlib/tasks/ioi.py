@@ -26,6 +26,8 @@ Fill = tuple[str, str, str, str]
 ROLES = ("IO", "S1", "S1+1", "S2", "END")
 FRESH_NAMES = {"swap_subject": 0, "swap_order": 0, "abc": 3, "random_subject": 1}
 """Corruption -> how many names it needs beyond the two of the clean prompt."""
+CORRUPTED_ANSWERS = {"swap_subject": "wrong", "swap_order": "right", "abc": "none", "random_subject": "none"}
+"""Corruption -> which of the two answers its prompts call for."""
 
 IOI_HEADS: dict[str, tuple[Head, ...]] = {
     "Name Mover": ((9, 9), (10, 0), (9, 6)),
@@ -145,6 +147,7 @@ class IOIDataset(PatchingDataset):
         """Make the prompts, each of an order of names, a wording, and what is filled in."""
         self.templates = [fill for *_, fill in slots]
         self._groups = tuple(f"{order}: {wording}" for order, wording, _ in slots)
+        self._clusters = tuple(wording for _, wording, _ in slots)
         self._pairs = [self._fill(rng, names, *slot) for slot in slots]
 
     def get_clean_corrupt_pairs(self) -> list[tuple[str, str]]:
@@ -164,7 +167,13 @@ class IOIDataset(PatchingDataset):
             roles=_find_roles(pairs),
             seed=self.seed,
             groups=self._groups,
-            metadata={"corruption": self.corruption, "templates": self.order, "n_prompts": len(pairs)},
+            clusters=self._clusters,
+            metadata={
+                "corruption": self.corruption,
+                "corrupted_answer": CORRUPTED_ANSWERS[self.corruption],
+                "templates": self.order,
+                "n_prompts": len(pairs),
+            },
         )
 
     def reference(self, model: TransformerBridge, per_template: int = 20) -> PromptPairs:

@@ -48,9 +48,13 @@ class PromptPairs:
         name: What plots and results call the task.
         seed: The random seed that drew the prompts, None where nothing was drawn.
         compute_metric: The task's own metric ``(logits[1 pos d_vocab], i) -> float``, None for the default.
-        metadata: Settings that results record.
+        metadata: Settings that results record. Where ``corrupted_answer`` is "none", neither answer is right for the
+            corrupted prompts, and ``accuracy`` is refused.
         groups: A label for each pair; prompts with the same one differ in their fillings alone, so that a mean over
             them, position by position, is one of like with like. Empty: prompts of one length are alike.
+        clusters: A label for each pair; prompts with the same one share a wording, or whatever else makes a model treat
+            them alike, so that they are not independent: intervals and tests count them as one cluster. Empty: the
+            groups, where there are any, else each pair is its own.
         keep_pads: Rows may begin or end in the tokenizer's padding token, which often is its end-of-text token too.
             Otherwise a model refuses such rows, as they come from padding prompts of several lengths to one.
 
@@ -88,6 +92,7 @@ class PromptPairs:
     compute_metric: TaskMetric | None = None
     metadata: dict[str, str | int | float] = field(default_factory=dict)
     groups: tuple[str, ...] = ()
+    clusters: tuple[str, ...] = ()
     keep_pads: bool = False
     index: Int[Tensor, " example"] = field(init=False)
 
@@ -101,9 +106,7 @@ class PromptPairs:
             for role, positions in given_roles.items()
         }
         seed = None if self.seed is None else check_seed(self.seed, error=TaskError)
-        if isinstance(self.groups, str):
-            raise TaskError(f"groups must be a label for each pair, not {shown(self.groups)}.")
-        groups = tuple(check_text("A group", group, TaskError) for group in listed(self.groups))
+        groups, clusters = self._labels("group", self.groups), self._labels("cluster", self.clusters)
         if self.compute_metric is not None and not callable(self.compute_metric):
             raise TaskError(
                 f"compute_metric must be a function (logits, i) -> float, not {shown(self.compute_metric)}."
@@ -116,8 +119,9 @@ class PromptPairs:
                 f"{self.name!r} has {len(clean)} clean and {len(corrupted)} corrupted prompts and answers of "
                 f"shape {list(answers.shape)}: give as many of each, the answers as [example, 2]."
             )
-        if groups and len(groups) != len(clean):
-            raise TaskError(f"{self.name!r} has {len(clean)} pairs and {len(groups)} groups: give one for each.")
+        for kind, labels in (("groups", groups), ("clusters", clusters)):
+            if labels and len(labels) != len(clean):
+                raise TaskError(f"{self.name!r} has {len(clean)} pairs and {len(labels)} {kind}: give one for each.")
         for i, (right, wrong) in enumerate(answers.tolist()):
             check_pair(i, clean[i], corrupted[i], str)
             if right == wrong or min(right, wrong) < 0:
@@ -138,7 +142,13 @@ class PromptPairs:
         }
         # The class is frozen, so that nobody edits prompts under a sweep: only here are values put into their form.
         vars(self).update(clean_tokens=clean, corrupted_tokens=corrupted, answers=answers)
-        vars(self).update(roles=roles, metadata=metadata, seed=seed, groups=groups, index=torch.arange(len(clean)))
+        vars(self).update(roles=roles, metadata=metadata, seed=seed, groups=groups, clusters=clusters or groups)
+        vars(self).update(index=torch.arange(len(clean)))
+
+    def _labels(self, kind: str, labels: Sequence[str]) -> tuple[str, ...]:
+        if isinstance(labels, str):
+            raise TaskError(f"{kind}s must be a label for each pair, not {shown(labels)}.")
+        return tuple(check_text(f"A {kind}", label, TaskError) for label in listed(labels))
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -191,6 +201,7 @@ class PromptPairs:
             answers=self.answers[chosen],
             roles={role: positions[chosen] for role, positions in self.roles.items()},
             groups=tuple(self.groups[i] for i in chosen) if self.groups else (),
+            clusters=tuple(self.clusters[i] for i in chosen) if self.clusters else (),
             compute_metric=None if metric is None else lambda logits, i: metric(logits, chosen[i]),
         )
         vars(selected).update(index=self.index[chosen])

@@ -312,14 +312,14 @@ def seeds() -> Refusal:
 
 @case("C15", "counts of 0, -3, nan, text, and so many that nothing would ever end")
 def counts() -> Refusal:
-    names = {"n_prompts", "seq_len", "n_rows", "n_sets", "n_random", "n_resamples", "top_k", "max_heads", "depth"}
+    names = {"n_prompts", "seq_len", "n_rows", "n_sets", "n_random", "top_k", "max_heads", "depth"}
     calls = [
         lambda entry=entry, name=name, wrong=wrong: entry.function(**entry.right | {name: wrong})
         for entry in public().values()
         for name in names & set(entry.right)
         for wrong in (-3, float("nan"), "3", 1.5, True, [], 10**5000)
     ]
-    huge = {"n_prompts", "seq_len", "n_rows", "n_sets", "n_random", "n_resamples"}
+    huge = {"n_prompts", "seq_len", "n_rows", "n_sets", "n_random"}
     calls += [
         lambda entry=entry, name=name: entry.function(**entry.right | {name: 10**12})
         for entry in public().values()
@@ -376,6 +376,7 @@ def pairs_of_junk() -> Refusal:
         "compute_metric": ("prob", 5, []),
         "metadata": (None, [1], {"a": None}, {"a": [1]}, {5: 1}, {"a": 2**70}, {"a": "\udfff"}, {"a": 1j}),
         "groups": (None, 5, ("a", "b"), "a", (None,), ("\ud800",)),
+        "clusters": (None, 5, ("a", "b"), "a", (None,), ("\ud800",)),
         "keep_pads": (None, 1, "yes"),
     }
     calls = [
@@ -457,7 +458,7 @@ def statistics_of_junk() -> Refusal:
     ]
     calls += [lambda v=v: patchlib.copy_losses(v, 3) for v in (None, "x", np.zeros((2, 9)), xr.DataArray([1.0]), swept)]
     calls += [lambda v=v: patchlib.copy_losses(losses(), v) for v in (None, "x", 0, 99, 1.5, True, float("nan"))]
-    calls += [lambda v=v: patchlib.in_context_score(losses(), v, 9) for v in (None, "x", 0, 9, 99, 1.5, True)]
+    calls += [lambda v=v: patchlib.loss_change(losses(), v, 9) for v in (None, "x", 0, 9, 99, 1.5, True)]
     steps = (None, [], {}, pd.DataFrame(), pd.DataFrame({"layer": [1]}))
     calls += [lambda v=v: patchlib.head_types(model(), pairs(), v) for v in steps]
     return all_refused(*calls)

@@ -47,7 +47,7 @@ def pairs() -> patchlib.PromptPairs:
     made = contrast_pairs(model(), n=4)
     roles = {"END": torch.full((4,), 8), "S2": torch.full((4,), 5)}
     settings = {"clean_tokens": made.clean_tokens, "corrupted_tokens": made.corrupted_tokens, "answers": made.answers}
-    return patchlib.PromptPairs(**settings, roles=roles, name="made up", groups=tuple("abab"))
+    return patchlib.PromptPairs(**settings, roles=roles, name="made up", groups=tuple("abab"), clusters=tuple("abcd"))
 
 
 @functools.cache
@@ -235,9 +235,10 @@ def public() -> dict[str, Public]:
     activation, heads = patchlib.ActivationPatcher(model()), patchlib.HeadPatcher(model())
     prompt = {"corrupted_prompt": "John gave a drink to", "clean_cache": cache()}
     tokens = {"clean_tokens": [[5, 6, 7]], "corrupted_tokens": [[5, 8, 7]], "answers": [[9, 10]], "roles": {"END": [2]},
-              "name": "made up", "seed": 0, "compute_metric": None, "metadata": {"n": 3}, "groups": ("a",)}  # fmt: skip
+              "name": "made up", "seed": 0, "compute_metric": None, "metadata": {"n": 3}, "groups": ("a",),
+              "clusters": ("a",)}  # fmt: skip
     size = {"n_layers": 3, "n_heads": 4}
-    interval = {"confidence": 0.9, "seed": 0, "n_resamples": 50}
+    interval = {"confidence": 0.9}
     sets = {"two heads": HEADS}
     knocked = patchlib.HeadSet(patchlib.everywhere(HEADS), keep=False)
     return drawn() | {
@@ -329,11 +330,16 @@ def public() -> dict[str, Public]:
         "baseline": Public(patchlib.baseline, {**task, "metric": "prob", "batch_tokens": 512}),
         "inputs_of": Public(patchlib.inputs_of, {"model": model(), "heads": HEADS, "site": "k", "position": "END"}),
         "contrast": Public(patchlib.contrast, {"result": result()}),
+        "stats.why_unusable": Public(stats.why_unusable, {"table": patchlib.contrast(result())}),
         "stats.effect": Public(stats.effect, {"result": result()}),
         "stats.one_metric": Public(stats.one_metric, {"result": result(), "metric": "logit_diff"}),
         "effect_interval": Public(patchlib.effect_interval, {"result": result(), "metric": "logit_diff", **interval}),
-        "stats.mean_interval": Public(stats.mean_interval, {"values": np.ones((2, 3)), **interval}),
-        "stats.ratio_interval": Public(stats.ratio_interval, {"above": np.ones(3), "below": np.ones(3), **interval}),
+        "stats.mean_interval": Public(
+            stats.mean_interval, {"values": np.ones((2, 3)), **interval, "clusters": ["a", "b", "b"]}
+        ),
+        "stats.ratio_interval": Public(
+            stats.ratio_interval, {"above": np.ones(3), "below": np.ones(3), **interval, "clusters": ["a", "b", "b"]}
+        ),
         "stats.p_values": Public(stats.p_values, {"result": result(), "metric": "logit_diff", "seed": 0}),
         "summary_table": Public(
             patchlib.summary_table,
@@ -404,7 +410,7 @@ def public() -> dict[str, Public]:
         "backup_heads": Public(patchlib.backup_heads, {"ablation": ablation(), "layer_heads": HEADS}),
         "token_losses": Public(patchlib.token_losses, task),
         "copy_losses": Public(patchlib.copy_losses, {"losses": losses(), "copy": 7}),
-        "in_context_score": Public(patchlib.in_context_score, {"losses": losses(), "early": 2, "late": 9}),
+        "loss_change": Public(patchlib.loss_change, {"losses": losses(), "early": 2, "late": 9}),
         "ActivationPatcher": Public(patchlib.ActivationPatcher, {"model": model()}),
         "cache_activations": Public(activation.cache_activations, {"prompt": "Mary gave a drink to"}),
         "patch_activation": Public(

@@ -36,6 +36,15 @@ def test_rows_come_twice_and_their_partners_do_not(kind):
     assert not torch.equal(clean, patchlib.repeated_tokens(model, 5, 7, seed=4).clean_batch())
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_no_special_token_is_among_the_random_ones(kind):
+    model = load_tiny(kind)
+    pairs = patchlib.repeated_tokens(model, n_rows=400, seq_len=25)
+    after_bos = torch.cat([pairs.clean_batch(), pairs.corrupted_batch()])[:, 1:]
+    assert not set(after_bos.unique().tolist()) & set(model.tokenizer.all_special_ids)
+    assert len(after_bos.unique()) > 0.95 * (len(model.tokenizer) - len(model.tokenizer.all_special_ids))
+
+
 def test_losses_are_those_of_a_whole_forward(monkeypatch):
     model = load_tiny("llama")
     pairs = patchlib.repeated_tokens(model, 5, 6)
@@ -75,10 +84,10 @@ def test_copies_are_compared_position_by_position():
     losses = xr.DataArray([[np.nan, 4.0, 6.0, 9.0, 1.0, 3.0]], dims=["example", "pos"], coords={"pos": range(6)})
     copies = patchlib.copy_losses(losses, copy=3)
     assert [float(copies[name][0]) for name in ("first_copy", "second_copy", "gain")] == [5.0, 2.0, 3.0]
-    assert float(patchlib.in_context_score(losses, 1, 4)[0]) == -3.0
+    assert float(patchlib.loss_change(losses, 1, 4)[0]) == -3.0
     for early, late in ((0, 3), (3, 2), (2, 6)):
         with pytest.raises(SweepError, match="must be positions of these 6"):
-            patchlib.in_context_score(losses, early, late)
+            patchlib.loss_change(losses, early, late)
 
 
 def test_the_table_of_losses_without_heads():

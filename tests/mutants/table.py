@@ -52,6 +52,7 @@ CIRCUIT, CRITERIA = "tests/circuits/test_circuit.py", "tests/circuits/test_crite
 ATTRIBUTION, HEADS = "tests/circuits/test_attribution_by_hand.py", "tests/circuits/test_heads.py"
 SAMPLE = "tests/architectures/test_sample.py"
 STATS_BY_HAND = "tests/test_stats_by_hand.py"
+STATISTICS = "patchlib/stats"
 COMPOSITION, LOSSES, STATS = (
     "tests/circuits/test_composition.py", "tests/circuits/test_losses.py", "tests/test_stats.py",
 )  # fmt: skip
@@ -332,8 +333,9 @@ FAULTS = (
     # ---- Donors, self-check, metrics, checkpoint
     *faults(
         f"{PATCHING}/donors.py",
-        ("tests/patching/test_donors.py::test_what_cannot_be_taken",),
-        ("if not torch.equal(task.clean_tokens[j], row)", ""),
+        (DONORS,),
+        ("own = (row, pairs.corrupted_tokens[i])", "own = (row,)"),
+        ("own = (row, pairs.corrupted_tokens[i])", "own = (pairs.corrupted_tokens[i],)"),
     ),
     *faults(
         f"{PATCHING}/donors.py",
@@ -501,7 +503,8 @@ FAULTS = (
     *faults(
         f"{CIRCUITS}/criteria.py",
         (CRITERIA,),
-        ("ratio_interval(values[0], values[1])", "ratio_interval(values[1], values[0])"),
+        ("ratio_interval(values[0], values[1],", "ratio_interval(values[1], values[0],"),
+        ("values[1], clusters=ablation.pairs.clusters)", "values[1])"),
         ("(kept - floor) / (whole - floor)", "kept / (whole - floor)"),
         ("HeadSet(circuit.head_positions(heads), False)", "HeadSet(circuit.head_positions(heads), True)"),
         (
@@ -515,7 +518,8 @@ FAULTS = (
     *faults(
         f"{CIRCUITS}/knockouts.py",
         (CRITERIA, CIRCUIT),
-        ("_changes(values - values[0])", "_changes(values[0] - values)"),
+        ("_changes(values - values[0],", "_changes(values[0] - values,"),
+        ("mean_interval(change, clusters=clusters)", "mean_interval(change)"),
         ("(after - before).transpose", "(before - after).transpose"),
         ("(layer, h) not in taken", "(layer, h) not in heads or True"),
     ),
@@ -581,31 +585,63 @@ FAULTS = (
     ),
     # ---- Statistics
     *faults(
-        "patchlib/stats.py",
-        (STATS_BY_HAND, STATS),
+        f"{STATISTICS}/results.py",
+        (STATS,),
         ('if result.attrs["direction"] == "noise":', 'if result.attrs["direction"] == "denoise":'),
-        ("ddof=1", "ddof=0"),
+        ("return result.patched - base, other - base", "return result.patched - other, other - base"),
+        ('result["cluster"].values if "cluster" in result.coords', 'None if "cluster" in result.coords'),
+    ),
+    *faults(
+        f"{STATISTICS}/effects.py",
+        (STATS,),
         (
             'ratio: xr.DataArray = moved.mean("example") / possible.mean("example")',
             'ratio = (moved / possible).mean("example")',
         ),
         ("distance.where(moved.notnull())", "distance"),
-        ("paired=len(samples) > 1", "paired=False"),
-        (" & (gap > 1e-4 * larger)", ""),
+    ),
+    *faults(
+        f"{STATISTICS}/contrasts.py",
+        (STATS,),
+        ("ddof=1", "ddof=0"),
+        ("1e-4 if row.n > 2 else MIN_CONTRAST_OF_ONE", "0 if row.n > 2 else MIN_CONTRAST_OF_ONE"),
+        ("row.against <= MOST_AGAINST", "row.against <= 0.5"),
+        ("has_interval | (n < 3)", "has_interval | True"),
+        ("row.clean <= GUESSING", "row.corrupted <= GUESSING"),
+        ("row.difference < 0 and row.is_precise", "row.difference < 0 or row.is_precise"),
+        ("(by_prompt != 0).sum(axis=1)", "np.full(len(by_prompt), n)"),
+        ("+ np.arange(20)", "+ np.arange(1)"),
+    ),
+    *faults(
+        f"{STATISTICS}/intervals.py",
+        (STATS_BY_HAND, STATS),
+        ("len(labels) < MIN_CLUSTERS", "len(labels) < 2"),
+        ("np.sqrt(1 - members.mean(0)) * len(members)", "np.float64(len(members))"),
+        ("across.sum() ** 2 - (across**2).sum()", "across.sum() ** 2"),
+        ("(2 * quantile**2 + 1)", "(2 * quantile**2 - 1)"),
+        ("np.sqrt(n * (n - 1)) / (n - 2)", "1"),
+        ("TIMES_SEEN * unbiased", "unbiased"),
+        ("np.maximum(-tail, 0)", "-tail"),
+        ("errors * np.sign(mean_below)[:, None], quantile", "errors, quantile"),
+        ("room > 1e-12 * mean_below**2", "room != 0"),
+        ("np.where(is_point, ratio, np.where(is_bounded, end, np.nan))", "np.where(is_bounded, end, np.nan)"),
+        ("middle = -(quantile**2) * covariance", "middle = quantile**2 * covariance"),
+    ),
+    *faults(
+        f"{STATISTICS}/intervals.py",
+        (CRITERIA, CIRCUIT),
+        ("ratio_intervals(above[None], below[None]", "ratio_intervals(below[None], above[None]"),
+        ("ratio_intervals(values, np.ones_like(values)", "ratio_intervals(values, 2 * np.ones_like(values)"),
+    ),
+    *faults(
+        f"{STATISTICS}/tables.py",
+        (STATS,),
+        ("clusters[prompts]", "clusters[: prompts.sum()][::-1]"),
+        ("cluster_members(clusters_of(result), n)", "np.eye(n)"),
         ("flat.isnan().any(-1)", "flat.isnan().all(-1)"),
         ("false_discovery_control(table.p_value[tested])", "table.p_value[tested]"),
         ("key=abs, ascending=False", "ascending=False"),
-        ("confidence_level=confidence", "confidence_level=0.95"),
-        ('method="percentile"', 'method="basic"'),
-        ("return result.patched - base, other - base", "return result.patched - other, other - base"),
-        ("if samples[0].shape[-1] < 2:", "if samples[0].shape[-1] < 3:"),
-        ("MIN_CONTRAST * table.spread if n > 1", "MIN_CONTRAST * table.spread / np.sqrt(n) if n > 1"),
-    ),
-    *faults(
-        "patchlib/stats.py",
-        (CRITERIA, CIRCUIT),
-        ("_bootstrap([above, below],", "_bootstrap([below, above],"),
-        ("_bootstrap([values], np.mean,", "_bootstrap([values], np.median,"),
+        ("effect_interval(result, confidence=confidence)", "effect_interval(result)"),
     ),
     # ---- Graphs of edges, and toys
     *faults(

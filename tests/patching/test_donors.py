@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import patchlib
+from patchlib.patching.donors import resolve_donors
 from tests.helpers import ATOL, make_pairs, mixed_pairs, sweep
 from tests.tiny import load_tiny
 
@@ -66,6 +67,17 @@ def test_a_resample_is_another_prompt_and_the_seed_says_which():
     donor = abs(alone - mine).argmin(0)
     np.testing.assert_allclose(alone.min(0, where=abs(alone - mine) < ATOL, initial=np.inf), mine, atol=ATOL)
     assert (donor != np.arange(4)).all()
+
+
+def test_a_resample_is_never_the_prompt_s_own_partner():
+    """That would be the swap that source="other" is."""
+    model = load_tiny("gpt2")
+    pairs = make_pairs(model, n=3)
+    for seed in range(8):
+        donors = resolve_donors(model, pairs, "noise", "resample", pairs.reversed(), seed)
+        assert all(donor != i for i, donor in enumerate(donors.donor_of))
+    with pytest.raises(patchlib.SweepError, match="has no other prompt of 9 tokens, as prompt 0 has"):
+        resolve_donors(model, pairs.select([0]), "noise", "resample", pairs.select([0]).reversed(), 0)
 
 
 @pytest.mark.parametrize("source", ["zero", "mean", "resample"])

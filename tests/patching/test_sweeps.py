@@ -307,7 +307,10 @@ def test_prompts_without_a_position_are_nan_there_and_count_for_nothing(model):
     assert result.patched.isel(example=short, pos=slice(7, 9)).isnull().all()
     assert result.patched.isel(example=[0, 2, 4]).notnull().all()
     alone = sweep(model, pairs.select([0, 2, 4]))
-    np.testing.assert_allclose(result.effect.sel(pos=[7, 8]), alone.effect.sel(pos=[7, 8]), atol=1e-4)
+    moved, possible = (
+        part.mean("example") for part in (alone.patched - alone.corrupted, alone.clean - alone.corrupted)
+    )
+    np.testing.assert_allclose(result.effect.sel(pos=[7, 8]), (moved / possible).sel(pos=[7, 8]), atol=1e-4)
     at_eight = sweep(model, pairs, over="layer", positions=8)
     np.testing.assert_allclose(at_eight.patched, result.patched.sel(pos=8), atol=1e-5)
 
@@ -467,7 +470,7 @@ def test_too_small_a_contrast_gives_nan_and_a_warning_and_leaves_other_metrics_a
     with pytest.warns(patchlib.ContrastWarning) as caught:
         result = sweep(model, pairs, metric=["logit_diff", constant])
     (warning,) = caught
-    assert "constant gives no usable contrast: 1 on clean and 1 on corrupted" in str(warning.message)
+    assert "constant gives no usable contrast (no difference): 1 on clean and 1 on corrupted" in str(warning.message)
     assert "swap_subject" in str(warning.message) and warning.filename == __file__
     assert result.effect.sel(metric="constant").isnull().all()
     assert result.effect.sel(metric="logit_diff").notnull().all()
@@ -478,6 +481,21 @@ def test_a_contrast_of_the_wrong_sign_is_none(model, pairs):
     flipped = replace(pairs, answers=pairs.answers.flip(1))
     with pytest.warns(patchlib.ContrastWarning, match="logit_diff gives no usable contrast"):
         assert sweep(model, flipped).effect.isnull().all()
+
+
+def test_accuracy_is_refused_where_no_answer_of_the_corrupted_prompts_is_right(model, pairs):
+    abc = replace(pairs, metadata={"corrupted_answer": "none"})
+    for metric in ("accuracy", ["logit_diff", "accuracy"], patchlib.METRICS["accuracy"]):
+        with pytest.raises(patchlib.SweepError, match="neither answer is right, so that accuracy says nothing of them"):
+            patchlib.baseline(model, abc, metric=metric)
+    assert patchlib.baseline(model, replace(abc, metadata={"corrupted_answer": "wrong"}), metric="accuracy").sizes
+
+
+def test_a_result_knows_which_prompts_share_a_wording(model, pairs):
+    clusters = tuple("abba")
+    for result in (sweep(model, replace(pairs, clusters=clusters)), sweep(model, replace(pairs, groups=clusters))):
+        assert tuple(result["cluster"].values) == clusters and result["cluster"].dims == ("example",)
+    assert "cluster" not in sweep(model, pairs).coords
 
 
 def test_a_single_prompt_is_enough_for_an_effect(model, pairs):

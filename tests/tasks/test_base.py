@@ -74,6 +74,16 @@ def test_buckets_group_by_length_and_select_keeps_order_and_metric_numbers():
     assert part.compute_metric(None, 0) == 2.0
 
 
+def test_prompts_of_a_group_are_one_cluster_unless_clusters_are_given():
+    rows = [[1, 2], [3, 4], [5, 6]], [[1, 0], [3, 0], [5, 0]], [[1, 2]] * 3
+    assert PromptPairs(*rows).clusters == ()
+    assert PromptPairs(*rows, groups=("a", "b", "a")).clusters == ("a", "b", "a")
+    both = PromptPairs(*rows, groups=("a", "b", "a"), clusters=("x", "x", "y"))
+    assert both.select([2, 0]).clusters == ("y", "x") and both.reversed().clusters == ("x", "x", "y")
+    with pytest.raises(TaskError, match="3 pairs and 2 clusters: give one for each"):
+        PromptPairs(*rows, clusters=("x", "y"))
+
+
 @pytest.mark.parametrize("indices", [[], [2], [-1], [0.5], [True, False]])
 def test_select_refuses_what_is_not_there(indices):
     with pytest.raises(TaskError):

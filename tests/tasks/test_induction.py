@@ -28,7 +28,7 @@ def test_induction_prompts_repeat_and_break_off_before_the_answer(model, seq_len
     task = InductionDataset(model, n_prompts=5, seed=1, seq_len=seq_len)
     made = as_pairs(model, task)
     settings = {"corruption": "next_token", "kind": "words", "gap": 0, "seq_len": seq_len, "n_prompts": 5}
-    assert made.metadata == settings and made.seed == 1
+    assert made.metadata == settings | {"corrupted_answer": "wrong"} and made.seed == 1
     rows, roles = torch.arange(5), made.roles
     clean, corrupted = made.clean_batch(), made.corrupted_batch()
     right, wrong = made.answers.unbind(1)

@@ -56,7 +56,9 @@ def test_roles_hold_the_names_and_corruptions_change_only_them(model, n_prompts,
     made = as_pairs(model, task)
     count = n_prompts or 5
     assert len(made) == count and made.seed == 1 and len(made.buckets()) == 1
-    assert made.metadata == {"corruption": corruption, "templates": templates, "n_prompts": count}
+    answer = {"swap_subject": "wrong", "swap_order": "right"}.get(corruption, "none")
+    settings = {"corruption": corruption, "templates": templates, "n_prompts": count}
+    assert made.metadata == settings | {"corrupted_answer": answer}
     assert list(made.roles) == ["IO", "S1", "S1+1", "S2", "END"]
     rows = torch.arange(count)
     clean, corrupted = made.clean_batch(), made.corrupted_batch()
@@ -89,14 +91,17 @@ def test_roles_hold_the_names_and_corruptions_change_only_them(model, n_prompts,
 def test_prompts_have_pairs_of_names_of_their_own_and_balanced_wordings(model):
     task = IOIDataset(model, 4 * len(words.IOI_WORDINGS), seed=3)
     assert len({frozenset(fill[:2]) for fill in task.templates}) == len(task.templates)
-    orders = defaultdict(Counter)
-    for (clean, _), (io, subject, place, thing) in zip(task.get_clean_corrupt_pairs(), task.templates, strict=True):
+    orders, clusters, labels = defaultdict(Counter), task.to_pairs(model).clusters, defaultdict(set)
+    rows = zip(task.get_clean_corrupt_pairs(), task.templates, clusters, strict=True)
+    for (clean, _), (io, subject, place, thing), label in rows:
         order = "ABBA" if clean.index(io) < clean.index(subject) else "BABA"
         a, b = (io, subject) if order == "ABBA" else (subject, io)
         fill = {"A": a, "B": b, "S": subject, "place": place, "object": thing}
         (wording,) = [wording for wording in words.IOI_WORDINGS if wording.format(**fill) == clean]
         orders[wording][order] += 1
-    assert len(orders) == len(words.IOI_WORDINGS)
+        labels[wording].add(label)
+    assert all(len(of_wording) == 1 for of_wording in labels.values()), "prompts of a wording are one cluster"
+    assert len(orders) == len(words.IOI_WORDINGS) == len(set(clusters))
     assert all(count == {"ABBA": 2, "BABA": 2} for count in orders.values())
 
 

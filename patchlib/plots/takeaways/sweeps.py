@@ -7,7 +7,7 @@ import xarray as xr
 
 from patchlib import stats
 from patchlib._util import check_count, check_number, head_name
-from patchlib.plots.wording import NO_CONTRAST, cell_names, check_array, check_results, with_interval
+from patchlib.plots.wording import cell_names, check_array, check_results, no_effect, with_interval
 
 
 def of_contrast(results: Mapping[str, xr.Dataset]) -> str:
@@ -27,7 +27,7 @@ def of_contrast(results: Mapping[str, xr.Dataset]) -> str:
     sentences = []
     for name, result in results.items():
         row = stats.contrast(result).iloc[0]
-        verdict = "a contrast that we can divide by" if row.usable else "no usable contrast"
+        verdict = "a contrast that we can divide by" if row.usable else f"no usable contrast ({row.reason})"
         sentences.append(f"{name}: {row.clean:.2f} clean, {row.corrupted:.2f} corrupted, {verdict}.")
     return " ".join(sentences)
 
@@ -50,11 +50,12 @@ def of_positions(result: xr.Dataset, metric: str | None = None) -> str:
         >>> print(patchlib.plots.takeaways.of_positions(result))
         At layer 0 it all sits at S2 (1.00); END first holds more than half of it at layer 29, and ...
     """
-    effect = stats.effect(stats.one_metric(result, metric)).isel(metric=0)
+    result = stats.one_metric(result, metric)
+    effect = stats.effect(result).isel(metric=0)
     axis = "role" if "role" in effect.dims else "pos"
     effect = effect.dropna("layer", how="all").dropna(axis, how="all").transpose("layer", axis)
     if not effect.size:
-        return NO_CONTRAST
+        return no_effect(result)
     layers = [int(layer) for layer in effect.layer]
     low, high = layers[0], layers[-1]
     origin, goal = (effect[axis].values[effect.isel(layer=i).argmax(axis).item()].item() for i in (0, -1))
@@ -102,9 +103,10 @@ def of_cells(result: xr.Dataset, metric: str | None = None) -> str:
         >>> print(patchlib.plots.takeaways.of_cells(result))
         Largest effect: L23H3 with 0.3... [...], n = 4; 1 of 9 cells holds half of all positive effect...
     """
-    table = stats.summary_table(result, None, metric).dropna(subset="effect")
+    result = stats.one_metric(result, metric)
+    table = stats.summary_table(result, None).dropna(subset="effect")
     if table.empty:
-        return NO_CONTRAST
+        return no_effect(result)
     names = cell_names(table)
     i_top, i_low = int(table.effect.argmax()), int(table.effect.argmin())
     top, low = table.iloc[i_top], table.iloc[i_low]
@@ -143,9 +145,10 @@ def of_layers(results: Mapping[str, xr.Dataset], metric: str | None = None) -> s
     results = check_results(results)
     sentences = []
     for name, result in results.items():
-        table = stats.summary_table(result, None, metric).dropna(subset="effect")
+        result = stats.one_metric(result, metric)
+        table = stats.summary_table(result, None).dropna(subset="effect")
         if table.empty:
-            sentences.append(f"{name} has no effect to speak of, as clean and corrupted prompts hardly differ")
+            sentences.append(f"{name}: {no_effect(result)[:-1]}")
             continue
         top = table.iloc[int(table.effect.argmax())]
         sentences.append(f"{name} peaks at layer {int(top.layer)} ({with_interval(top)})")
