@@ -2,25 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import Head, check_count, check_number, head_names
+from patchlib._util import Head, check_choice, check_count, check_number, head_names
 from patchlib.circuits.circuit import Circuit
 from patchlib.circuits.head_types import head_types
+from patchlib.circuits.search import Search, below
 from patchlib.errors import SweepError
-from patchlib.patching.receivers import Receiver, inputs_of
-from patchlib.patching.sweeps import path_patch, sweep
+from patchlib.patching.attribution.prefilter import Effects
+from patchlib.patching.experiment import resolve_how
+from patchlib.patching.receivers import inputs_of
 from patchlib.stats import summary_table
 from patchlib.tasks.base import Task, as_pairs
-from patchlib.tasks.pairs import PromptPairs
 
 STEPS = ["depth", "receivers", "site", "layer", "head_index", "position", "effect", "ci_low", "ci_high", "n"]
 INPUTS = ["heads", "site", "position", "effect", "through_heads"]
+HEADS = ("layer", "head")
 PlacedHead = tuple[int, int, str]
 """(layer, head, the position at which its output matters)."""
 
@@ -38,7 +40,8 @@ class Discovery:
             (sum over the heads' own effects of noising that input), ``through_heads`` (the part of it that other heads
             write: path patching from all of them at once; NaN where the effect is too small to ask) and whether it was
             ``followed``.
-        results: Each step's path patching of all senders: ``"logits"``, and such as ``"q of L9H6, L9H9 at END"``.
+        results: Each step's path patching: ``"logits"``, and such as ``"q of L9H6, L9H9 at END"``. Senders that the
+            estimate ruled out are NaN there; their ``estimate`` and the attribute ``prefilter`` say why.
         head_types: The table of ``patchlib.head_types``: a row for each head and position.
         positions: The task's roles, in the order of the sentence.
 
@@ -69,6 +72,7 @@ def discover(
     min_input: float = 0.05,
     max_inputs: int = 2,
     max_heads: int = 8,
+    prefilter: Literal["attribution"] | None = "attribution",
     **how: Any,
 ) -> Discovery:
     """Build a circuit backward from the logits, by the procedure of Wang et al. 2022, section 3.
@@ -87,6 +91,9 @@ def discover(
         min_input: An input is followed if what other heads write there carries at least this much of the contrast.
         max_inputs: And at most so many inputs of the heads at one position, the largest first.
         max_heads: And at most so many heads a step, the largest first.
+        prefilter: ``"attribution"``: in each step, patch only senders that an estimate cannot rule out, as
+            ``path_patch`` does; none is left out that may be large enough and among the ``max_heads`` largest. None:
+            patch all.
         **how: ``engine``, ``batch_tokens``, ``progress``, as for ``sweep``.
 
     Returns:
@@ -113,8 +120,22 @@ def discover(
         raise SweepError(f"min_share must be above 0 and at most 1, not {min_share}.")
     for setting, least_effect in (("min_effect", min_effect), ("min_input", min_input)):
         check_number(setting, least_effect, 0)
+    if prefilter is not None:
+        check_choice("prefilter", prefilter, ("attribution",))
     if unknown := set(how) - {"engine", "batch_tokens", "progress"}:
         raise SweepError(f"Unknown setting {', '.join(unknown)}: discover passes on engine, batch_tokens and progress.")
+
+    running = resolve_how(
+        model, pairs, how.get("engine", "auto"), how.get("batch_tokens"), None, how.get("progress", True), None
+    )
+    search = Search(model, pairs, running, sieve=prefilter is not None)
+
+    def least(effects: Effects) -> float:
+        """What a sender of a step needs, if no effect is larger than these: it is among the largest, and not small."""
+        sizes = np.sort(abs(effects[np.isfinite(effects)]))[::-1]
+        if not len(sizes):
+            return 0
+        return max(min_effect, min_share * sizes[0], sizes[max_heads - 1] if len(sizes) >= max_heads else 0)
 
     def senders(result: xr.Dataset, **step: int | str) -> pd.DataFrame:
         """Those of one step that count."""
@@ -125,7 +146,7 @@ def discover(
         return counting
 
     # (1) Who writes to the logits, from the last position?
-    results = {"logits": path_patch(model, pairs, positions="END", **how)}
+    results = {"logits": search.paths((), HEADS, "END", least)}
     steps = [senders(results["logits"], depth=1, receivers="logits", site="logits", position="END")]
     inputs: list[pd.DataFrame] = []
     frontier = seen = _helpers(steps)
@@ -134,14 +155,14 @@ def discover(
         for position in sorted({head[-1] for head in frontier}):
             heads = sorted((layer, index) for layer, index, of_head in frontier if of_head == position)
             # (2) Which of their inputs matter because of what other heads wrote there?
-            table = _inputs(model, pairs, heads, position, min_input, how)
+            table = _inputs(search, heads, position, min_input)
             followed = table[table.through_heads >= min_input].nlargest(max_inputs, "through_heads")
             inputs.append(table.assign(followed=table.index.isin(followed.index)))
             for row in followed.to_dict("records"):
                 # (3) Who wrote it?
                 site, role = row["site"], row["position"]
                 receivers = inputs_of(model, heads, site, role)
-                result = path_patch(model, pairs, receivers, positions=role, layers=_below(receivers), **how)
+                result = search.paths(receivers, HEADS, role, least)
                 results[f"{site} of {head_names(heads)} at {role}"] = result
                 new_steps.append(senders(result, depth=level, receivers=head_names(heads), site=site, position=role))
         # (4) And so on from the new ones among those that help the answer.
@@ -162,41 +183,20 @@ def _helpers(steps: Sequence[pd.DataFrame]) -> frozenset[PlacedHead]:
     return frozenset(head for table in helping for head in table.itertuples(index=False, name=None))
 
 
-def _inputs(
-    model: TransformerBridge,
-    pairs: PromptPairs,
-    heads: Sequence[Head],
-    position: str,
-    min_input: float,
-    how: dict[str, Any],
-) -> pd.DataFrame:
+def _inputs(search: Search, heads: Sequence[Head], position: str, min_input: float) -> pd.DataFrame:
     """The heads' queries at their own position, their keys and values at all roles: a row each, as ``Discovery``."""
     rows = []
     for site in ("q", "k", "v"):
-        receivers = inputs_of(model, heads, site)
-        roles = [position] if site == "q" else list(pairs.roles)
-        noised = sweep(
-            model, pairs, site, ("layer", "head", "role"), "noise",
-            layers=sorted({receiver.layer for receiver in receivers}),
-            heads=sorted({receiver.head for receiver in receivers}), positions=roles, **how,
-        ).effect.isel(metric=0)  # fmt: skip
-        head_axis = "kv_head" if "kv_head" in noised.dims else "head"
-        cells = [{"layer": receiver.layer, head_axis: receiver.head} for receiver in receivers]
-        for role in roles:
-            effects = [noised.sel(role=role).sel(cell) for cell in cells]
-            effect, through_heads = float(np.nansum(effects)), np.nan
-            at_role = inputs_of(model, heads, site, role)
-            if effect >= min_input and _below(at_role):
+        roles = [position] if site == "q" else list(search.pairs.roles)
+        effects = search.effects_of_inputs(inputs_of(search.model, heads, site), roles)
+        for role, effect in effects.items():
+            through_heads = np.nan
+            at_role = inputs_of(search.model, heads, site, role)
+            if effect >= min_input and below(at_role):
                 # All heads below as one sender: what is left of the effect is the word itself and the MLPs.
-                paths = path_patch(model, pairs, at_role, ("role",), positions=role, layers=_below(at_role), **how)
-                through_heads = paths.effect.item()
+                through_heads = search.paths(at_role, ("role",), role).effect.item()
             rows.append((head_names(heads), site, role, effect, through_heads))
     return pd.DataFrame(rows, columns=INPUTS)
-
-
-def _below(receivers: Sequence[Receiver]) -> list[int]:
-    """The layers from which something can reach these."""
-    return list(range(max(receiver.layer for receiver in receivers)))
 
 
 def _circuit(types: pd.DataFrame) -> Circuit:

@@ -183,11 +183,7 @@ def sweep(
     donors = resolve_donors(model, pairs, direction, source, reference, source_seed)
     metrics = resolve_metrics(metric, pairs)
     how = resolve_how(model, pairs, engine, batch_tokens, checkpoint, progress, executor)
-    experiment = Experiment(model, pairs, grid, donors, metrics, how)
-    if prefilter is None:
-        return experiment.run()
-    check_choice("prefilter", prefilter, ("attribution",))
-    return prefiltered(experiment, check_number("least_effect", least_effect, 0))
+    return _run(Experiment(model, pairs, grid, donors, metrics, how), prefilter, least_effect)
 
 
 def path_patch(
@@ -209,6 +205,8 @@ def path_patch(
     checkpoint: str | Path | None = None,
     progress: bool | Callable[[int, int], None] = True,
     executor: Executor | None = None,
+    prefilter: Literal["attribution"] | None = None,
+    least_effect: float = 0.05,
 ) -> xr.Dataset:
     """Patch each head's direct paths to some receivers, one sender at a time (Wang et al. 2022, section 3.1).
 
@@ -226,6 +224,8 @@ def path_patch(
         direction: ``"noise"`` as in the paper: the clean forward pass with the sender's output from the corrupted one.
         metric, layers, heads, positions, source, reference, source_seed: As for ``sweep``, of the senders.
         engine, batch_tokens, checkpoint, progress, executor: As for ``sweep``.
+        prefilter, least_effect: As for ``sweep``. The estimate is the gradient along direct paths: with all heads
+            frozen one backward gives it for all senders.
 
     Returns:
         As ``sweep``, with the attribute ``receivers``. Senders that cannot reach any receiver have effect 0.
@@ -252,4 +252,13 @@ def path_patch(
     donors = resolve_donors(model, pairs, direction, source, reference, source_seed)
     metrics = resolve_metrics(metric, pairs)
     how = resolve_how(model, pairs, engine, batch_tokens, checkpoint, progress, executor)
-    return Experiment(model, pairs, grid, donors, metrics, how, check_receivers(model, pairs, receivers)).run()
+    experiment = Experiment(model, pairs, grid, donors, metrics, how, check_receivers(model, pairs, receivers))
+    return _run(experiment, prefilter, least_effect)
+
+
+def _run(experiment: Experiment, prefilter: str | None, least_effect: float) -> xr.Dataset:
+    """All cells, or those that an estimate cannot rule out."""
+    if prefilter is None:
+        return experiment.run()
+    check_choice("prefilter", prefilter, ("attribution",))
+    return prefiltered(experiment, check_number("least_effect", least_effect, 0))
