@@ -368,6 +368,7 @@ def public() -> dict[str, Public]:
                 "min_input": 0.1,
                 "max_inputs": 1,
                 "max_heads": 1,
+                "prefilter": "attribution",
                 "progress": False,
                 "engine": "auto",
                 "batch_tokens": 512,

@@ -1,4 +1,4 @@
-"""Estimates of direct paths against derivatives by hand, against exact paths where the rest is linear, and as a sieve."""
+"""Estimates of direct paths: against derivatives by hand, exact paths where the rest is linear, and as a sieve."""
 
 from __future__ import annotations
 
@@ -117,7 +117,9 @@ def test_a_search_runs_its_unpatched_forwards_once_and_checks_each_kind_of_step_
     model, runs = load_tiny("llama"), []
     pairs = contrast_pairs(model, n=6)
     honest = UnpatchedForwards._run_both
-    monkeypatch.setattr(UnpatchedForwards, "_run_both", lambda self, *args: runs.append(self.fast) or honest(self, *args))
+    monkeypatch.setattr(
+        UnpatchedForwards, "_run_both", lambda self, *args: runs.append(self.fast) or honest(self, *args)
+    )
     search = patchlib.discover(model, pairs, depth=3, progress=False)
     assert len(search.results) > 2
     assert runs.count(True) == len({len(row) for row in pairs.clean_tokens})
@@ -155,9 +157,7 @@ def test_the_real_model_s_sieved_search_finds_the_same():
 def test_a_metric_without_a_gradient_cannot_sieve():
     model = load_tiny("gpt2")
     with pytest.raises(SweepError, match="has no gradient"):
-        path_patch(
-            model, make_pairs(model), over=("layer", "head", "pos"), metric="accuracy", prefilter="attribution"
-        )
+        path_patch(model, make_pairs(model), over=("layer", "head", "pos"), metric="accuracy", prefilter="attribution")
     with pytest.raises(SweepError, match="Unknown prefilter 'gradient'"):
         path_patch(model, make_pairs(model), prefilter="gradient")
     with pytest.raises(SweepError, match="Unknown prefilter 'gradient'"):
