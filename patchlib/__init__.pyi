@@ -48,6 +48,7 @@ from .errors import AnswerWarning as AnswerWarning
 from .errors import ContrastWarning as ContrastWarning
 from .errors import EngineWarning as EngineWarning
 from .errors import ExactnessError as ExactnessError
+from .errors import FewPromptsWarning as FewPromptsWarning
 from .errors import ModelError as ModelError
 from .errors import PatchlibError as PatchlibError
 from .errors import RunError as RunError

@@ -51,5 +51,9 @@ class EngineWarning(UserWarning):
     """A model is swept with plain forwards, several times slower than with the fast engine, for the reason given."""
 
 
+class FewPromptsWarning(UserWarning):
+    """What is found with so few prompts is not found again with others."""
+
+
 class ContrastWarning(UserWarning):
     """Clean and corrupted prompts hardly differ in the metric, so a normalised effect would be noise."""

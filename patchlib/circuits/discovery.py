@@ -1,5 +1,6 @@
 """Finding a circuit backward from the logits, by path patching."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,14 +14,27 @@ from patchlib._util import Head, check_choice, check_count, check_number, head_n
 from patchlib.circuits.circuit import Circuit
 from patchlib.circuits.head_types import head_types
 from patchlib.circuits.search import Search, below
-from patchlib.errors import SweepError
+from patchlib.circuits.tested import LEAST_PROMPTS, RATE, corrected_p_values
+from patchlib.errors import FewPromptsWarning, SweepError
 from patchlib.patching.attribution.prefilter import Effects
 from patchlib.patching.experiment import resolve_how
 from patchlib.patching.receivers import inputs_of
 from patchlib.stats import summary_table
 from patchlib.tasks.base import Task, as_pairs
 
-STEPS = ["depth", "receivers", "site", "layer", "head_index", "position", "effect", "ci_low", "ci_high", "n"]
+STEPS = [
+    "depth",
+    "receivers",
+    "site",
+    "layer",
+    "head_index",
+    "position",
+    "effect",
+    "ci_low",
+    "ci_high",
+    "n",
+    "p_adjusted",
+]
 INPUTS = ["heads", "site", "position", "effect", "through_heads"]
 HEADS = ("layer", "head")
 PlacedHead = tuple[int, int, str]
@@ -35,7 +49,8 @@ class Discovery:
         circuit: The heads by type, each at its position.
         steps: A row for each head and path by which it was found: ``depth``, ``receivers`` (the heads that receive, or
             "logits"), ``site`` (their input; "logits" for these), ``layer``, ``head_index``, ``position`` (of the
-            sender's output), ``effect`` with its interval, ``n``.
+            sender's output), ``effect`` with its interval, ``n``, ``p_adjusted`` (of a t-test over prompts, corrected
+            for all heads that the step tested).
         inputs: A row for each input of found heads that was looked at: ``heads``, ``site``, ``position``, ``effect``
             (sum over the heads' own effects of noising that input), ``through_heads`` (the part of it that other heads
             write: path patching from all of them at once; NaN where the effect is too small to ask) and whether it was
@@ -86,7 +101,8 @@ def discover(
         task: With roles; with ``corruption="abc"`` as in the paper, or any other that changes the answer.
         depth: How many steps back: 1 finds only the heads that write to the logits.
         min_share: A head is taken if its effect is at least this share of the step's largest (effects shrink with
-            every step back, so that no absolute bound suits them all) and its interval leaves out 0.
+            every step back, so that no absolute bound suits them all) and more than chance among as many heads as the
+            step tests: below .05 after the correction of Benjamini and Hochberg 1995. A single prompt asks for no test.
         min_effect: And at least this large.
         min_input: An input is followed if what other heads write there carries at least this much of the contrast.
         max_inputs: And at most so many inputs of the heads at one position, the largest first.
@@ -100,8 +116,12 @@ def discover(
         The circuit with all evidence.
 
     Raises:
-        SweepError: A task without the role END, or a setting out of range; else as ``sweep``.
+        SweepError: A task without the role END, one that gives no usable contrast, or a setting out of range; else as
+            ``sweep``.
         TaskError, ExactnessError: As ``sweep``.
+
+    Warns:
+        FewPromptsWarning: Fewer than 16 prompts.
 
     Example:
         >>> one_prompt = task.to_pairs(model).select([0])
@@ -130,6 +150,15 @@ def discover(
     )
     search = Search(model, pairs, running, sieve=prefilter is not None)
 
+    search.check_contrast()
+    if len(pairs) < LEAST_PROMPTS:
+        warnings.warn(
+            f"A search with n = {len(pairs)} tells few heads from chance, and finds others with other prompts: give "
+            f"{LEAST_PROMPTS} prompts or more, as in IOIDataset(model, n_prompts={LEAST_PROMPTS}).",
+            FewPromptsWarning,
+            stacklevel=2,
+        )
+
     def least(effects: Effects) -> float:
         """What a sender of a step needs, if no effect is larger than these: it is among the largest, and not small."""
         sizes = np.sort(abs(effects[np.isfinite(effects)]))[::-1]
@@ -140,9 +169,10 @@ def discover(
     def senders(result: xr.Dataset, **step: int | str) -> pd.DataFrame:
         """Those of one step that count."""
         table = summary_table(result, top_k=max_heads)
-        least = max(min_effect, min_share * table.effect.abs().max())
-        is_sure = (table.ci_low > 0) | (table.ci_high < 0) | table.ci_low.isna()  # a single prompt has no interval
-        counting: pd.DataFrame = table[(table.effect.abs() >= least) & is_sure].assign(**step)[STEPS]
+        table = table[table.effect.abs() >= max(min_effect, min_share * table.effect.abs().max())]
+        p_adjusted = corrected_p_values(result, table)
+        is_sure = (p_adjusted < RATE) | np.isnan(p_adjusted)  # a single prompt has none
+        counting: pd.DataFrame = table.assign(p_adjusted=p_adjusted, **step)[is_sure][STEPS]
         return counting
 
     # (1) Who writes to the logits, from the last position?

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
 
+from patchlib.errors import SweepError
 from patchlib.patching.attribution.prefilter import prefiltered
 from patchlib.patching.donors import Donors
 from patchlib.patching.experiment import Experiment, HowToRun
@@ -14,6 +15,9 @@ from patchlib.patching.grid import Grid, resolve_grid
 from patchlib.patching.metrics import resolve_metrics
 from patchlib.patching.receivers import Receiver
 from patchlib.patching.shared import Shared
+from patchlib.patching.sites import SITES
+from patchlib.patching.sweeps import unpatched_alone
+from patchlib.stats import contrast
 from patchlib.tasks.pairs import PromptPairs
 
 
@@ -33,6 +37,18 @@ class Search:
     how: HowToRun
     sieve: bool
     _shared: Shared = field(default_factory=Shared)
+
+    def check_contrast(self) -> None:
+        """SweepError where clean and corrupted prompts hardly differ, or the clean ones are not the better ones."""
+        result = unpatched_alone(self._experiment(Grid(SITES["z"], {}, [])))
+        row = contrast(result).iloc[0]
+        if not row.usable:
+            raise SweepError(
+                f"{self.pairs.name!r} gives no usable contrast, so that a search would find nothing or noise: "
+                f"{result.metric.item()} is {row.clean:.3g} on clean and {row.corrupted:.3g} on corrupted prompts "
+                f"(n = {row.n:.0f}). Choose a corruption that changes the answer, a model that can do the task, or "
+                "more prompts; patchlib.contrast(patchlib.baseline(model, task)) has the numbers."
+            )
 
     def effects_of_inputs(self, receivers: Sequence[Receiver], roles: Iterable[str]) -> dict[str, float]:
         """By role, the sum of the effects of noising each of these inputs there, one at a time."""

@@ -10,7 +10,6 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import check_choice, check_number
 from patchlib.patching.attribution.prefilter import prefiltered
-from patchlib.patching.batching import example_batches
 from patchlib.patching.budget import check_batch_tokens
 from patchlib.patching.donors import Donors, resolve_donors
 from patchlib.patching.experiment import Engine, Experiment, HowToRun, resolve_how
@@ -59,9 +58,13 @@ def baseline(
     pairs = as_pairs(model, task)
     how = HowToRun(check_batch_tokens(model, batch_tokens), why_plain="nothing is patched")
     nothing = Grid(get_site(model, "resid_pre"), values={}, layers=[])
-    experiment = Experiment(model, pairs, nothing, Donors("denoise"), resolve_metrics(metric, pairs), how)
+    return unpatched_alone(Experiment(model, pairs, nothing, Donors("denoise"), resolve_metrics(metric, pairs), how))
+
+
+def unpatched_alone(experiment: Experiment) -> xr.Dataset:
+    """The metrics of an experiment's two unpatched forwards."""
     result = experiment.empty_result().drop_vars("patched")
-    for examples in example_batches(pairs, how.batch_tokens):
+    for examples in experiment.example_batches():
         unpatched = start(experiment, Part(examples))[-1]
         result.clean.values[:, examples], result.corrupted.values[:, examples] = unpatched.clean, unpatched.corrupted
     return result
