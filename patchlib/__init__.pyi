@@ -29,6 +29,8 @@ from .circuits.knockouts import random_like as random_like
 from .circuits.losses import copy_losses as copy_losses
 from .circuits.losses import in_context_score as in_context_score
 from .circuits.losses import token_losses as token_losses
+from .circuits.stability import Stability as Stability
+from .circuits.stability import stability as stability
 from .compat.classes import ActivationCache as ActivationCache
 from .compat.classes import ActivationPatcher as ActivationPatcher
 from .compat.classes import HeadPatcher as HeadPatcher

@@ -30,11 +30,10 @@ def corrected_p_values(result: xr.Dataset, table: pd.DataFrame) -> Float[np.ndar
     Returns:
         A probability for each row; NaN for a single prompt.
     """
-    moved = moved_and_possible(result)[0].isel(metric=0)
-    by_head = [
-        moved.sel(layer=row.layer, head=row.head_index).dropna("example").values.astype("float64")
-        for row in table.itertuples()
-    ]
+    moved = moved_and_possible(result)[0].isel(metric=0).astype("float64")
+    if "cluster" in moved.coords and len(set(moved.cluster.values)) > 1:
+        moved = moved.groupby("cluster").sum().rename(cluster="example")  # prompts of one wording are not independent
+    by_head = [moved.sel(layer=row.layer, head=row.head_index).dropna("example").values for row in table.itertuples()]
     p_values = np.array([_p_value(values) for values in by_head])
     known = np.isfinite(p_values)
     if known.any():

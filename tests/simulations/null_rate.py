@@ -2,7 +2,7 @@
 
     python -m tests.simulations.null_rate --prompts 48 --searches 200
 
-The effects are those of 270 heads' direct paths on the default model's own prompts, with the truth taken out of them: in
+The effects are those of 270 heads' direct paths on the default model's own prompts, with the truth taken out: in
 "centred" each head's mean over all prompts is subtracted, which keeps the skew that it has; in "flipped" all that a
 prompt does changes its sign by chance. Prompts are then drawn with replacement. "interval" is the rule that was: a head
 is taken if its 95% interval (percentile bootstrap) leaves out 0, whatever its size; "step" is the one that is: of the 8
