@@ -374,6 +374,19 @@ def public() -> dict[str, Public]:
                 "batch_tokens": 512,
             },
         ),
+        "stability": Public(
+            patchlib.stability,
+            {
+                **task,
+                "n_searches": 1,
+                "n_prompts": 2,
+                "hold_out": "wordings",
+                "reference": None,
+                "seed": 0,
+                "depth": 1,
+                "progress": False,
+            },
+        ),
         "head_types": Public(
             patchlib.head_types,
             {**task, "steps": pd.DataFrame(steps), "min_attention": 0.2, "min_copying": 0.5},

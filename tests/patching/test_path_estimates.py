@@ -10,7 +10,7 @@ import patchlib
 from patchlib import Receiver, SweepError
 from patchlib.patching.attribution import prefilter
 from patchlib.patching.unpatched import UnpatchedForwards
-from tests.helpers import contrast_pairs, make_pairs
+from tests.helpers import alike_pairs, contrast_pairs, make_pairs
 from tests.patching.test_attribution import linear_model, random_rows
 from tests.tiny import load_tiny
 
@@ -115,7 +115,7 @@ def test_what_the_sieve_lets_through_is_exact_and_the_rest_says_that_it_was_left
 
 def test_a_search_runs_its_unpatched_forwards_once_and_checks_each_kind_of_step_once(monkeypatch):
     model, runs = load_tiny("llama"), []
-    pairs = contrast_pairs(model, n=6)
+    pairs = alike_pairs(model)
     honest = UnpatchedForwards._run_both
     monkeypatch.setattr(
         UnpatchedForwards, "_run_both", lambda self, *args: runs.append(self.fast) or honest(self, *args)
@@ -130,7 +130,7 @@ def test_a_search_runs_its_unpatched_forwards_once_and_checks_each_kind_of_step_
 def test_the_sieved_search_finds_the_same(kind, monkeypatch):
     monkeypatch.setattr(prefilter, "N_JUDGED", 2)
     model = load_tiny(kind)
-    pairs = contrast_pairs(model, n=8)
+    pairs = alike_pairs(model)
     sieved, full = (
         patchlib.discover(model, pairs, depth=3, max_heads=2, prefilter=how, progress=False)
         for how in ("attribution", None)
@@ -145,7 +145,7 @@ def test_the_sieved_search_finds_the_same(kind, monkeypatch):
 @pytest.mark.slow
 def test_the_real_model_s_sieved_search_finds_the_same():
     model = patchlib.load_model()
-    task = patchlib.IOIDataset(model, n_prompts=4, seed=1, corruption="abc")
+    task = patchlib.IOIDataset(model, n_prompts=8, seed=1, corruption="abc")
     sieved, full = (
         patchlib.discover(model, task, depth=2, max_inputs=1, prefilter=how, progress=False)
         for how in ("attribution", None)
