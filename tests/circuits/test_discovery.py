@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -147,7 +149,8 @@ def test_few_prompts_are_warned_of_and_a_single_one_is_not_tested():
 def test_without_a_contrast_there_is_nothing_to_search():
     model = load_tiny("llama")
     with pytest.raises(SweepError, match="gives no usable contrast, so that a search would find nothing"):
-        discover(model, alike_pairs(model).reversed(), depth=1, progress=False)
+        pairs = alike_pairs(model)
+        discover(model, replace(pairs, answers=pairs.answers.flip(1)), depth=1, progress=False)
 
 
 def test_bad_questions_have_one_clear_answer():

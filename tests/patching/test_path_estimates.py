@@ -128,7 +128,7 @@ def test_a_search_runs_its_unpatched_forwards_once_and_checks_each_kind_of_step_
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_the_sieved_search_finds_the_same(kind, monkeypatch):
-    monkeypatch.setattr(prefilter, "N_JUDGED", 2)
+    monkeypatch.setattr(prefilter, "N_JUDGED", 4)
     model = load_tiny(kind)
     pairs = alike_pairs(model)
     sieved, full = (
