@@ -29,6 +29,8 @@ from .circuits.knockouts import random_like as random_like
 from .circuits.losses import copy_losses as copy_losses
 from .circuits.losses import loss_change as loss_change
 from .circuits.losses import token_losses as token_losses
+from .circuits.stability import Stability as Stability
+from .circuits.stability import stability as stability
 from .compat.classes import ActivationCache as ActivationCache
 from .compat.classes import ActivationPatcher as ActivationPatcher
 from .compat.classes import HeadPatcher as HeadPatcher
@@ -48,6 +50,7 @@ from .errors import AnswerWarning as AnswerWarning
 from .errors import ContrastWarning as ContrastWarning
 from .errors import EngineWarning as EngineWarning
 from .errors import ExactnessError as ExactnessError
+from .errors import FewPromptsWarning as FewPromptsWarning
 from .errors import ModelError as ModelError
 from .errors import PatchlibError as PatchlibError
 from .errors import ReferenceWarning as ReferenceWarning

@@ -51,6 +51,10 @@ class EngineWarning(UserWarning):
     """A model is swept with plain forwards, several times slower than with the fast engine, for the reason given."""
 
 
+class FewPromptsWarning(UserWarning):
+    """What is found with so few prompts is not found again with others."""
+
+
 class ContrastWarning(UserWarning):
     """The difference between clean and corrupted prompts is none to divide by: effects would be noise, or reversed."""
 

@@ -53,6 +53,21 @@ def contrast_pairs(model: TransformerBridge, n: int = 4, **how) -> patchlib.Prom
     return with_contrast(model, make_pairs(model, n=n, **how))
 
 
+def alike_pairs(model: TransformerBridge, n: int = 16, seed: int = 3) -> patchlib.PromptPairs:
+    """Prompts that differ in their second token alone, so that a random model's heads do the same in all of them."""
+    pairs = make_pairs(model, n=1, seed=seed)
+    second = torch.randint(2, model.cfg.d_vocab, (n,), generator=torch.Generator().manual_seed(1))
+    rows = []
+    for batch in (pairs.clean_batch(), pairs.corrupted_batch()):
+        rows.append(batch.repeat(n, 1))
+        rows[-1][:, 1] = second
+    roles = {role: positions.repeat(n) for role, positions in pairs.roles.items()}
+    with torch.no_grad():
+        gap = (model(rows[0])[:, -1] - model(rows[1])[:, -1]).mean(0)
+    answers = torch.tensor([[int(gap.argmax()), int(gap.argmin())]]).repeat(n, 1)
+    return patchlib.PromptPairs(*rows, answers, roles=roles, name="alike")
+
+
 def mixed_pairs(model: TransformerBridge) -> patchlib.PromptPairs:
     """Prompts of 9, 7, 9, 7 and 9 tokens, which part at position 5 or 2, with the roles of both."""
     long, short = make_pairs(model, n=3, length=9, start=5), make_pairs(model, n=2, length=7, start=2, seed=1)

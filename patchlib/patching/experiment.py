@@ -15,7 +15,8 @@ from patchlib import stats
 from patchlib._util import check_choice, versions
 from patchlib.errors import ContrastWarning, SweepError
 from patchlib.models.load import last_weights_hash, weights_hash
-from patchlib.patching.budget import check_batch_tokens
+from patchlib.patching.batching import example_batches
+from patchlib.patching.budget import GRAPH, check_batch_tokens
 from patchlib.patching.checkpoint import Finished, open_checkpoint
 from patchlib.patching.donors import Donors
 from patchlib.patching.engine import PatchedForwards
@@ -26,6 +27,7 @@ from patchlib.patching.parts import Part, Patched, Unpatched, measure, parts_of
 from patchlib.patching.path_engine import PathForwards
 from patchlib.patching.receivers import Receiver, receiver_masks
 from patchlib.patching.selfcheck import fast_obstacle, warn_of_plain
+from patchlib.patching.shared import Shared
 from patchlib.patching.unpatched import Work
 from patchlib.patching.workers import check_executor, measured_by
 from patchlib.progress import Progress, progress_bar
@@ -87,6 +89,7 @@ class Experiment:
         metrics: What to measure, by name.
         how: How to run it.
         receivers: Where direct paths lead, none standing for the logits; None where patches go everywhere.
+        shared: What other experiments on the same prompts leave to this one; None where it is alone.
     """
 
     model: TransformerBridge
@@ -96,19 +99,29 @@ class Experiment:
     metrics: Metrics
     how: HowToRun
     receivers: tuple[Receiver, ...] | None = None
+    shared: Shared | None = None
 
-    def start_forwards(self, examples: list[int], *, plain: bool = False) -> PatchedForwards:
+    def example_batches(self) -> list[list[int]]:
+        """Which examples (of one length) go together."""
+        # With a graph a forward takes more memory, and what is shared is of the same examples with and without.
+        tokens = self.how.batch_tokens // GRAPH if self.shared else self.how.batch_tokens
+        return list(example_batches(self.pairs, max(1, tokens)))
+
+    def start_forwards(
+        self, examples: list[int], *, plain: bool = False, paths: type[PathForwards] = PathForwards
+    ) -> PatchedForwards:
         """The forwards of some examples (of one length), ready to be patched: the plain way where asked or needed."""
         fast = self.how.why_plain is None and not plain
         # What is swept the fast way takes logits_to_keep, and so can the few cells that are checked the plain way.
         reads, all_logits = Reads.of(self.metrics, self.pairs), self.how.why_plain is not None
         work = Work(fast, reads, self.how.batch_tokens, all_logits)
         prompts = self.donors.batch(self.pairs, examples)
+        recorded = None if self.shared is None else self.shared.recorded(self.model, examples, prompts, work)
         if self.receivers is None:
             kind = HeadValueForwards if self.grid.site.name == "head_v" else PatchedForwards
-            return kind(self.model, self.grid, prompts, work)
+            return kind(self.model, self.grid, prompts, work, recorded)
         masks = receiver_masks(self.model, self.receivers, self.pairs.select(examples))
-        return PathForwards(self.model, self.grid, prompts, work, masks)
+        return paths(self.model, self.grid, prompts, work, masks, recorded)
 
     def empty_result(self) -> xr.Dataset:
         """The result, labelled, with every number still missing."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from patchlib.patching.batching import cell_batches, example_batches, patch_batches
+from patchlib.patching.batching import cell_batches, patch_batches
 from patchlib.patching.checkpoint import Finished
 from patchlib.patching.engine import PatchedForwards
 from patchlib.patching.grid import CellIndex
@@ -71,9 +71,10 @@ def parts_of(experiment: Experiment, finished: Finished, *, shared: bool) -> lis
         finished: What a checkpoint has of it.
         shared: Whether several workers share the cells of the same prompts.
     """
-    batches = list(example_batches(experiment.pairs, experiment.how.batch_tokens))
+    batches = experiment.example_batches()
     # One batch of prompts, always the same one, has some of its cells computed the plain way too.
-    checked = random.Random(0).randrange(len(batches)) if experiment.how.why_plain is None else None
+    is_due = experiment.shared is None or experiment.shared.is_check_due(experiment.grid.site, experiment.receivers)
+    checked = random.Random(0).randrange(len(batches)) if experiment.how.why_plain is None and is_due else None
     parts = []
     for number, examples in enumerate(batches):
         cells = [cell.index for cell in experiment.grid.cells(experiment.pairs.select(examples))]

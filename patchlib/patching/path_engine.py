@@ -23,7 +23,7 @@ from patchlib.patching.grid import Cell, Grid, patch_mask
 from patchlib.patching.receivers import ReceiverMasks
 from patchlib.patching.shortcuts import Forward
 from patchlib.patching.sites import Site
-from patchlib.patching.unpatched import Activations, Hooks, Work
+from patchlib.patching.unpatched import Activations, Attention, Hooks, Recorded, Work
 
 
 class PathForwards(PatchedForwards):
@@ -32,14 +32,21 @@ class PathForwards(PatchedForwards):
     Args:
         model, grid, prompts, work: As for ``PatchedForwards``; the grid's site is ``z``.
         receivers: Inputs of heads; the logits when empty.
+        recorded: As for ``PatchedForwards``, of path forwards.
     """
 
     def __init__(
-        self, model: TransformerBridge, grid: Grid, prompts: PromptBatch, work: Work, receivers: ReceiverMasks
+        self,
+        model: TransformerBridge,
+        grid: Grid,
+        prompts: PromptBatch,
+        work: Work,
+        receivers: ReceiverMasks,
+        recorded: Recorded | None = None,
     ) -> None:
         n_layers = int(model.cfg.n_layers)
         # Heads above the sender are frozen too, so that their base outputs are kept.
-        super().__init__(model, replace(grid, layers=list(range(min(grid.layers), n_layers))), prompts, work)
+        super().__init__(model, replace(grid, layers=list(range(min(grid.layers), n_layers))), prompts, work, recorded)
         self._receivers = receivers
         self._highest = max((layer for _, layer in receivers), default=n_layers)
         # MLPs and norms do not mix positions: what arrives at one comes from the sender's output at that one.
@@ -51,19 +58,20 @@ class PathForwards(PatchedForwards):
 
     # ---- (1) The unpatched forwards
 
-    def _record_both(self, tokens: Int[Tensor, "2*example pos"], cache: Cache | None) -> tuple[Tensor, Activations]:
+    def _record_both(
+        self, tokens: Int[Tensor, "2*example pos"], cache: Cache | None, attention: Attention
+    ) -> tuple[Tensor, Activations]:
         """And what each attention sublayer gives for the base prompts: with all heads frozen it gives that again."""
-        self._attention: dict[torch.nn.Module, tuple[Tensor, int | None]] = {}
 
         def keep(module: torch.nn.Module, args: Any, output: Any) -> None:
             first = output[0] if isinstance(output, tuple) else output  # [2*example pos d_model]
             n_others = len(output) - 1 if isinstance(output, tuple) else None
-            self._attention[module] = first[: self.n_examples].clone(), n_others
+            attention[module] = first[: self.n_examples].clone(), n_others
 
         with ExitStack() as watched:
             for block in self.model.blocks if self.fast else []:
                 watched.enter_context(block.attn.register_forward_hook(keep))
-            return super()._record_both(tokens, cache)
+            return super()._record_both(tokens, cache, attention)
 
     @property
     def waits(self) -> bool:
@@ -130,7 +138,8 @@ class PathForwards(PatchedForwards):
             return lambda *args, **kwargs: again if n_others is None else (again, *[None] * n_others)
 
         modules = [self.model.blocks[layer].attn for layer in layers]
-        return {module: giving(*self._attention[module]) for module in modules if module in self._attention}
+        attention = self.recorded.attention
+        return {module: giving(*attention[module]) for module in modules if module in attention}
 
     # ---- What need not be computed
 

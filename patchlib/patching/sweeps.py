@@ -10,7 +10,6 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import check_choice, check_number
 from patchlib.patching.attribution.prefilter import prefiltered
-from patchlib.patching.batching import example_batches
 from patchlib.patching.budget import check_batch_tokens
 from patchlib.patching.donors import Donors, resolve_donors
 from patchlib.patching.experiment import Engine, Experiment, HowToRun, resolve_how
@@ -59,9 +58,13 @@ def baseline(
     pairs = as_pairs(model, task)
     how = HowToRun(check_batch_tokens(model, batch_tokens), why_plain="nothing is patched")
     nothing = Grid(get_site(model, "resid_pre"), values={}, layers=[])
-    experiment = Experiment(model, pairs, nothing, Donors("denoise"), resolve_metrics(metric, pairs), how)
+    return unpatched_alone(Experiment(model, pairs, nothing, Donors("denoise"), resolve_metrics(metric, pairs), how))
+
+
+def unpatched_alone(experiment: Experiment) -> xr.Dataset:
+    """The metrics of an experiment's two unpatched forwards."""
     result = experiment.empty_result().drop_vars("patched")
-    for examples in example_batches(pairs, how.batch_tokens):
+    for examples in experiment.example_batches():
         unpatched = start(experiment, Part(examples))[-1]
         result.clean.values[:, examples], result.corrupted.values[:, examples] = unpatched.clean, unpatched.corrupted
     return result
@@ -183,11 +186,7 @@ def sweep(
     donors = resolve_donors(model, pairs, direction, source, reference, source_seed)
     metrics = resolve_metrics(metric, pairs)
     how = resolve_how(model, pairs, engine, batch_tokens, checkpoint, progress, executor)
-    experiment = Experiment(model, pairs, grid, donors, metrics, how)
-    if prefilter is None:
-        return experiment.run()
-    check_choice("prefilter", prefilter, ("attribution",))
-    return prefiltered(experiment, check_number("least_effect", least_effect, 0))
+    return _run(Experiment(model, pairs, grid, donors, metrics, how), prefilter, least_effect)
 
 
 def path_patch(
@@ -209,6 +208,8 @@ def path_patch(
     checkpoint: str | Path | None = None,
     progress: bool | Callable[[int, int], None] = True,
     executor: Executor | None = None,
+    prefilter: Literal["attribution"] | None = None,
+    least_effect: float = 0.05,
 ) -> xr.Dataset:
     """Patch each head's direct paths to some receivers, one sender at a time (Wang et al. 2022, section 3.1).
 
@@ -226,6 +227,8 @@ def path_patch(
         direction: ``"noise"`` as in the paper: the clean forward pass with the sender's output from the corrupted one.
         metric, layers, heads, positions, source, reference, source_seed: As for ``sweep``, of the senders.
         engine, batch_tokens, checkpoint, progress, executor: As for ``sweep``.
+        prefilter, least_effect: As for ``sweep``. The estimate is the gradient along direct paths: with all heads
+            frozen one backward gives it for all senders.
 
     Returns:
         As ``sweep``, with the attribute ``receivers``. Senders that cannot reach any receiver have effect 0.
@@ -252,4 +255,13 @@ def path_patch(
     donors = resolve_donors(model, pairs, direction, source, reference, source_seed)
     metrics = resolve_metrics(metric, pairs)
     how = resolve_how(model, pairs, engine, batch_tokens, checkpoint, progress, executor)
-    return Experiment(model, pairs, grid, donors, metrics, how, check_receivers(model, pairs, receivers)).run()
+    experiment = Experiment(model, pairs, grid, donors, metrics, how, check_receivers(model, pairs, receivers))
+    return _run(experiment, prefilter, least_effect)
+
+
+def _run(experiment: Experiment, prefilter: str | None, least_effect: float) -> xr.Dataset:
+    """All cells, or those that an estimate cannot rule out."""
+    if prefilter is None:
+        return experiment.run()
+    check_choice("prefilter", prefilter, ("attribution",))
+    return prefiltered(experiment, check_number("least_effect", least_effect, 0))

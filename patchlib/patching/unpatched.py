@@ -6,6 +6,7 @@ and the activations that are written in.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,6 +27,8 @@ from patchlib.patching.probes import is_causal
 Hooks = list[tuple[str, Callable[..., Tensor | None]]]
 Activations = dict[str, Tensor]
 """By hook name."""
+Attention = dict[torch.nn.Module, tuple[Tensor, int | None]]
+"""By attention sublayer, what it gives for the base prompts, and how many things it gives besides."""
 
 
 class Work(NamedTuple):
@@ -44,6 +47,26 @@ class Work(NamedTuple):
     unembeds_all: bool = True
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """What the two unpatched forwards of some prompts leave.
+
+    Attributes:
+        base_logits, other_logits: As of ``UnpatchedForwards``.
+        cache: Keys and values of the base prompts; None where forwards are plain.
+        base: Activations of the base prompts, from the first position in which any two prompts differ.
+        source: What is written in.
+        attention: Of the sublayers of which it was wanted.
+    """
+
+    base_logits: Float[Tensor, "example read read_vocab"]
+    other_logits: Float[Tensor, "example read read_vocab"]
+    cache: Cache | None
+    base: Activations
+    source: Activations
+    attention: Attention
+
+
 class UnpatchedForwards:
     """The forwards of some base prompts and of the other ones, and what they leave to go on from.
 
@@ -52,12 +75,20 @@ class UnpatchedForwards:
         grid: What is patched: only the activations of its site in its layers are kept.
         prompts: What is patched into, and where activations are taken from.
         work: How much of each forward is done.
+        recorded: What forwards of these prompts, of the same work, have left already; None to run them.
 
     Attributes:
         base_logits, other_logits: ``[example read read_vocab]`` in float32, unpatched; ``read`` is 1 or all positions.
     """
 
-    def __init__(self, model: TransformerBridge, grid: Grid, prompts: PromptBatch, work: Work) -> None:
+    def __init__(
+        self,
+        model: TransformerBridge,
+        grid: Grid,
+        prompts: PromptBatch,
+        work: Work,
+        recorded: Recorded | None = None,
+    ) -> None:
         self.model, self.site, self.fast, self.reads = model, grid.site, work.fast, work.reads
         self._keeps_last = work.fast or not work.unembeds_all
         self.n_examples, self.n_pos = prompts.base.shape
@@ -75,24 +106,35 @@ class UnpatchedForwards:
         vocab = self.reads.vocab
         self._unembedding = shortcuts.unembedding_of(model, vocab) if self.fast and vocab is not None else {}
         self._lean = lean_modules(model) if self.fast else {}
-        with torch.no_grad():
-            prefix, prefix_logits = self._shared_prefix()
-            # In one forward, on the same keys and values, so that what is alike in the two is so to the bit.
-            cache = None if prefix is None else shortcuts.branches(prefix, self.start, keep=True)
-            both = torch.cat([self.base_tokens, other_tokens])  # [2*example pos]
-            logits, kept = self._record_both(both, cache)
-            self.base_logits, self.other_logits = (
-                self._read(torch.cat([*prefix_logits, half], dim=1))[0] for half in logits.chunk(2)
-            )
-            # Patched forwards are of the base prompts, and go on from their keys and values alone.
-            self._cache = None if cache is None else shortcuts.branches(cache, self.n_pos, self.n_examples)
-            self._base = {name: activation[: self.n_examples] for name, activation in kept.items()}
-            self._source = {name: kept[name][self.n_examples :] for name in self.written_names}
-            if prompts.source == "zero":
-                self._source = {name: torch.zeros_like(activation) for name, activation in self._source.items()}
-            elif prompts.donors is not None:
-                donors = prompts.donors.to(model.cfg.device)
-                self._source = self._of_donors(donors, work.batch_tokens, mean=prompts.source == "mean")
+        self.recorded = self._run_both(prompts, other_tokens, work) if recorded is None else recorded
+        self.base_logits, self.other_logits = self.recorded.base_logits, self.recorded.other_logits
+        self._cache, self._base, self._source = self.recorded.cache, self.recorded.base, self.recorded.source
+
+    @torch.no_grad()
+    def _run_both(self, prompts: PromptBatch, other_tokens: Int[Tensor, "example pos"], work: Work) -> Recorded:
+        """The two unpatched forwards: in one, so that what is alike in the two is so to the bit."""
+        attention: Attention = {}
+        prefix, prefix_logits = self._shared_prefix()
+        cache = None if prefix is None else shortcuts.branches(prefix, self.start, keep=True)
+        both = torch.cat([self.base_tokens, other_tokens])  # [2*example pos]
+        logits, kept = self._record_both(both, cache, attention)
+        base_logits, other_logits = (
+            self._read(torch.cat([*prefix_logits, half], dim=1))[0] for half in logits.chunk(2)
+        )
+        source = {name: kept[name][self.n_examples :] for name in self.written_names}
+        # What is kept of the base prompts alone does not hold on to the others'.
+        base = {
+            name: activation[: self.n_examples] if name in source else activation[: self.n_examples].clone()
+            for name, activation in kept.items()
+        }
+        if prompts.source == "zero":
+            source = {name: torch.zeros_like(activation) for name, activation in source.items()}
+        elif prompts.donors is not None:
+            donors = prompts.donors.to(self.model.cfg.device)
+            source = self._of_donors(donors, work.batch_tokens, base, mean=prompts.source == "mean")
+        # Patched forwards are of the base prompts, and go on from their keys and values alone.
+        cache = None if cache is None else shortcuts.branches(cache, self.n_pos, self.n_examples)
+        return Recorded(base_logits, other_logits, cache, base, source, attention)
 
     @property
     def written_names(self) -> list[str]:
@@ -107,8 +149,10 @@ class UnpatchedForwards:
         logits = self._forward(self.base_tokens[:, : self.start], [], cache)
         return cache, [] if self.reads.last_only else [logits]
 
-    def _record_both(self, tokens: Int[Tensor, "2*example pos"], cache: Cache | None) -> tuple[Tensor, Activations]:
-        """What ``_record`` gives of the base and the other prompts together."""
+    def _record_both(
+        self, tokens: Int[Tensor, "2*example pos"], cache: Cache | None, attention: Attention
+    ) -> tuple[Tensor, Activations]:
+        """What ``_record`` gives of the base and the other prompts together; and attention's outputs, if wanted."""
         return self._record(tokens, cache, with_stream=self.fast)
 
     def _record(
@@ -127,7 +171,9 @@ class UnpatchedForwards:
         hooks: Hooks = [(name, partial(keep, name=name)) for name in sorted(names)]
         return self._forward(tokens[:, self.start :], hooks, cache), kept
 
-    def _of_donors(self, donors: Int[Tensor, "donor pos"], batch_tokens: int, *, mean: bool) -> Activations:
+    def _of_donors(
+        self, donors: Int[Tensor, "donor pos"], batch_tokens: int, base: Activations, *, mean: bool
+    ) -> Activations:
         """The donors' activations, or their mean, which stands for every example."""
         kept: dict[str, list[Tensor]] = {name: [] for name in self.written_names}
         for rows in torch.split(donors, max(1, batch_tokens // self.n_pos)):
@@ -141,8 +187,7 @@ class UnpatchedForwards:
         if not mean:
             return {name: torch.cat(parts) for name, parts in kept.items()}
         return {
-            name: (total / len(donors)).to(self._base[name].dtype).expand_as(self._base[name])
-            for name, (total,) in kept.items()
+            name: (total / len(donors)).to(base[name].dtype).expand_as(base[name]) for name, (total,) in kept.items()
         }
 
     def _forward(self, given: Tensor, hooks: Hooks, cache: Cache | None, **kwargs: Any) -> Tensor:

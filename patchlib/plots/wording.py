@@ -86,9 +86,19 @@ def about(results: Mapping[str, xr.Dataset]) -> str:
         n = result.sizes["example"]
         pairs = "1 prompt pair" if n == 1 else f"{n} prompt pairs"
         patched = patched if "patched" in result else ""
+        if n := n_left_out(result):
+            patched += f" ({n} cells left out by the estimate)"
         facts.append([direction, patched, metric_name(result), pairs, result.attrs.get("model", "")])
     together = [" / ".join(dict.fromkeys(filter(None, values))) for values in zip(*facts, strict=True)]
     return ", ".join(filter(None, together))
+
+
+def n_left_out(result: xr.Dataset) -> int:
+    """How many cells were not patched because an estimate ruled them out (``prefilter``)."""
+    if "estimate" not in result:
+        return 0
+    at = {"metric": result.metric.values[0]}
+    return int((result.patched.sel(at).isnull().all("example") & result.estimate.sel(at).notnull()).sum())
 
 
 def meaning_of(results: Mapping[str, xr.Dataset]) -> tuple[str, ...]:

@@ -201,8 +201,11 @@ def head_explorer(
     def draw(cell: Head, prompt: int) -> list[Shown]:
         row, name = table.iloc[by_effect.index(cell)], head_name(*cell)
         at_head = {"layer": cell[0], "head": cell[1]}
+        effect = f"{row.effect:.2f} [{row.ci_low:.2f}, {row.ci_high:.2f}], n = {int(row.n)}"
+        if "estimate" in result and not row.n:
+            effect = "left out by the estimate"
         facts = {
-            "effect": f"{row.effect:.2f} [{row.ci_low:.2f}, {row.ci_high:.2f}], n = {int(row.n)}",
+            "effect": effect,
             "direct logit attribution": f"{float(attribution.sel(at_head)):+.2f}",
         }
         for detector, score in detectors.sel(at_head).items():

@@ -374,9 +374,23 @@ def public() -> dict[str, Public]:
                 "min_input": 0.1,
                 "max_inputs": 1,
                 "max_heads": 1,
+                "prefilter": "attribution",
                 "progress": False,
                 "engine": "auto",
                 "batch_tokens": 512,
+            },
+        ),
+        "stability": Public(
+            patchlib.stability,
+            {
+                **task,
+                "n_searches": 1,
+                "n_prompts": 2,
+                "hold_out": "wordings",
+                "reference": None,
+                "seed": 0,
+                "depth": 1,
+                "progress": False,
             },
         ),
         "head_types": Public(

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
+import xarray as xr
+from scipy.stats import ttest_1samp
 
 import patchlib
 from patchlib import SweepError, discover, path_patch
 from patchlib.circuits.head_types import head_type_of
-from tests.helpers import contrast_pairs, make_pairs
+from patchlib.circuits.tested import corrected_p_values
+from tests.helpers import alike_pairs, contrast_pairs, make_pairs
 from tests.tiny import load_tiny
 
 
 @pytest.fixture(scope="module")
 def found():
     model = load_tiny("llama")
-    pairs = contrast_pairs(model, n=6)
+    pairs = alike_pairs(model)
     return model, pairs, discover(model, pairs, depth=2, min_share=0.1, progress=False)
 
 
@@ -28,7 +34,7 @@ def test_the_first_step_is_path_patching_to_the_logits(found):
         assert row.effect == pytest.approx(
             float(direct.effect.sel(layer=row.layer, head=row.head_index).squeeze()), abs=1e-4
         )
-        assert row.ci_low > 0 or row.ci_high < 0
+        assert row.p_adjusted < 0.05
     assert discovery.results["logits"].equals(direct)
     assert first.effect.abs().min() >= 0.1 * float(abs(direct.effect).max()) - 1e-6
 
@@ -89,6 +95,62 @@ def test_every_head_that_was_found_is_in_the_circuit_at_its_position(found):
 def test_names_are_earned(position, direct, looks_at, attention, copying, suppressing, head_type):
     evidence = dict(direct=direct, looks_at=looks_at, attention=attention, copying=copying, suppressing=suppressing)
     assert head_type_of(position, evidence, min_attention=0.2, min_copying=0.5) == head_type
+
+
+def test_a_head_has_to_be_more_than_chance_among_all_that_were_tested(found):
+    """A t-test by hand over prompts; the smallest p times all heads, the second times half of them, and so on."""
+    _, _, discovery = found
+    moved = (discovery.results["logits"].patched - discovery.results["logits"].clean).isel(metric=0)
+    table = patchlib.summary_table(discovery.results["logits"], top_k=5)
+    p_values = [
+        ttest_1samp(moved.sel(layer=row.layer, head=row.head_index).values.astype("float64"), 0).pvalue
+        for row in table.itertuples()
+    ]
+    order, by_hand, least = np.argsort(p_values), np.ones(5), 1.0
+    for rank in range(5, 0, -1):
+        least = min(least, p_values[order[rank - 1]] * 12 / rank)
+        by_hand[order[rank - 1]] = least
+    np.testing.assert_allclose(corrected_p_values(discovery.results["logits"], table), by_hand, rtol=1e-6)
+    # What was left out counts as tested all the same.
+    sieved = discovery.results["logits"].copy(deep=True)
+    kept = {(row.layer, row.head_index) for row in table.itertuples()}
+    for layer in range(3):
+        for head in range(4):
+            if (layer, head) not in kept:
+                sieved.patched.loc[{"layer": layer, "head": head}] = np.nan
+    np.testing.assert_allclose(corrected_p_values(sieved, table), by_hand, rtol=1e-6)
+
+
+def test_effects_of_chance_make_no_step():
+    """Signs drawn for each prompt: in 200 steps of 270 heads hardly any is taken."""
+    rng = np.random.default_rng(0)
+    n_taken = 0
+    for _ in range(200):
+        moved = rng.normal(size=(1, 30, 9, 8))
+        result = xr.Dataset(
+            {"patched": (("metric", "layer", "head", "example"), moved)}
+            | {name: (("metric", "example"), np.zeros((1, 8))) for name in ("clean", "corrupted")},
+            {"metric": ["logit_diff"], "layer": range(30), "head": range(9)},
+            {"direction": "noise"},
+        )
+        largest = np.argsort(-abs(moved.mean(-1)), axis=None)[:8]
+        table = pd.DataFrame({"layer": largest // 9, "head_index": largest % 9})
+        n_taken += bool((corrected_p_values(result, table) < 0.05).any())
+    assert n_taken <= 0.08 * 200
+
+
+def test_few_prompts_are_warned_of_and_a_single_one_is_not_tested():
+    model = load_tiny("llama")
+    with pytest.warns(patchlib.FewPromptsWarning, match=r"with n = 1 .* give 16 prompts or more"):
+        search = discover(model, contrast_pairs(model, n=1), depth=1, progress=False)
+    assert len(search.steps) and search.steps.p_adjusted.isna().all()
+
+
+def test_without_a_contrast_there_is_nothing_to_search():
+    model = load_tiny("llama")
+    with pytest.raises(SweepError, match="gives no usable contrast, so that a search would find nothing"):
+        pairs = alike_pairs(model)
+        discover(model, replace(pairs, answers=pairs.answers.flip(1)), depth=1, progress=False)
 
 
 def test_bad_questions_have_one_clear_answer():

@@ -8,7 +8,7 @@ import pytest
 
 import patchlib
 from patchlib import Ablation, Circuit, HeadSet, SweepError
-from tests.helpers import contrast_pairs, make_pairs
+from tests.helpers import alike_pairs, make_pairs
 from tests.tiny import load_tiny
 
 CIRCUIT = Circuit({"early": [(0, 1), (1, 0)], "late": [(2, 3)]}, {"late": "END"})
@@ -26,7 +26,7 @@ def ablation(model):
 
 def test_no_column_hides_behind_an_attribute_of_tables_and_none_has_a_blank(model, ablation):
     rows = patchlib.repeated_tokens(model, 3, 5)
-    discovery = patchlib.discover(model, contrast_pairs(model, n=6), depth=2, progress=False)
+    discovery = patchlib.discover(model, alike_pairs(model), depth=2, progress=False)
     tables = {
         "steps": discovery.steps,
         "inputs": discovery.inputs,
@@ -41,6 +41,10 @@ def test_no_column_hides_behind_an_attribute_of_tables_and_none_has_a_blank(mode
         "k_composition": patchlib.k_composition(model, [(2, 0)]),
         "beside_published": patchlib.beside_published(model, CIRCUIT),
     }
+    searches = patchlib.stability(
+        model, alike_pairs(model, n=24), n_searches=2, hold_out="prompts", depth=1, progress=False
+    )
+    tables |= {name: getattr(searches, name) for name in ("searches", "heads", "head_types")}
     for name, table in tables.items():
         labels = [*table.columns, *filter(None, table.index.names)]
         assert not [label for label in labels if hasattr(pd.DataFrame, label) or not label.isidentifier()], name

@@ -715,6 +715,13 @@ FAULTS = (
         ("(abs(effects) + margin < least)", "(effects + margin < least)"),
     ),
     *faults(
+        f"{PATCHING}/attribution/path_gradients.py",
+        ("tests/patching/test_path_estimates.py",),
+        ("return leaves[layer].clone()", "return leaves[layer].detach()"),
+        ("torch.where(masks[key].to(activation.device), leaves[key], activation)", "leaves[key]"),
+        ("(source.to(base.device) - base)", "source.to(base.device)"),
+    ),
+    *faults(
         f"{CIRCUITS}/edge_circuits.py",
         ("tests/circuits/test_edge_circuits.py",),
         ("kept & from_embed[:, None] & to_logits", "kept & to_logits"),

@@ -18,11 +18,17 @@ from patchlib.patching.grid import CellIndex
 
 
 def largest_and_random(result: xr.Dataset, k: int) -> tuple[list[CellIndex], list[CellIndex]]:
-    """The cells that are estimated to move a metric most, and as many others, drawn."""
+    """The cells that are estimated to move a metric most, and as many others, drawn.
+
+    They are drawn from those that are estimated to move it at all, if these are enough: where nothing is patched, or
+    nothing follows it, there is nothing to miss.
+    """
     moved = abs(stats.moved_and_possible(result)[0].mean("example"))  # [metric *axes]
     size = (moved / moved.max(cell_dims(result))).max("metric").fillna(-1).values  # of metrics in units of their own
     order = [tuple(map(int, np.unravel_index(flat, size.shape))) for flat in np.argsort(-size, axis=None)]
     largest, others = order[:k], order[k:]
+    moving = [cell for cell in others if size[cell] > 0]
+    others = moving if len(moving) >= k else others
     return largest, random.Random(0).sample(others, min(k, len(others)))
 
 

@@ -7,18 +7,18 @@ they lack with as many steps as were taken is the gap.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
 
 from patchlib.patching.attribution.gradients import no_graph_left
+from patchlib.patching.attribution.path_gradients import ScoredPaths
 from patchlib.patching.attribution.scored import Estimate, ScoredPrompts
-from patchlib.patching.batching import example_batches
+from patchlib.patching.budget import GRAPH
 from patchlib.patching.experiment import Experiment
 from patchlib.progress import Progress, progress_bar
 
-GRAPH = 4
-"""A forward with its graph takes so many times the memory of one without, at least."""
 FIRST_STEPS, MOST_STEPS, LEAST_GAP = 5, 80, 0.05
 """Where steps are chosen: doubled from the first, until the gap is this share of what the prompts are apart."""
 
@@ -26,12 +26,15 @@ FIRST_STEPS, MOST_STEPS, LEAST_GAP = 5, 80, 0.05
 def estimates(experiments: Sequence[Experiment], how: Estimate, progress: Progress = False) -> list[xr.Dataset]:
     """A result for each of several experiments, which are alike but for their grids, as ``Experiment.run`` gives it.
 
+    Of direct paths there is one experiment, estimated at the base prompts.
+
     Raises:
         SweepError: A metric or model without gradients, numbers that are not finite, or memory that runs out.
     """
     first = experiments[0]
     results = [experiment.empty_result().assign_attrs(experiment.attributes()) for experiment in experiments]
-    batches = list(example_batches(first.pairs, max(1, first.how.batch_tokens // GRAPH)))
+    smaller = replace(first.how, batch_tokens=max(1, first.how.batch_tokens // GRAPH))
+    batches = (first if first.shared else replace(first, how=smaller)).example_batches()
     # Along its activations every site goes a way of its own; all else is read off the same gradients.
     alone = how.method == "integrated" and how.along == "activations"
     groups = [[i] for i in range(len(experiments))] if alone else [list(range(len(experiments)))]
@@ -39,7 +42,9 @@ def estimates(experiments: Sequence[Experiment], how: Estimate, progress: Progre
     with no_graph_left(first.model), bar_of as bar:
         for examples in batches:
             for group in groups:
-                prompts = ScoredPrompts([experiments[i] for i in group], examples, how)
+                cells = [experiments[i] for i in group]
+                is_of_paths = first.receivers is not None
+                prompts = ScoredPaths(first, examples) if is_of_paths else ScoredPrompts(cells, examples, how)
                 for i, (scores, gap) in zip(group, prompts.scores(), strict=True):
                     _fill(results[i], prompts, scores, gap)
                 bar.update(len(examples))
@@ -62,7 +67,7 @@ def _largest_gap(result: xr.Dataset) -> float:
     return float((abs(result.gap).mean("example") / apart).max())
 
 
-def _fill(result: xr.Dataset, prompts: ScoredPrompts, scores: np.ndarray, gap: np.ndarray | None) -> None:
+def _fill(result: xr.Dataset, prompts: ScoredPrompts | ScoredPaths, scores: np.ndarray, gap: np.ndarray | None) -> None:
     """Put in what is known of some prompts: ``scores[metric *axes example]``."""
     examples = prompts.examples
     result.clean.values[:, examples], result.corrupted.values[:, examples] = prompts.clean, prompts.corrupted

@@ -92,7 +92,7 @@ class GradientForwards(PatchedForwards):
         if closed is not None:
             sublayers = [(layer, site) for layer in range(int(self.model.cfg.n_layers)) for site in SUBLAYERS]
             hooks += [(site.hook_name(layer), partial(gate, layer=layer, layers=closed)) for layer, site in sublayers]
-        with self._graph():
+        with graph_of(self.model):
             return self.run(hooks), kept
 
     def along_site(self, layer: int, share: float) -> tuple[Tensor, Activations]:
@@ -104,17 +104,8 @@ class GradientForwards(PatchedForwards):
         def put(activation: Tensor, hook: Any) -> Tensor:
             return activation.copy_(leaf)  # in place, as a patch is, for all that read the same tensor
 
-        with self._graph():
+        with graph_of(self.model):
             return self._resume([(name, put)], 1, layer, self.start), {name: leaf}
-
-    @contextmanager
-    def _graph(self) -> Iterator[None]:
-        """Where a graph is built and gone through; SweepError, with the mend, for a model that has none."""
-        try:
-            with torch.enable_grad():
-                yield
-        except RuntimeError as error:
-            raise SweepError(no_gradient(self.model, error)) from error
 
     def moved_whole(self, layer: int, readout: Readout) -> Float[np.ndarray, "metric example"]:
         """Each metric with all of one layer's activation written in."""
@@ -136,13 +127,13 @@ class GradientForwards(PatchedForwards):
             SweepError: A metric that has no gradient, a model that cannot give one, or memory that runs out.
         """
         logits, kept = forward
-        with self._graph():
+        with graph_of(self.model):
             read = self._read_from(self.start, logits, 1)
             values = torch.cat([readout.differentiable(name, read) for name in readout.metrics])  # [metric example]
         gradients: dict[str, list[Tensor]] = {name: [] for name in kept}
         for row, of_metric in enumerate(values):
             retain = again or row < len(values) - 1
-            with self._graph():
+            with graph_of(self.model):
                 # Prompts do not mix, so that the gradient of the sum is each one's own.
                 found = torch.autograd.grad(
                     of_metric.sum(), list(kept.values()), retain_graph=retain, materialize_grads=True
@@ -195,6 +186,16 @@ class GradientForwards(PatchedForwards):
     def can_differ(self) -> Bool[Tensor, "example pos"]:
         """Where a row's two prompts are no longer alike."""
         return self._can_differ
+
+
+@contextmanager
+def graph_of(model: TransformerBridge) -> Iterator[None]:
+    """Where a graph is built and gone through; SweepError, with the mend, for a model that has none."""
+    try:
+        with torch.enable_grad():
+            yield
+    except RuntimeError as error:
+        raise SweepError(no_gradient(model, error)) from error
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from patchlib.patching.attribution.attention import FIXED, fixed_scores, hooks_for
@@ -158,14 +158,23 @@ class ScoredPrompts:
                 layer: torch.einsum("kep,mepu->mkeu", where, self._forwards.scores(grid.site, layer, gradients))
                 for layer in grid.layers
             }
-        layers = grid.values.get("layer", grid.layers)
-        scores = torch.stack([by_layer[layer] for layer in layers], dim=1)  # [metric layer position example unit]
-        scores[:, :, [not mask.any() for mask in masks]] = torch.nan
-        if "layer" not in grid.values:
-            scores = scores.sum(1, keepdim=True)
-        unit = grid.unit_axis
-        scores = scores.sum(-1, keepdim=True) if unit is None else scores[..., grid.values[unit]]
-        place = {"layer": 1, grid.position_axis: 2, unit: 4}
-        axes = [place[axis] for axis in grid.values]
-        order = [0, *axes, 3, *({1, 2, 4} - set(axes))]  # what is no axis has one entry
-        return scores.permute(order).flatten(len(axes) + 1).numpy()
+        return by_cell(grid, masks, by_layer)
+
+
+def by_cell(
+    grid: Grid,
+    masks: Sequence[Bool[Tensor, "example pos"]],
+    by_layer: Mapping[int, Float[Tensor, "metric position example unit"]],
+) -> Scores:
+    """Scores by layer in the order of a grid's axes, NaN at positions (of the masks) that no prompt has."""
+    layers = grid.values.get("layer", grid.layers)
+    scores = torch.stack([by_layer[layer] for layer in layers], dim=1)  # [metric layer position example unit]
+    scores[:, :, [not mask.any() for mask in masks]] = torch.nan
+    if "layer" not in grid.values:
+        scores = scores.sum(1, keepdim=True)
+    unit = grid.unit_axis
+    scores = scores.sum(-1, keepdim=True) if unit is None else scores[..., grid.values[unit]]
+    place = {"layer": 1, grid.position_axis: 2, unit: 4}
+    axes = [place[axis] for axis in grid.values]
+    order = [0, *axes, 3, *({1, 2, 4} - set(axes))]  # what is no axis has one entry
+    return scores.permute(order).flatten(len(axes) + 1).numpy()

@@ -7,6 +7,7 @@ import xarray as xr
 
 from patchlib import stats
 from patchlib._util import check_count, check_number, head_name
+from patchlib.plots import wording
 from patchlib.plots.wording import cell_names, check_array, check_results, no_effect, with_interval
 
 
@@ -56,6 +57,8 @@ def of_positions(result: xr.Dataset, metric: str | None = None) -> str:
     effect = effect.dropna("layer", how="all").dropna(axis, how="all").transpose("layer", axis)
     if not effect.size:
         return no_effect(result)
+    n_left_out = wording.n_left_out(result)
+    further = f"; {n_left_out} more were left out by the estimate" if n_left_out else ""
     layers = [int(layer) for layer in effect.layer]
     low, high = layers[0], layers[-1]
     origin, goal = (effect[axis].values[effect.isel(layer=i).argmax(axis).item()].item() for i in (0, -1))
@@ -93,7 +96,7 @@ def of_cells(result: xr.Dataset, metric: str | None = None) -> str:
         metric: Which metric; the result's first when None.
 
     Returns:
-        One sentence, or that there is no contrast.
+        One sentence, which also counts cells that ``prefilter`` left out; or that there is no contrast.
 
     Raises:
         SweepError: The result does not have that metric.
@@ -107,12 +110,14 @@ def of_cells(result: xr.Dataset, metric: str | None = None) -> str:
     table = stats.summary_table(result, None).dropna(subset="effect")
     if table.empty:
         return no_effect(result)
+    n_left_out = wording.n_left_out(result)
+    further = f"; {n_left_out} more were left out by the estimate" if n_left_out else ""
     names = cell_names(table)
     i_top, i_low = int(table.effect.argmax()), int(table.effect.argmin())
     top, low = table.iloc[i_top], table.iloc[i_low]
     if top.effect <= 0:
         lowest = f"{names[i_low]}, {with_interval(low)}, n = {int(low.n)}"
-        return f"No cell has a positive effect; the lowest is that of {lowest}."
+        return f"No cell has a positive effect; the lowest is that of {lowest}{further}."
     positive = table.effect.clip(lower=0).sort_values(ascending=False).cumsum()
     n_half = int((positive < positive.iloc[-1] / 2).sum()) + 1
     sentence = (
@@ -121,7 +126,7 @@ def of_cells(result: xr.Dataset, metric: str | None = None) -> str:
     )
     if low.ci_high < 0:
         sentence += f"; {names[i_low]} pushes the other way, {with_interval(low)}"
-    return sentence + "."
+    return f"{sentence}{further}."
 
 
 def of_layers(results: Mapping[str, xr.Dataset], metric: str | None = None) -> str:
