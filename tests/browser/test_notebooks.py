@@ -23,7 +23,7 @@ FEWER = {
     "02_head_patching": "n_prompts, layers = 4, [17, 20, 23, 24]",
     "03_ioi_circuit": "n_prompts, depth, n_test = 2, 1, 4",
     "04_induction_heads": "n_prompts, n_rows, top_k = 2, 2, 3",
-    "05_attribution": "n_prompts, n_test, steps = 2, 2, 2",
+    "05_attribution": "n_prompts, n_test, steps = 2, 1, 2",
 }
 """What is written below a notebook's parameters, so that it takes half as long; its asserts hold with them too."""
 
