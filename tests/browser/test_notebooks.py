@@ -84,7 +84,7 @@ def test_01_layer_patching(lab):
     before = explorer.title(1)
     explorer.press("layer", "ArrowLeft")
     explorer.wait_for_change(1, before)
-    cell = explorer.pick_row("By effect", 3).split(" (")[0]
+    cell = explorer.pick_row("By effect", 4).split(" (")[0]
     explorer.wait_for(f"denoising, logit_diff: {cell}")
     explorer.pick("Prompt", "prompt 1")
     explorer.wait_for("denoising: prompt 1")
