@@ -36,8 +36,9 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> Generator[
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the notebooks first: they take longest, so that no core waits for one at the end."""
-    items.sort(key=lambda item: item.path.suffix != ".ipynb")
+    """Put the notebooks first, then files with slow tests: no core waits for a long file at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path.suffix != ".ipynb", item.path not in slow))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -250,3 +250,11 @@ def versions() -> dict[str, str]:
     """The versions of Python and of the libraries that results depend on, by name."""
     libraries = ("patchlib", "torch", "transformer-lens", "transformers", "numpy", "scipy")
     return {"python": platform.python_version(), **{name: version(name) for name in libraries}}
+
+
+def without_grammar_of_addresses() -> None:
+    """Spare this process two seconds: what reads notebooks would compile a grammar of web addresses, and never use it.
+
+    It comes with JupyterLab, and jsonschema does without it. For processes that are patchlib's own.
+    """
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None: it cannot be imported

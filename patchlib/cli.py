@@ -16,6 +16,7 @@ import typer
 
 from patchlib import __version__
 from patchlib._terminal import Steady, ended_by_signals
+from patchlib._util import without_grammar_of_addresses
 from patchlib.errors import ModelError, PatchlibError, RunError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: all went well; 1: a notebook failed; 2: what was asked for cannot be done; 130: interrupted.
     """
+    without_grammar_of_addresses()
     out, err = Steady(sys.stdout), Steady(sys.stderr)
     with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
         try:

@@ -6,10 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import tomllib
-import venv
 import zipfile
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -89,15 +87,6 @@ def test_the_citation_names_this_version():
     assert citation["version"] == patchlib.__version__
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """A folder with the wheel and the sdist of this tree."""
-    folder = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-t", "sdist", "-d", str(folder)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    return folder
-
-
 def files_under(folder: str) -> set[str]:
     """What belongs to a folder: not what running its code or its notebooks leaves there."""
     files = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*") if path.is_file()}
@@ -128,35 +117,6 @@ def test_public_names_are_imported_when_first_used_or_all_at_once():
         environment = os.environ | {"EAGER_IMPORT": eager}
         done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
         assert done.stdout.strip() == expected, done.stderr
-
-
-@pytest.mark.slow
-def test_an_installed_wheel_shows_its_types(built, tmp_path):
-    """In an environment that has the wheel and, behind it, what is installed here."""
-    venv.create(tmp_path / "venv", with_pip=False)
-    (site,) = (tmp_path / "venv").rglob("site-packages")
-    (site / "installed.pth").write_text(sysconfig.get_path("purelib"))
-    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
-        wheel.extractall(site)
-    expressions = [f"patchlib.{name}" for name in patchlib.__all__]
-    lines = ["import patchlib", *(f"reveal_type({expression})" for expression in expressions)]
-    lines += ["reveal_type(patchlib.load_model())", "patchlib.no_such_name"]
-    (tmp_path / "user.py").write_text("\n".join(lines))
-    # Half a minute less: what they name stays known, what is inside them does not.
-    (tmp_path / "mypy.ini").write_text(
-        "[mypy]\n[mypy-torch.*,transformers.*,datasets.*,scipy.*]\nfollow_imports = skip"
-    )
-    python = site.parents[2] / "bin" / "python"
-    check = [sys.executable, "-m", "mypy", "--cache-dir", os.devnull, "--python-executable", str(python), "user.py"]
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")}
-    done = subprocess.run(check, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    revealed = re.findall(r'Revealed type is "(.*)"', done.stdout)
-    assert len(revealed) == len(expressions) + 1, done.stdout + done.stderr
-    types = dict(zip(expressions, revealed, strict=False))
-    assert not [expression for expression, shown in types.items() if shown == "Any"]
-    assert types["patchlib.sweep"].endswith("-> xarray.core.dataset.Dataset")
-    assert revealed[-1].endswith(".TransformerBridge")
-    assert 'Module has no attribute "no_such_name"' in done.stdout
 
 
 def test_readme_has_two_commands_that_each_set_themselves_up():

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -50,15 +49,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         copy_notebooks(tmp_path / "file")
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory):
+@pytest.fixture
+def installed(built):
     """The wheel, unpacked: a folder that stands before the checkout on the path."""
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-        wheel.extractall(folder / "site")
-    return folder / "site"
+    return built / "site"
 
 
 def test_the_wheel_has_what_pages_are_made_of(installed):

@@ -4,6 +4,8 @@ What a run is given is weighed before anything starts. papermill would only warn
 and its reader of the cell, which goes by lines, misses such as ``depth: int | None = None``.
 """
 
+from __future__ import annotations
+
 import ast
 import difflib
 import json
@@ -14,14 +16,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nbformat
-from IPython.core.inputtransformer2 import TransformerManager
 from pydantic import TypeAdapter
 
 from patchlib._util import first_line
 from patchlib.errors import RunError
+
+if TYPE_CHECKING:  # a notebook that saves its results reads no notebook, and need not wait seconds for these
+    import nbformat
 
 PREFIX = "PATCHLIB_PARAM_"
 _TYPES = {kind.__name__: kind for kind in (int, float, str, bool, list, dict, tuple)} | {
@@ -111,6 +114,8 @@ def declared_parameters(path: Path) -> dict[str, Parameter]:
 @cache
 def _declared(path: Path, changed: int) -> dict[str, Parameter]:
     """Read once for all runs of a grid, and again when it has ``changed``."""
+    from IPython.core.inputtransformer2 import TransformerManager
+
     _, cells = read_notebook(path)
     if len(cells) > 1:
         raise RunError(f"{path} has {len(cells)} cells tagged 'parameters', of which the last would count: leave one")
@@ -146,6 +151,8 @@ def read_notebook(path: Path) -> tuple[nbformat.NotebookNode, list[nbformat.Note
     Raises:
         RunError: The file is no notebook, or one for another kernel than Python's.
     """
+    import nbformat
+
     try:
         nb = nbformat.read(path, as_version=4)
         tagged: dict[str, list[nbformat.NotebookNode]] = {"parameters": [], "injected-parameters": []}

@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
+from patchlib._util import without_grammar_of_addresses
 from patchlib.runs.execute.provenance import code_hash
 
 
@@ -28,6 +29,7 @@ def main() -> int:
         print("patchlib or the notebook changed while the grid ran, or differs on the worker; run the grid again")
         return 4
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+    without_grammar_of_addresses()
     from patchlib.runs.execute.kernel import DIED
     from patchlib.runs.execute.runner import run
 
