@@ -171,7 +171,8 @@ class _Sets:
         if sender.head is None:
             return change.float().flatten(1).to(self._differs)
         weight = self._forwards.model.blocks[sender.layer].attn.W_O[sender.head]  # [d_head d_model]
-        return (change.float() @ weight.float()).flatten(1).to(self._differs)
+        written: Tensor = change.float() @ weight.float()
+        return written.flatten(1).to(self._differs)
 
     def _read(self, numbers: list[int]) -> tuple[dict[int, Tensor], Streams]:
         """For each receiver the sets for which it reads a stream of its own, and these streams, one after the other."""

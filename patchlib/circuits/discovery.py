@@ -164,7 +164,7 @@ def discover(
         sizes = np.sort(abs(effects[np.isfinite(effects)]))[::-1]
         if not len(sizes):
             return 0
-        return max(min_effect, min_share * sizes[0], sizes[max_heads - 1] if len(sizes) >= max_heads else 0)
+        return float(max(min_effect, min_share * sizes[0], sizes[max_heads - 1] if len(sizes) >= max_heads else 0))
 
     def senders(result: xr.Dataset, **step: int | str) -> pd.DataFrame:
         """Those of one step that count."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import xarray as xr
@@ -18,7 +18,7 @@ from patchlib.models.load import last_weights_hash, weights_hash
 from patchlib.patching.batching import example_batches
 from patchlib.patching.budget import GRAPH, check_batch_tokens
 from patchlib.patching.checkpoint import Finished, open_checkpoint
-from patchlib.patching.donors import Donors
+from patchlib.patching.donors import Donors, PromptBatch
 from patchlib.patching.engine import PatchedForwards
 from patchlib.patching.grid import Grid
 from patchlib.patching.head_values import HeadValueForwards
@@ -28,13 +28,14 @@ from patchlib.patching.path_engine import PathForwards
 from patchlib.patching.receivers import Receiver, receiver_masks
 from patchlib.patching.selfcheck import fast_obstacle, warn_of_plain
 from patchlib.patching.shared import Shared
-from patchlib.patching.unpatched import Work
+from patchlib.patching.unpatched import Recorded, Work
 from patchlib.patching.workers import check_executor, measured_by
 from patchlib.progress import Progress, progress_bar
 from patchlib.tasks.pairs import PromptPairs
 from patchlib.tasks.tokens import text_of
 
 Engine = Literal["auto", "fast", "plain"]
+Paths = TypeVar("Paths", bound=PathForwards)
 
 
 @dataclass(frozen=True)
@@ -107,21 +108,28 @@ class Experiment:
         tokens = self.how.batch_tokens // GRAPH if self.shared else self.how.batch_tokens
         return list(example_batches(self.pairs, max(1, tokens)))
 
-    def start_forwards(
-        self, examples: list[int], *, plain: bool = False, paths: type[PathForwards] = PathForwards
-    ) -> PatchedForwards:
+    def start_forwards(self, examples: list[int], *, plain: bool = False) -> PatchedForwards:
         """The forwards of some examples (of one length), ready to be patched: the plain way where asked or needed."""
+        if self.receivers is not None:
+            return self.start_paths(examples, PathForwards, plain=plain)
+        kind = HeadValueForwards if self.grid.site.name == "head_v" else PatchedForwards
+        return kind(self.model, self.grid, *self._work(examples, plain))
+
+    def start_paths(self, examples: list[int], kind: type[Paths], *, plain: bool = False) -> Paths:
+        """``start_forwards`` of direct paths to the receivers, patched or, by another kind of forwards, estimated."""
+        prompts, work, recorded = self._work(examples, plain)
+        masks = receiver_masks(self.model, self.receivers or (), self.pairs.select(examples))
+        return kind(self.model, self.grid, prompts, work, masks, recorded)
+
+    def _work(self, examples: list[int], plain: bool) -> tuple[PromptBatch, Work, Recorded | None]:
+        """What forwards of some examples start from."""
         fast = self.how.why_plain is None and not plain
         # What is swept the fast way takes logits_to_keep, and so can the few cells that are checked the plain way.
         reads, all_logits = Reads.of(self.metrics, self.pairs), self.how.why_plain is not None
         work = Work(fast, reads, self.how.batch_tokens, all_logits)
         prompts = self.donors.batch(self.pairs, examples)
         recorded = None if self.shared is None else self.shared.recorded(self.model, examples, prompts, work)
-        if self.receivers is None:
-            kind = HeadValueForwards if self.grid.site.name == "head_v" else PatchedForwards
-            return kind(self.model, self.grid, prompts, work, recorded)
-        masks = receiver_masks(self.model, self.receivers, self.pairs.select(examples))
-        return paths(self.model, self.grid, prompts, work, masks, recorded)
+        return prompts, work, recorded
 
     def empty_result(self) -> xr.Dataset:
         """The result, labelled, with every number still missing."""

@@ -51,9 +51,11 @@ def effect_interval(result: xr.Dataset, metric: str | None = None, confidence: f
     # Cells that the same prompts have go together.
     for prompts in np.unique(has_position[has_effect], axis=0):
         cells = has_effect & (has_position == prompts).all(-1)
-        samples = [part.values[cells][:, prompts].astype("float64") for part in (moved, possible)]  # [cell example]
+        above, below = (
+            part.values[cells][:, prompts].astype("float64") for part in (moved, possible)
+        )  # [cell example]
         labels = None if clusters is None else clusters[prompts]
-        low.values[cells], high.values[cells] = ratio_intervals(*samples, confidence, labels)
+        low.values[cells], high.values[cells] = ratio_intervals(above, below, confidence, labels)
     return xr.Dataset({"low": low, "high": high}, attrs={"confidence": confidence})
 
 

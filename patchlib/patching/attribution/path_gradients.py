@@ -91,7 +91,9 @@ class PathGradients(PathForwards):
             return activation
 
         hooks += [(site.hook_name(layer), partial(listen, key=(site, layer))) for site, layer in reached]
-        stop = {} if self._highest == len(self.model.blocks) - 1 else {"stop_at_layer": self._highest + 1}
+        stop: dict[str, Any] = (
+            {} if self._highest == len(self.model.blocks) - 1 else {"stop_at_layer": self._highest + 1}
+        )
         self._resume(hooks, 1, self.layers[0], start, end, **stop)
         moved = [
             torch.stack([(given[key] * at_input[key][:, : end - start]).sum().cpu() for key in reached]).sum()
@@ -135,9 +137,7 @@ class ScoredPaths:
 
     def __init__(self, experiment: Experiment, examples: list[int]) -> None:
         self.examples, self._grid = examples, experiment.grid
-        forwards = experiment.start_forwards(examples, paths=PathGradients)
-        assert isinstance(forwards, PathGradients)
-        self._forwards = forwards
+        self._forwards = forwards = experiment.start_paths(examples, PathGradients)
         self._readout, self.clean, self.corrupted = unpatched_metrics(experiment, forwards, examples)
         self.base: Float[np.ndarray, "metric example"] = getattr(self, experiment.donors.base_and_other[0])
 

@@ -57,8 +57,6 @@ def of_positions(result: xr.Dataset, metric: str | None = None) -> str:
     effect = effect.dropna("layer", how="all").dropna(axis, how="all").transpose("layer", axis)
     if not effect.size:
         return no_effect(result)
-    n_left_out = wording.n_left_out(result)
-    further = f"; {n_left_out} more were left out by the estimate" if n_left_out else ""
     layers = [int(layer) for layer in effect.layer]
     low, high = layers[0], layers[-1]
     origin, goal = (effect[axis].values[effect.isel(layer=i).argmax(axis).item()].item() for i in (0, -1))
