@@ -1,5 +1,6 @@
 """The model with some heads' outputs replaced, many sets of heads at once: what a circuit is tested with."""
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -27,6 +28,8 @@ from patchlib.tasks.tokens import as_ids
 
 HELD = 32
 """Forwards' worth of streams that are held at once."""
+FOLDS = 4
+"""Into so many parts the reference prompts of a template are cut, to see what other ones would have given."""
 Replacement = Callable[[int], Float[Tensor, "pos layer head d_head"]]
 """The number of a prompt -> what each of its heads is given at each position."""
 
@@ -91,7 +94,9 @@ class Ablation:
             like = like_prompts(self.pairs, prompts)
             resampled = f"resampled from {len(prompts)} prompts of {prompts.name!r}, by template"
             about = said_of_mean(like, prompts) if source == "mean" else resampled
-        self._replacement = replacement_of(model, self.pairs, prompts, like, source, seed, self._batch_tokens)
+        self._replacement, *self._folds = replacements_of(
+            model, self.pairs, prompts, like, source, seed, self._batch_tokens
+        )
         self.protocol = (
             f"{metric}, mean over n = {len(self.pairs)} prompts of {self.pairs.name!r}; nodes: head outputs z, each "
             f"prompt at its own positions; replaced by: {about}; model {model.cfg.model_name}"
@@ -116,6 +121,26 @@ class Ablation:
             read = partial(_one_metric, readout)
             values[:, examples] = self._read(sets, examples, read, True, self._batch_tokens)
         return values
+
+    def reference_error(self, sets: Sequence[HeadSet]) -> Float[np.ndarray, " set"]:
+        """Standard error of each set's mean metric that comes from which prompts the reference has.
+
+        The reference prompts of each template are cut into four, and each part takes the place of the whole: a mean
+        over a quarter of the prompts has four times the variance. 0 where nothing is averaged: a prompt to resample is
+        drawn for each prompt anew, so that the prompts' own spread has it.
+
+        Raises:
+            SweepError: As ``measure``.
+        """
+        folds = []
+        for replacement in self._folds:
+            fold = copy.copy(self)
+            fold._replacement = replacement
+            folds.append(fold.measure(sets).mean(axis=1, dtype=np.float64))  # [set]
+        if not folds:
+            return np.zeros(len(self.check(sets)))
+        error: np.ndarray = np.std(folds, axis=0, ddof=1) / np.sqrt(len(folds))
+        return error
 
     def losses(self, sets: Sequence[HeadSet]) -> Float[np.ndarray, "set example pos"]:
         """The loss of each token of each prompt under each ablation, as ``token_losses``; prompts of one length.
@@ -186,7 +211,7 @@ def check_ablation(ablation: Ablation) -> Ablation:
     return check_kind("An ablation", ablation, Ablation, "make one with patchlib.Ablation(model, task)")
 
 
-def replacement_of(
+def replacements_of(
     model: TransformerBridge,
     pairs: PromptPairs,
     reference: PromptPairs,
@@ -194,12 +219,15 @@ def replacement_of(
     source: str,
     seed: int,
     batch_tokens: int,
-) -> Replacement:
-    """What the heads of each prompt are given: of the reference prompts like it, or zeros where there are none."""
+) -> list[Replacement]:
+    """What the heads of each prompt are given: of the reference prompts like it, or zeros where there are none.
+
+    After it, for a mean over enough prompts, that over each of ``FOLDS`` parts of them.
+    """
     if like is None:
         lengths = [len(row) for row in pairs.clean_tokens]
         size = int(model.cfg.n_layers), int(model.cfg.n_heads), int(model.cfg.d_head)
-        return lambda i: torch.zeros(lengths[i], *size)
+        return [lambda i: torch.zeros(lengths[i], *size)]
 
     def outputs(numbers: Sequence[int]) -> Float[Tensor, "example pos layer head d_head"]:
         return head_outputs(model, torch.stack([reference.clean_tokens[j] for j in numbers]), batch_tokens)
@@ -207,16 +235,17 @@ def replacement_of(
     if source == "resample":
         chosen = like.drawn(seed)
         of_prompt = {j: outputs([j])[0] for j in set(chosen)}
-        return lambda i: of_prompt[chosen[i]]
+        return [lambda i: of_prompt[chosen[i]]]
     # Prompts of a template share a mean, but for those that are in the reference themselves, which have their own.
-    means: dict[tuple[int, ...], Tensor] = {}
+    n_folds = FOLDS if like.least_and_most[0] >= 2 * FOLDS else 0
+    means: dict[tuple[int, ...], list[Tensor]] = {}
     for of_kind in sorted({tuple(numbers) for numbers in like.of_kind}):
         of_all = outputs(of_kind)
-        for numbers in {
-            tuple(own) for own, kind in zip(like.of_prompt, like.of_kind, strict=True) if tuple(kind) == of_kind
-        }:
-            means[numbers] = of_all[[of_kind.index(j) for j in numbers]].mean(0)
-    return lambda i: means[tuple(like.of_prompt[i])]
+        here = zip(like.of_prompt, like.of_kind, strict=True)
+        for numbers in {tuple(own) for own, kind in here if tuple(kind) == of_kind}:
+            other = of_all[[of_kind.index(j) for j in numbers]]  # [example pos layer head d_head]
+            means[numbers] = [other.mean(0), *(other[fold::n_folds].mean(0) for fold in range(n_folds))]
+    return [partial(lambda i, part: means[tuple(like.of_prompt[i])][part], part=part) for part in range(n_folds + 1)]
 
 
 def head_outputs(

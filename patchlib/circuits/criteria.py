@@ -9,9 +9,10 @@ import pandas as pd
 from jaxtyping import Float
 
 from patchlib._util import Head, check_count, check_flag, check_seed, head_name, head_names
-from patchlib.circuits.ablation import Ablation, check_ablation
+from patchlib.circuits.ablation import FOLDS, Ablation, check_ablation
 from patchlib.circuits.circuit import Circuit, HeadSet, check_circuit
 from patchlib.stats import ratio_interval
+from patchlib.stats.intervals import widened
 
 MOST_SETS = 100_000
 """More random sets are a slip of the keyboard: each takes a forward pass."""
@@ -25,7 +26,8 @@ class Faithfulness:
         circuit, model: The metric, mean over prompts, of the circuit alone and of the whole model.
         floor: The same with no head at all.
         faithfulness: circuit / model, a ratio of means.
-        ci_low, ci_high: Its 95% interval (``stats.ratio_interval``); NaN for a single prompt.
+        ci_low, ci_high: Its 95% interval over prompts (``stats.ratio_interval``) and over reference prompts
+            (``Ablation.reference_error``); NaN for a single prompt.
         above_floor: (circuit - floor) / (model - floor).
         n: Prompts.
         n_heads: Heads in the circuit.
@@ -80,6 +82,8 @@ def faithfulness(ablation: Ablation, circuit: Circuit) -> Faithfulness:
     values = ablation.measure(sets).astype(np.float64)  # [set example]
     kept, whole, floor = (float(mean) for mean in values.mean(axis=1))
     interval = ratio_interval(values[0], values[1], clusters=ablation.pairs.clusters)
+    error = float(ablation.reference_error(sets[:1])[0]) / abs(whole)
+    interval = widened(kept / whole, interval, error, FOLDS - 1)
     above_floor = (kept - floor) / (whole - floor)
     n, n_heads = values.shape[1], len(circuit.heads)
     return Faithfulness(kept, whole, floor, kept / whole, *interval, above_floor, n, n_heads, ablation.protocol)

@@ -92,6 +92,23 @@ def ratio_interval(
     return float(low[0]), float(high[0])
 
 
+def widened(
+    point: float, ends: tuple[float, float], error: float, df: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """An interval with another source of error in it, independent of the first: the squares of the arms add up.
+
+    Args:
+        point: What the interval is of.
+        ends: Its low and high ends.
+        error: The other source's standard error.
+        df: Its degrees of freedom.
+        confidence: That of the interval.
+    """
+    other = float(student.ppf((1 + confidence) / 2, df)) * error
+    low, high = ends
+    return point - float(np.hypot(point - low, other)), point + float(np.hypot(high - point, other))
+
+
 def ratio_intervals(above: Rows, below: Rows, confidence: float = 0.95, clusters: Clusters = None) -> Ends:
     """``ratio_interval`` of each row."""
     check_fraction("confidence", confidence)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import t as student
 
 import patchlib
 from patchlib import Circuit, PromptPairs, SweepError, completeness, faithfulness, knock_out, minimality, random_like
@@ -102,6 +103,26 @@ def test_nothing_is_its_own_reference(source):
         Ablation(model, pairs.select([0]), source=source)
     ablation = Ablation(model, pairs, source=source, reference=both)
     assert ("mean over 14 of 16 prompts" in ablation.protocol) == (source == "mean")
+
+
+def test_the_reference_s_draw_is_in_the_interval():
+    """The error that one reference gives is, on average, how far the means of many references lie apart."""
+    model = load_tiny("gpt2")
+    pairs, keep = make_pairs(model, n=4), [HeadSet(SOME.head_positions(), True), HeadSet({}, False)]
+    ablations = [Ablation(model, pairs, reference=make_pairs(model, n=16, seed=seed)) for seed in range(10, 50)]
+    apart = np.std([ablation.measure(keep).mean(1) for ablation in ablations], axis=0, ddof=1)
+    said = np.sqrt(np.mean([ablation.reference_error(keep) ** 2 for ablation in ablations], axis=0))
+    assert 0.7 < said[0] / apart[0] < 1.4 and said[1] < 1e-6 and apart[1] < 1e-5
+    found = faithfulness(ablations[0], SOME)
+    values = ablations[0].measure(keep)
+    alone = patchlib.stats.ratio_interval(values[0], values[1])
+    error = student.ppf(0.975, 3) * ablations[0].reference_error(keep)[0] / values[1].mean()
+    low, high = (
+        found.faithfulness + np.array([-1, 1]) * np.hypot(alone - np.float64(found.faithfulness), error)
+    ).tolist()
+    assert (found.ci_low, found.ci_high) == pytest.approx((low, high), rel=1e-3)
+    for ablation in (Ablation(model, pairs, source="resample"), Ablation(model, pairs, source="zero")):
+        assert (ablation.reference_error(keep) == 0).all()
 
 
 def test_a_task_draws_its_own_reference():

@@ -457,7 +457,8 @@ FAULTS = (
         (CIRCUIT, LOSSES),
         ("torch.zeros(lengths[i], *size)", "torch.ones(lengths[i], *size)"),
         ("torch.stack([reference.clean_tokens[j]", "torch.stack([pairs.clean_tokens[j]"),
-        ("for j in numbers]].mean(0)", "for j in numbers]].mean((0, 1), keepdim=True)[0]"),
+        ("[other.mean(0), ", "[other.mean((0, 1), keepdim=True)[0], "),
+        ("np.std(folds, axis=0, ddof=1) / np.sqrt(len(folds))", "np.std(folds, axis=0, ddof=1)"),
         ("of_all[[of_kind.index(j) for j in numbers]]", "of_all"),
     ),
     *faults(
