@@ -246,6 +246,14 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def user_level() -> int:
+    """The ``stacklevel`` at which a warning names the line of whoever called patchlib, however deep it comes from."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "patchlib":
+        level, frame = level + 1, frame.f_back
+    return level
+
+
 def versions() -> dict[str, str]:
     """The versions of Python and of the libraries that results depend on, by name."""
     libraries = ("patchlib", "torch", "transformer-lens", "transformers", "numpy", "scipy")

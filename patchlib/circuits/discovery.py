@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import Head, check_choice, check_count, check_number, head_names
+from patchlib._util import Head, check_choice, check_count, check_number, head_names, user_level
 from patchlib.circuits.circuit import Circuit
 from patchlib.circuits.head_types import head_types
 from patchlib.circuits.search import Search, below
@@ -156,7 +156,7 @@ def discover(
             f"A search with n = {len(pairs)} tells few heads from chance, and finds others with other prompts: give "
             f"{LEAST_PROMPTS} prompts or more, as in IOIDataset(model, n_prompts={LEAST_PROMPTS}).",
             FewPromptsWarning,
-            stacklevel=2,
+            stacklevel=user_level(),
         )
 
     def least(effects: Effects) -> float:

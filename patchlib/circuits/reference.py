@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from patchlib._util import user_level
 from patchlib.errors import ReferenceWarning, SweepError
 from patchlib.tasks.base import PatchingDataset, Task, as_pairs
 from patchlib.tasks.pairs import PromptPairs
@@ -91,7 +92,7 @@ def said_of_mean(like: LikePrompts, reference: PromptPairs) -> str:
             f"which they are. Give a reference with {2 * ENOUGH} or more of each template (task.reference(model, "
             f"{2 * ENOUGH}) where a dataset can draw them).",
             ReferenceWarning,
-            stacklevel=3,
+            stacklevel=user_level(),
         )
     each = str(least) if least == most else f"{least} to {most}"
     return f"mean over {each} of {len(reference)} prompts of {reference.name!r}, those of the prompt's own template"

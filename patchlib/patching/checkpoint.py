@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from patchlib._util import first_line
+from patchlib._util import first_line, user_level
 from patchlib.errors import SweepError
 from patchlib.patching.grid import CellIndex
 from patchlib.patching.identity import identity, model_state
@@ -133,7 +133,7 @@ class Finished:
                 self._database.executemany("DELETE FROM finished WHERE rowid = ?", [(row,) for row in damaged])
             warnings.warn(
                 f"Damaged rows of the checkpoint {self._name()}: {len(damaged)}. Their cells are computed again.",
-                stacklevel=8,
+                stacklevel=user_level(),
             )
         return read
 

@@ -12,7 +12,7 @@ import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib import stats
-from patchlib._util import check_choice, versions
+from patchlib._util import check_choice, user_level, versions
 from patchlib.errors import ContrastWarning, SweepError
 from patchlib.models.load import last_weights_hash, weights_hash
 from patchlib.patching.batching import example_batches
@@ -255,5 +255,5 @@ def warn_of_contrast(result: xr.Dataset) -> None:
         warnings.warn(
             f"{stats.why_unusable(row)} Effects are NaN, because dividing by it would {noise}.",
             ContrastWarning,
-            stacklevel=4,
+            stacklevel=user_level(),
         )

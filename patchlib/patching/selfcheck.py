@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from patchlib._util import user_level
 from patchlib.errors import EngineWarning, ExactnessError
 from patchlib.models.context import longest_of_one_rotation
 from patchlib.patching.donors import PromptBatch
@@ -81,7 +82,7 @@ def warn_of_plain(model: TransformerBridge, why: str) -> None:
             f"{model.cfg.model_name} is swept with plain forwards, several times slower: {why}. "
             "The numbers are the same.",
             EngineWarning,
-            stacklevel=4,
+            stacklevel=user_level(),
         )
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from patchlib._util import user_level
 from patchlib.errors import AnswerWarning
 from patchlib.tasks.pairs import PromptPairs
 
@@ -36,7 +37,7 @@ def warn_of_answers(model: TransformerBridge, pairs: PromptPairs) -> None:
     for kind, rows, answers in (("right", pairs.clean_tokens, 0), ("wrong", pairs.corrupted_tokens, 1)):
         doubts = _doubts(model, rows, pairs.answers[:, answers].tolist())
         if doubt := next(iter(doubts), None):  # the others of the set are alike
-            warnings.warn(f"{pairs.name!r}: the {kind} answer {doubt}", AnswerWarning, stacklevel=4)
+            warnings.warn(f"{pairs.name!r}: the {kind} answer {doubt}", AnswerWarning, stacklevel=user_level())
 
 
 def _doubts(model: TransformerBridge, rows: Iterable[Int[Tensor, " pos"]], answers: Iterable[int]) -> Iterable[str]:
