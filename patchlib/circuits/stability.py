@@ -14,6 +14,7 @@ from patchlib._util import check_choice, check_count, check_seed
 from patchlib.circuits.ablation import Ablation
 from patchlib.circuits.criteria import faithfulness
 from patchlib.circuits.discovery import Discovery, discover
+from patchlib.circuits.reference import reference_of
 from patchlib.errors import FewPromptsWarning, SweepError
 from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.pairs import PromptPairs
@@ -90,7 +91,7 @@ def stability(
            layer  head_index position  n_found
         0     23           3      END        2
     """
-    pairs = as_pairs(model, task)
+    pairs, averaged = as_pairs(model, task), reference_of(model, task, reference)  # of all templates, drawn once
     check_count("n_searches", n_searches)
     check_count("n_prompts", n_prompts)
     check_choice("hold_out", hold_out, HOLD_OUT)
@@ -101,7 +102,7 @@ def stability(
             seen, unseen = _drawn(pairs, n_prompts, hold_out, draws)
             search = discover(model, seen, **how)
             warnings.simplefilter("ignore", FewPromptsWarning)  # said once
-            kept = faithfulness(Ablation(model, unseen, reference=reference), search.circuit)
+            kept = faithfulness(Ablation(model, unseen, reference=averaged), search.circuit)
             rows.append((number, len(seen), len(set(_wordings(seen))), len(search.head_types), kept.faithfulness,
                          kept.ci_low, kept.ci_high, kept.above_floor, kept.n))  # fmt: skip
             found.append(search)

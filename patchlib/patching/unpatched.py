@@ -199,7 +199,9 @@ class UnpatchedForwards:
         going_on: AbstractContextManager[dict[str, Any]] = nullcontext({})
         if cache is not None:
             going_on = shortcuts.going_on_from(self.model, cache)
-        with shortcuts.forwards(self._lean | self._unembedding), going_on as arguments:
+        # A graph needs what activation functions would write over.
+        lean = {} if torch.is_grad_enabled() else self._lean
+        with shortcuts.forwards(lean | self._unembedding), going_on as arguments:
             logits: Tensor = self.model.run_with_hooks(given, fwd_hooks=hooks, **arguments, **kwargs)
         return logits
 
