@@ -1,5 +1,7 @@
 """What the figures and tables of a circuit say in words, made from the data: true for any model and task."""
 
+import math
+
 import pandas as pd
 import xarray as xr
 
@@ -8,6 +10,9 @@ from patchlib.circuits.criteria import Faithfulness
 from patchlib.circuits.discovery import Discovery
 from patchlib.errors import SweepError
 from patchlib.plots.wording import METRIC_NAMES, check_array, check_table, interval
+
+HALF = 0.5
+"""A circuit that keeps less of the behaviour explains less than it leaves out."""
 
 
 def of_writers(attribution: xr.DataArray, attention: xr.DataArray) -> str:
@@ -164,13 +169,13 @@ def of_knock_out(table: pd.DataFrame) -> str:
 
 
 def of_faithfulness(result: Faithfulness) -> str:
-    """The ratio with its interval, the floor, and the protocol that they depend on.
+    """The ratio with its interval, the floor, what to make of it, and the protocol that it depends on.
 
     Args:
         result: From ``faithfulness``.
 
     Returns:
-        Two sentences.
+        Three sentences.
 
     Example:
         >>> circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
@@ -183,8 +188,21 @@ def of_faithfulness(result: Faithfulness) -> str:
     return (
         f"{result.n_heads} heads alone give {result.circuit:.2f} of the model's {result.model:.2f}: "
         f"faithfulness {result.faithfulness:.2f}{interval(result)}; with no head at all {result.floor:.2f}. "
-        f"Protocol: {result.protocol}."
+        f"{_verdict(result)} Protocol: {result.protocol}."
     )
+
+
+def _verdict(result: Faithfulness) -> str:
+    """What an interval of faithfulness allows to say of a circuit."""
+    if math.isnan(result.ci_low):
+        return "So few prompts say nothing of others."
+    if result.ci_high < HALF:
+        return "The circuit keeps less than half, and other heads do the rest: do not trust the names."
+    if result.ci_low < HALF:
+        return "Whether it keeps as much as half is open: take the names as candidates."
+    if result.ci_high < 1:
+        return "It keeps more than half, and not all: there are heads outside it that matter."
+    return "It keeps more than half, and may keep all."
 
 
 def of_completeness(table: pd.DataFrame) -> str:
