@@ -91,6 +91,20 @@ def test_a_score_is_the_derivative_of_the_patch(kind, direction):
         np.testing.assert_allclose(score, by_hand, rtol=2e-3, atol=1e-3 * max(1, abs(by_hand).max()), err_msg=site)
 
 
+@pytest.mark.parametrize(
+    "how", [{}, {"method": "integrated"}, {"method": "integrated", "along": "activations"}, {"drop_layers": True}]
+)
+def test_where_gradients_are_turned_off_estimates_are_the_same(how):
+    """Notebooks of the field begin with torch.set_grad_enabled(False)."""
+    model = load_tiny("gpt2")
+    pairs = contrast_pairs(model)
+    expected = attribute(model, pairs, "z", ("layer", "head"), metric=["logit_diff", "prob"], **how)
+    with torch.no_grad():
+        result = attribute(model, pairs, "z", ("layer", "head"), metric=["logit_diff", "prob"], **how)
+    assert abs(expected.effect).max() > 0.01
+    np.testing.assert_allclose(result.patched, expected.patched, atol=1e-5)
+
+
 def test_what_prompts_of_other_lengths_do_not_have_is_missing():
     model = load_tiny("llama")
     pairs = mixed_pairs(model)

@@ -209,6 +209,24 @@ def test_integrated_along_activations_the_sender_is_held_with_its_layer(kind):
         np.testing.assert_allclose(sums.sel(sender=name), score, atol=ATOL)
 
 
+@pytest.mark.parametrize("method", ["eap", "eap-ig-inputs", "eap-ig-activations"])
+def test_where_gradients_are_turned_off_scores_are_the_same(method):
+    model = load_tiny("gpt2")
+    pairs = contrast_pairs(model)
+    expected = patchlib.attribute_edges(model, pairs, method, steps=2, progress=False)
+    with torch.no_grad():
+        result = patchlib.attribute_edges(model, pairs, method, steps=2, progress=False)
+    np.testing.assert_allclose(result.score, expected.score, atol=1e-5)
+
+
+def test_the_progress_of_exact_edges_counts_edges_alone():
+    model, seen = load_tiny("gpt2"), []
+    edges = [("embed", "MLP0"), ("L0H1", "logits")]
+    how = {"edges": edges, "progress": lambda done, total: seen.append((done, total))}
+    patchlib.attribute_edges(model, contrast_pairs(model, n=3), "exact", **how)
+    assert seen[-1] == (6, 6) and {total for _, total in seen} == {6}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_exact_is_the_patch_of_one_edge(kind):
     model, by_hand = load_tiny(kind), hand(kind)

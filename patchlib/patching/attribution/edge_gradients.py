@@ -132,10 +132,11 @@ def stream_gradients(
     try:
         with torch.enable_grad():
             kept, logits = _forward_with_graph(forwards, point)
-            values = [readout.differentiable(name, logits[None])[0] for name in readout.metrics]
-        for number, metric_values in enumerate(values):
-            # Prompts do not mix, so that the gradient of the sum is each prompt's own.
-            for columns, gradient in _by_readers(graph, kept, metric_values.sum()):
+            # Prompts do not mix, so that the gradient of the sum is each prompt's own. Summed here, since users turn
+            # gradients off, and what is made of the values outside has none.
+            sums = [readout.differentiable(name, logits[None])[0].sum() for name in readout.metrics]
+        for number, of_metric in enumerate(sums):
+            for columns, gradient in _by_readers(graph, kept, of_metric):
                 yield number, columns, gradient
     except RuntimeError as error:
         if is_out_of_memory(error):

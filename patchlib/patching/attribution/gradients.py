@@ -130,14 +130,14 @@ class GradientForwards(PatchedForwards):
         with graph_of(self.model):
             read = self._read_from(self.start, logits, 1)
             values = torch.cat([readout.differentiable(name, read) for name in readout.metrics])  # [metric example]
+            # Prompts do not mix, so that the gradient of the sum is each one's own. Summed here, since users turn
+            # gradients off, and what is made of the values outside has none.
+            sums = [of_metric.sum() for of_metric in values]
         gradients: dict[str, list[Tensor]] = {name: [] for name in kept}
-        for row, of_metric in enumerate(values):
+        for row, of_metric in enumerate(sums):
             retain = again or row < len(values) - 1
             with graph_of(self.model):
-                # Prompts do not mix, so that the gradient of the sum is each one's own.
-                found = torch.autograd.grad(
-                    of_metric.sum(), list(kept.values()), retain_graph=retain, materialize_grads=True
-                )
+                found = torch.autograd.grad(of_metric, list(kept.values()), retain_graph=retain, materialize_grads=True)
             for name, gradient in zip(kept, found, strict=True):
                 gradients[name].append(gradient)
         return values.detach(), {name: torch.stack(found) for name, found in gradients.items()}
