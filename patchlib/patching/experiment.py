@@ -36,6 +36,11 @@ from patchlib.tasks.tokens import text_of
 
 Engine = Literal["auto", "fast", "plain"]
 Paths = TypeVar("Paths", bound=PathForwards)
+NOISE = "dividing by it would give noise"
+WHY_NAN = {
+    "answers swapped": "dividing by it would turn every sign around",
+    "the model cannot do the task": "there is no behaviour to restore or to destroy",
+}
 
 
 @dataclass(frozen=True)
@@ -251,9 +256,8 @@ def warn_of_contrast(result: xr.Dataset) -> None:
     table = stats.contrast(result)
     for metric in table.index[~table.usable]:
         row = table.loc[[metric]]
-        noise = "turn every sign around" if row.reason.item() == "answers swapped" else "give noise"
         warnings.warn(
-            f"{stats.why_unusable(row)} Effects are NaN, because dividing by it would {noise}.",
+            f"{stats.why_unusable(row)} Effects are NaN, because {WHY_NAN.get(row.reason.item(), NOISE)}.",
             ContrastWarning,
             stacklevel=user_level(),
         )

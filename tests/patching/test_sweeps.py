@@ -499,7 +499,7 @@ def test_a_result_knows_which_prompts_share_a_wording(model, pairs):
 
 
 def test_a_single_prompt_is_enough_for_an_effect(model, pairs):
-    one = pairs.select([2])
+    one = pairs.select([int(patchlib.baseline(model, pairs).clean[0].argmax())])  # on which it has the right answer
     with warnings.catch_warnings():
         warnings.simplefilter("error", patchlib.ContrastWarning)
         result = sweep(model, one, over=("layer", "role"))
