@@ -51,14 +51,11 @@ def _runs(folder: Path, **axes: Any) -> list[Any]:
 
 @case("C13", "a scheduler without workers", 60)
 def no_workers(folder: Path) -> Refusal:
-    began = time.monotonic()
     with _cluster() as (_, client):
-        said = refused(
+        return refused(
             lambda: run_grid(_runs(folder), folder / "out", client.get_executor(pure=False), wait=1),
             "no worker for 1 s", "start workers",
         )  # fmt: skip
-    assert time.monotonic() - began < 50
-    return said
 
 
 @case("C13", "a worker without patchlib", 90)
