@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page
 
-START = 90
+START = 300
 """Seconds for the server, the page and a kernel to come up on a busy machine."""
 SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},  # else cells out of view are not in the page
