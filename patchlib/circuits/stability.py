@@ -116,9 +116,8 @@ def stability(
 def _drawn(pairs: PromptPairs, n_prompts: int, hold_out: str, draws: random.Random) -> tuple[PromptPairs, PromptPairs]:
     """Prompts to search with, and those to test on."""
     numbers = list(range(len(pairs)))
-    seen = numbers
+    seen, of_pair = numbers, _wordings(pairs)
     if hold_out == "wordings":
-        of_pair = _wordings(pairs)
         wordings = sorted(set(of_pair))
         if len(wordings) < 2:
             raise SweepError(f"{pairs.name!r} has no two wordings (groups) to hold one out: give hold_out='prompts'.")
@@ -129,14 +128,24 @@ def _drawn(pairs: PromptPairs, n_prompts: int, hold_out: str, draws: random.Rand
             f"{n_prompts} prompts to search with are more than {pairs.name!r} has beside those held out: of its "
             f"{len(numbers)} there are {len(seen)} to draw from. Give fewer n_prompts, or a task of more prompts."
         )
-    chosen = sorted(draws.sample(seen, n_prompts))
+    chosen = sorted(_spread(seen, of_pair, draws)[:n_prompts])
     unseen = sorted(set(numbers) - set(seen if hold_out == "wordings" else chosen))
     return pairs.select(chosen), pairs.select(unseen)
 
 
+def _spread(numbers: Sequence[int], wordings: Sequence[str], draws: random.Random) -> list[int]:
+    """Numbers in an order of chance in which every wording comes once before any comes twice, and so on."""
+    turns: Counter[str] = Counter()
+    in_turn = []
+    for number in draws.sample(numbers, len(numbers)):
+        in_turn.append((turns[wordings[number]], number))
+        turns[wordings[number]] += 1
+    return [number for _, number in sorted(in_turn, key=lambda turn: turn[0])]
+
+
 def _wordings(pairs: PromptPairs) -> list[str]:
-    """Each prompt's wording: its group, without the order of names that IOI puts before it."""
-    return [group.partition(": ")[2] or group for group in pairs.groups]
+    """Each prompt's wording; where none is named, all are one."""
+    return list(pairs.clusters or pairs.groups) or [""] * len(pairs)
 
 
 def _heads(found: Sequence[Discovery]) -> pd.DataFrame:

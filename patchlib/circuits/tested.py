@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from jaxtyping import Float
-from scipy.stats import false_discovery_control, t
+from scipy.stats import false_discovery_control
 
 from patchlib.stats import moved_and_possible
+from patchlib.stats.intervals import t_p_values
+from patchlib.stats.results import clusters_of
 
 LEAST_PROMPTS = 16
 """Below this, most heads that matter are not told from chance among some hundred heads, and circuits change with the
@@ -18,10 +20,9 @@ RATE = 0.05
 def corrected_p_values(result: xr.Dataset, table: pd.DataFrame) -> Float[np.ndarray, " row"]:
     """Of each head of a table the p-value that patching it moves the metric by 0, corrected for all that were tested.
 
-    Student's t over prompts, which tells apart more than signs can of few prompts, and the correction of Benjamini and
-    Hochberg 1995: a search names a set of heads, of which a share may be wrong, and one that has to be right in every
-    head of hundreds would find little. Heads of the step that are not in the table count as tested and not found: so
-    those that an estimate left out, which have no p-value, do not change the correction.
+    Student's t over prompts, a wording's prompts being one cluster, which tells apart more than signs can of few
+    prompts; and the correction of Benjamini and Hochberg 1995: a search names a set of heads, of which a share may be
+    wrong, and one that has to be right in every head of hundreds would find little.
 
     Args:
         result: One step's path patching, over ``layer`` and ``head``.
@@ -30,23 +31,14 @@ def corrected_p_values(result: xr.Dataset, table: pd.DataFrame) -> Float[np.ndar
     Returns:
         A probability for each row; NaN for a single prompt.
     """
-    moved = moved_and_possible(result)[0].isel(metric=0).astype("float64")
-    if "cluster" in moved.coords and len(set(moved.cluster.values)) > 1:
-        moved = moved.groupby("cluster").sum().rename(cluster="example")  # prompts of one wording are not independent
-    by_head = [moved.sel(layer=row.layer, head=row.head_index).dropna("example").values for row in table.itertuples()]
-    p_values = np.array([_p_value(values) for values in by_head])
-    known = np.isfinite(p_values)
-    if known.any():
-        n_others = moved.isel(example=0).size - int(known.sum())
-        p_values[known] = false_discovery_control([*p_values[known], *np.ones(n_others)])[: int(known.sum())]
-    return p_values
-
-
-def _p_value(values: Float[np.ndarray, " example"]) -> float:
-    """Two-sided, that the mean is 0."""
-    if len(values) < 2:
-        return np.nan
-    error = values.std(ddof=1) / np.sqrt(len(values))
-    if not error:
-        return float(not values.any())
-    return float(2 * t.sf(abs(values.mean()) / error, len(values) - 1))
+    moved = moved_and_possible(result)[0].isel(metric=0).transpose("layer", "head", "example")
+    by_head = moved.values.reshape(-1, moved.sizes["example"]).astype("float64")  # [head example]
+    is_known = np.isfinite(by_head).all(-1)
+    p_values = np.ones(len(by_head))
+    p_values[is_known] = t_p_values(by_head[is_known], clusters_of(result))
+    if np.isnan(p_values).any():
+        return np.full(len(table), np.nan)
+    layers, heads = moved.layer.values.tolist(), moved["head"].values.tolist()
+    rows = [layers.index(row.layer) * len(heads) + heads.index(row.head_index) for row in table.itertuples()]
+    corrected: np.ndarray = false_discovery_control(p_values)[rows]
+    return corrected

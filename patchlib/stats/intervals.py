@@ -139,6 +139,21 @@ def ratio_intervals(above: Rows, below: Rows, confidence: float = 0.95, clusters
     return low, high
 
 
+def t_p_values(values: Rows, clusters: Clusters = None) -> Float[np.ndarray, " row"]:
+    """Two-sided p-value of each row's mean being 0, Student's, with the errors and degrees of freedom of the intervals.
+
+    Unlike a test of signs it can be small with few prompts, as a correction for hundreds of cells needs it to be.
+    """
+    members = cluster_members(clusters, values.shape[-1])
+    if members.shape[1] < 2:
+        return np.full(len(values), np.nan)
+    error = np.sqrt((_cluster_errors(values, members) ** 2).sum(-1))  # [row]
+    mean = np.abs(values.mean(-1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p_values: np.ndarray = 2 * student.sf(mean / error, _degrees_of_freedom(members.sum(0)))
+    return np.where(error > 0, p_values, (mean == 0).astype("float64"))
+
+
 def cluster_members(clusters: Clusters, n: int) -> Float[np.ndarray, "example cluster"]:
     """1 where a prompt belongs to a cluster, else 0; each prompt is its own where there are too few clusters."""
     if clusters is None or not len(clusters):
