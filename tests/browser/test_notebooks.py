@@ -25,7 +25,7 @@ FEWER = {
     "04_induction_heads": "n_prompts, n_rows, top_k = 2, 2, 3",
     "05_attribution": "n_prompts, n_test, steps = 2, 1, 2",
 }
-"""What is written below a notebook's parameters, so that it takes half as long; its asserts hold with them too."""
+"""What is written below a notebook's parameters, so that it takes less time; its asserts hold with them too."""
 
 
 @pytest.fixture(scope="module")
