@@ -22,7 +22,8 @@ def corrected_p_values(result: xr.Dataset, table: pd.DataFrame) -> Float[np.ndar
 
     Student's t over prompts, a wording's prompts being one cluster, which tells apart more than signs can of few
     prompts; and the correction of Benjamini and Hochberg 1995: a search names a set of heads, of which a share may be
-    wrong, and one that has to be right in every head of hundreds would find little.
+    wrong, and one that has to be right in every head of hundreds would find little. What an estimate left out is tested
+    with the estimate, as it would count among the others.
 
     Args:
         result: One step's path patching, over ``layer`` and ``head``.
@@ -31,6 +32,8 @@ def corrected_p_values(result: xr.Dataset, table: pd.DataFrame) -> Float[np.ndar
     Returns:
         A probability for each row; NaN for a single prompt.
     """
+    if "estimated" in result:
+        result = result.assign(patched=result.patched.fillna(result.estimated))
     moved = moved_and_possible(result)[0].isel(metric=0).transpose("layer", "head", "example")
     by_head = moved.values.reshape(-1, moved.sizes["example"]).astype("float64")  # [head example]
     is_known = np.isfinite(by_head).all(-1)

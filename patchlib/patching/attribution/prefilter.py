@@ -31,8 +31,9 @@ def prefiltered(experiment: Experiment, least: float | Callable[[Effects], float
         least: A fraction; or what gives it, from the exact effects of the cells that are judged (NaN elsewhere).
 
     Returns:
-        As ``Experiment.run``: NaN in cells that were left out; the estimated effects of all as ``estimate``; the
-        attribute ``prefilter`` says what was left out.
+        As ``Experiment.run``: NaN in cells that were left out; the estimated effects of all as ``estimate``, what they
+        are made of, each prompt's estimated metric, as ``estimated``; the attribute ``prefilter`` says what was left
+        out.
     """
     n_cells = experiment.grid.n_cells
     if n_cells <= 2 * N_JUDGED:
@@ -66,4 +67,5 @@ def prefiltered(experiment: Experiment, least: float | Callable[[Effects], float
     patched = patched.transpose(*estimate.patched.dims)
     kept = estimate[["patched", "clean", "corrupted"]].assign_attrs(result.attrs).assign(patched=patched)
     kept.attrs.pop("estimate", None)
-    return kept.assign(effect=stats.effect(kept), estimate=estimate.effect).assign_attrs(prefilter=said)
+    kept = kept.assign(effect=stats.effect(kept), estimate=estimate.effect, estimated=estimate.patched)
+    return kept.assign_attrs(prefilter=said)
