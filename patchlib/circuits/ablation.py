@@ -1,5 +1,7 @@
 """The model with some heads' outputs replaced, many sets of heads at once: what a circuit is tested with."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -55,7 +57,6 @@ class Ablation:
 
     Attributes:
         pairs: The task's prompts.
-        protocol: In words what a number depends on, for printing beside it.
 
     Raises:
         SweepError: Unknown source or metric, no reference prompt of some template, a model in train mode.
@@ -97,10 +98,32 @@ class Ablation:
         self._replacement, *self._folds = replacements_of(
             model, self.pairs, prompts, like, source, seed, self._batch_tokens
         )
-        self.protocol = (
-            f"{metric}, mean over n = {len(self.pairs)} prompts of {self.pairs.name!r}; nodes: head outputs z, each "
-            f"prompt at its own positions; replaced by: {about}; model {model.cfg.model_name}"
+        self._about = about
+
+    @property
+    def protocol(self) -> str:
+        """In words what a number depends on, for printing beside it."""
+        return (
+            f"{self.metric}, mean over n = {len(self.pairs)} prompts of {self.pairs.name!r}; nodes: head outputs z, "
+            f"each prompt at its own positions; replaced by: {self._about}; model {self.model.cfg.model_name}"
         )
+
+    def select(self, examples: Sequence[int]) -> Ablation:
+        """The same ablation of some of the prompts, without running the reference again.
+
+        Raises:
+            TaskError: An example that there is not.
+        """
+        numbers = as_ids(listed(examples), "examples").tolist()
+        chosen = copy.copy(self)
+        chosen.pairs = self.pairs.select(numbers)
+
+        def renumbered(replacement: Replacement) -> Replacement:
+            return lambda i: replacement(numbers[i])
+
+        chosen._replacement = renumbered(self._replacement)
+        chosen._folds = list(map(renumbered, self._folds))
+        return chosen
 
     def measure(self, sets: Sequence[HeadSet]) -> Float[np.ndarray, "set example"]:
         """The metric of each prompt under each ablation.

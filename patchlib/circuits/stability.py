@@ -14,7 +14,6 @@ from patchlib._util import check_choice, check_count, check_seed
 from patchlib.circuits.ablation import Ablation
 from patchlib.circuits.criteria import faithfulness
 from patchlib.circuits.discovery import Discovery, discover
-from patchlib.circuits.reference import reference_of
 from patchlib.errors import FewPromptsWarning, SweepError
 from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.pairs import PromptPairs
@@ -91,19 +90,20 @@ def stability(
            layer  head_index position  n_found
         0     23           3      END        2
     """
-    pairs, averaged = as_pairs(model, task), reference_of(model, task, reference)  # of all templates, drawn once
+    pairs = as_pairs(model, task)
     check_count("n_searches", n_searches)
     check_count("n_prompts", n_prompts)
     check_choice("hold_out", hold_out, HOLD_OUT)
     draws = random.Random(check_seed(seed))
-    rows, found = [], []
+    rows, found, of_pair = [], [], _wordings(pairs)
+    ablation = Ablation(model, task, reference=reference)  # of all prompts: its reference is run once
     with warnings.catch_warnings():
         for number in range(n_searches):
             seen, unseen = _drawn(pairs, n_prompts, hold_out, draws)
-            search = discover(model, seen, **how)
+            search = discover(model, pairs.select(seen), **how)
             warnings.simplefilter("ignore", FewPromptsWarning)  # said once
-            kept = faithfulness(Ablation(model, unseen, reference=averaged), search.circuit)
-            rows.append((number, len(seen), len(set(_wordings(seen))), len(search.head_types), kept.faithfulness,
+            kept = faithfulness(ablation.select(unseen), search.circuit)
+            rows.append((number, len(seen), len({of_pair[i] for i in seen}), len(search.head_types), kept.faithfulness,
                          kept.ci_low, kept.ci_high, kept.above_floor, kept.n))  # fmt: skip
             found.append(search)
     protocol = (
@@ -113,7 +113,7 @@ def stability(
     return Stability(pd.DataFrame(rows, columns=SEARCHES), _heads(found), _head_types(found), protocol)
 
 
-def _drawn(pairs: PromptPairs, n_prompts: int, hold_out: str, draws: random.Random) -> tuple[PromptPairs, PromptPairs]:
+def _drawn(pairs: PromptPairs, n_prompts: int, hold_out: str, draws: random.Random) -> tuple[list[int], list[int]]:
     """Prompts to search with, and those to test on."""
     numbers = list(range(len(pairs)))
     seen, of_pair = numbers, _wordings(pairs)
@@ -130,7 +130,7 @@ def _drawn(pairs: PromptPairs, n_prompts: int, hold_out: str, draws: random.Rand
         )
     chosen = sorted(_spread(seen, of_pair, draws)[:n_prompts])
     unseen = sorted(set(numbers) - set(seen if hold_out == "wordings" else chosen))
-    return pairs.select(chosen), pairs.select(unseen)
+    return chosen, unseen
 
 
 def _spread(numbers: Sequence[int], wordings: Sequence[str], draws: random.Random) -> list[int]:
