@@ -22,7 +22,10 @@ SAMPLE = {
         ATTRIBUTION: "in another layout",
     },
     "jamba": {"Ablation": "of its 4 layers only 1, 3 have", "path_patch": "of its 4 layers only 1, 3 have"},
-    "gemma3-bidirectional": {EDGES: "is not the sum of", CUT: "is not the sum of"},  # a later token changes earlier positions
+    "gemma3-bidirectional": {
+        EDGES: "is not the sum of",
+        CUT: "is not the sum of",
+    },  # a later token changes earlier positions
     "opt-post-norm": {ATTRIBUTION: "changed before the end", COPYING: "not the norm's output times W_V"},
     "t5": {"load": "is not supported"},
 }
