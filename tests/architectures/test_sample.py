@@ -7,11 +7,13 @@ import pytest
 from tests.architectures.findings import findings
 
 pytestmark = pytest.mark.filterwarnings("ignore::patchlib.ContrastWarning", "ignore::patchlib.EngineWarning")
+EDGES, CUT = "attribute_edges", "EdgeAblation"
 ATTRIBUTION, COPYING, COMPOSITION = "direct_logit_attribution", "copying_scores", "k_composition"
 SAMPLE = {
     "gpt2": {},  # biases of values and norms
-    "gemma2": {},  # a norm behind attention, and a softcap
-    "granite": {},  # multipliers of the stream and of the logits
+    "phi": {},  # attention and MLP in parallel, behind one norm
+    "gemma2": {EDGES: "is not the sum of", CUT: "is not the sum of"},  # a norm behind attention, and a softcap
+    "granite": {EDGES: "is not the sum of", CUT: "is not the sum of"},  # multipliers of the stream and of the logits
     "olmo2": {"q denoise": "a norm over all heads follows q", "k denoise": "a norm over all heads follows k"},
     "deepseek-v3": {
         "z denoise": "in another layout",
@@ -20,7 +22,10 @@ SAMPLE = {
         ATTRIBUTION: "in another layout",
     },
     "jamba": {"Ablation": "of its 4 layers only 1, 3 have", "path_patch": "of its 4 layers only 1, 3 have"},
-    "gemma3-bidirectional": {},  # a later token changes earlier positions
+    "gemma3-bidirectional": {
+        EDGES: "is not the sum of",
+        CUT: "is not the sum of",
+    },  # a later token changes earlier positions
     "opt-post-norm": {ATTRIBUTION: "changed before the end", COPYING: "not the norm's output times W_V"},
     "t5": {"load": "is not supported"},
 }
@@ -36,9 +41,9 @@ def test_every_number_is_right_or_refused_in_one_line(name):
         if what in {finding.what for finding in found}:
             assert words in refusals.pop(what)
     more = {
-        "olmo2": {"k of one head"},
-        "deepseek-v3": {"head_v denoise", "k of one head", COPYING, COMPOSITION, "Ablation"},
-        "jamba": {"head_v denoise"},
-        "opt-post-norm": {"head_v denoise", COMPOSITION},
+        "olmo2": {"k of one head", EDGES, CUT},
+        "deepseek-v3": {"head_v denoise", "k of one head", COPYING, COMPOSITION, "Ablation", "attribute", EDGES, CUT},
+        "jamba": {"head_v denoise", EDGES, CUT},
+        "opt-post-norm": {"head_v denoise", COMPOSITION, EDGES, CUT},
     }
     assert set(refusals) == more.get(name, set())

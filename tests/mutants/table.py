@@ -151,7 +151,7 @@ FAULTS = (
         (EDGES,),
         ("(step + RULES[rule]) / steps", "(step + RULES[rule]) / (steps + 1)"),
         ("+= point.weight * products", "+= products"),
-        ("row = torch.zeros_like(gradient)", "row = gradient.clone()"),
+        ("gradient.new_zeros(len(readers), *gradient.shape)", "gradient.repeat(len(readers), *[1] * gradient.ndim)"),
         ("[:, None, :, None]  # before the window", "[:, None, :, None] * 0 + 1  # before the window"),
         ("(0, 0, forwards.start, 0)", "(0, 0, 0, forwards.start)"),
         ("if not _readers_are_all(model, graph):", "if False:"),
