@@ -70,7 +70,7 @@ class Ablation:
         >>> whole = patchlib.HeadSet({}, keep=False)
         >>> without_one = patchlib.HeadSet(patchlib.everywhere([(23, 3)]), keep=False)
         >>> ablation.measure([whole, without_one]).mean(axis=1).round(1)  # mean logit difference over prompts
-        array([4.4, 1.1], dtype=float32)
+        array([4.4, 2.2], dtype=float32)
     """
 
     def __init__(

@@ -47,7 +47,7 @@ def detector_scores(model: TransformerBridge, n_rows: int = 4, seq_len: int = 50
         >>> scores.induction.to_series().nlargest(3).round(1)
         layer  head
         18     6       0.9
-        17     3       0.7
+        17     3       0.8
                4       0.7
         Name: induction, dtype: float32
     """

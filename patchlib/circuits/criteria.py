@@ -37,7 +37,7 @@ class Faithfulness:
         >>> two_heads = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
         >>> result = patchlib.faithfulness(patchlib.Ablation(model, task), two_heads)
         >>> print(f"{result.n_heads} heads, n = {result.n}: {result.circuit:.1f} of {result.model:.1f}")
-        2 heads, n = 4: 2.5 of 4.4
+        2 heads, n = 4: 3.5 of 4.4
     """
 
     circuit: float
@@ -112,14 +112,14 @@ def completeness(
         SweepError: As ``Ablation.measure``, or a count below 0.
 
     Example:
-        >>> ablation = patchlib.Ablation(model, task.to_pairs(model).select([0, 1]))
+        >>> ablation = patchlib.Ablation(model, task).select([0, 1])
         >>> circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
         >>> table = patchlib.completeness(ablation, circuit, n_random=0, n_greedy=1)
         >>> table[["kind", "heads", "circuit", "model", "incompleteness"]].round(1)
                kind         heads  circuit  model  incompleteness
-        0      none                    2.2    4.5             2.3
-        1   writers  L23H3, L29H1     -2.5    0.3             2.8
-        2  greedy 1         L23H3     -2.5    1.2             3.7
+        0      none                    3.3    4.5             1.2
+        1   writers  L23H3, L29H1      0.8    1.9             1.2
+        2  greedy 1         L23H3      0.8    2.5             1.7
     """
     check_ablation(ablation)
     check_circuit(circuit)
@@ -177,8 +177,8 @@ def minimality(ablation: Ablation, circuit: Circuit, *, other_types: bool = True
         >>> circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
         >>> patchlib.minimality(ablation, circuit)[["head_name", "K", "change"]].round(1)
           head_name        K  change
-        0     L23H3  nothing    -5.6
-        1     L29H1  nothing    -1.3
+        0     L23H3  nothing    -2.8
+        1     L29H1  nothing    -0.7
     """
     check_ablation(ablation)
     check_circuit(circuit)

@@ -42,7 +42,7 @@ def knock_out(ablation: Ablation, sets: Mapping[str, Iterable[Head]]) -> pd.Data
                          metric_mean  change  heads  n
         knocked_out
         none                     4.4     0.0         4
-        the main writer          1.1    -3.3  L23H3  4
+        the main writer          2.2    -2.2  L23H3  4
     """
     named = _named(ablation, sets)
     values = ablation.measure([HeadSet(everywhere(heads), keep=False) for heads in named.values()])
@@ -71,12 +71,14 @@ def ablated_losses(ablation: Ablation, sets: Mapping[str, Iterable[Head]], copy:
     Example:
         >>> rows = patchlib.repeated_tokens(model, n_rows=2, seq_len=25)
         >>> heads = {"four induction heads": [(17, 3), (17, 4), (17, 5), (18, 6)]}
-        >>> table = patchlib.ablated_losses(patchlib.Ablation(model, rows), heads, copy=26)
+        >>> others = patchlib.repeated_tokens(model, n_rows=20, seq_len=25, seed=1).reversed()  # nothing comes twice
+        >>> ablation = patchlib.Ablation(model, rows, reference=others)
+        >>> table = patchlib.ablated_losses(ablation, heads, copy=26)
         >>> table[["metric_mean", "change", "first_copy_change"]].round(1)
                               metric_mean  change  first_copy_change
         knocked_out
-        none                          4.0     0.0                0.0
-        four induction heads          8.9     4.9               -0.1
+        none                          2.8     0.0                0.0
+        four induction heads          8.1     5.3                0.1
     """
     named = _named(ablation, sets)
     losses = ablation.losses([HeadSet(everywhere(heads), keep=False) for heads in named.values()])
@@ -174,8 +176,8 @@ def backup_heads(ablation: Ablation, layer_heads: Iterable[Head]) -> pd.DataFram
         >>> table = patchlib.backup_heads(patchlib.Ablation(model, task), [(23, 3)])
         >>> table[["layer", "head_index", "before", "after", "change"]].head(2).round(1)
            layer  head_index  before  after  change
-        0     24           4    -0.9    0.0     0.9
-        1     29           0    -0.9   -0.3     0.6
+        0     29           0    -0.9   -0.5     0.4
+        1     24           4    -0.9   -0.6     0.3
     """
     check_ablation(ablation)
     gone = sorted(check_heads(layer_heads, ablation.n_layers, ablation.n_heads))

@@ -26,7 +26,7 @@ def circuit_builder(ablation: Ablation, circuit: Circuit) -> Live:
 
     Example:
         >>> circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)]})
-        >>> ablation = patchlib.Ablation(model, task.to_pairs(model).select([0]))
+        >>> ablation = patchlib.Ablation(model, task).select([0])
         >>> builder = patchlib.widgets.circuit_builder(ablation, circuit)
         >>> [box.description for box in builder.children[0].children]  # untick one, and the rest is measured again
         ['writers', 'L23H3', 'L29H1']
