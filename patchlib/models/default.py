@@ -47,7 +47,10 @@ class Weights:
 
 SMOLLM2 = Weights()
 DEFAULT_MODEL = SMOLLM2.name
-"""The name of the model that `load_model` gives unasked: SmolLM2-135M-Instruct, real weights that need no model hub."""
+"""The name of the model that `load_model` gives unasked: SmolLM2-135M-Instruct, real weights that need no model hub.
+
+They are the 4-bit ones (Q4_1), turned back into float32; prompts are plain text, without the model's chat template.
+"""
 
 
 def cache_dir() -> Path:
