@@ -35,7 +35,7 @@ def token_losses(model: TransformerBridge, task: Task) -> xr.DataArray:
         >>> rows = patchlib.repeated_tokens(model, n_rows=2, seq_len=25)  # BOS, 25 random tokens, and these again
         >>> losses = patchlib.token_losses(model, rows).mean("example")
         >>> [float(copy.mean().round()) for copy in (losses[1:26], losses[27:])]  # the second time it knows what comes
-        [15.0, 4.0]
+        [15.0, 3.0]
     """
     pairs = as_pairs(model, task)
     rows = pairs.clean_batch()
@@ -106,7 +106,7 @@ def loss_change(losses: xr.DataArray, early: int, late: int) -> xr.DataArray:
         >>> rows = patchlib.repeated_tokens(model, n_rows=2, seq_len=25)
         >>> losses = patchlib.token_losses(model, rows)
         >>> float(patchlib.loss_change(losses, early=10, late=45).mean().round())
-        -14.0
+        -13.0
     """
     n_pos = _check_losses(losses).sizes["pos"]
     if not is_index(early) or not is_index(late) or not 0 < early < late < n_pos:

@@ -77,7 +77,7 @@ def backup_scatter(table: pd.DataFrame, top_k: int = 6, title: str = "Who steps 
         >>> table = patchlib.backup_heads(patchlib.Ablation(model, task), [(23, 3)])
         >>> figure = patchlib.plots.backup_scatter(table, top_k=1)
         >>> [name for name in figure.data[0].text if name]
-        ['L24H4']
+        ['L29H1']
     """
     check_table(table, "backup_heads", "before", "after", "change", "layer", "head_index", "knocked_out", "n")
     before, after, change = (table[column].to_numpy() for column in ("before", "after", "change"))

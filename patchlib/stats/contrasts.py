@@ -56,7 +56,7 @@ def contrast(result: xr.Dataset) -> pd.DataFrame:
         ...     row = patchlib.contrast(patchlib.baseline(model, pairs)).loc["logit_diff"]
         ...     print(corruption, bool(row.usable), row.reason)
         swap_subject True
-        swap_order False prompts disagree
+        swap_order False too few prompts
     """
     result = check_result(result)
     unpatched = result[["clean", "corrupted"]].astype("float64")  # of which rounding makes numbers that can be read
@@ -107,7 +107,7 @@ def why_unusable(table: pd.DataFrame) -> str:
     Example:
         >>> pairs = patchlib.IOIDataset(model, n_prompts=4, seed=0, corruption="swap_order")
         >>> print(patchlib.stats.why_unusable(patchlib.contrast(patchlib.baseline(model, pairs))))
-        logit_diff gives no usable contrast (prompts disagree): ...
+        logit_diff gives no usable contrast (too few prompts): ...
     """
     check_kind("A contrast", table, pd.DataFrame, "give what patchlib.contrast returned")
     if not {*COLUMNS} <= {*table.columns}:

@@ -130,8 +130,8 @@ def summary_table(
         >>> table = patchlib.summary_table(result, top_k=2)
         >>> table[["layer", "head_index", "effect", "ci_low", "ci_high", "n"]].round(2)
            layer  head_index  effect  ci_low  ci_high  n
-        0     20           0    0.36    0.24     0.46  4
-        1     20           1    0.01   -0.01     0.04  4
+        0     20           0    0.36    0.14     0.60  4
+        1     20           1    0.01   -0.03     0.16  4
     """
     if top_k is not None:
         check_count("top_k", top_k)

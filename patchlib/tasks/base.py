@@ -111,9 +111,9 @@ class PatchingDataset(ABC):
         Example:
             >>> reference = task.reference(model, per_template=2)  # of an IOIDataset, which draws ABC prompts
             >>> reference
-            PromptPairs('IOI (Indirect Object Identification)', 8 pairs of 17 tokens)
+            PromptPairs('IOI (Indirect Object Identification), reversed', 8 pairs of 17 tokens)
             >>> print(model.to_string(reference.clean_tokens[0][1:]))
-            As soon as Charles and Anna arrived at the
+            The old friends Linda and Raymond met at the store. Andrea gave the notebook to
         """
         return self.to_pairs(model).reversed()
 

@@ -270,7 +270,7 @@ def repeated_tokens(model: TransformerBridge, n_rows: int = 8, seq_len: int = 25
     Example:
         >>> pairs = patchlib.repeated_tokens(model, n_rows=2, seq_len=5)
         >>> pairs.clean_tokens[0].tolist()
-        [1, 2732, 27183, 9845, 3264, 13123, 2732, 27183, 9845, 3264, 13123]
+        [1, 48305, 35148, 734, 27990, 23689, 48305, 35148, 734, 27990, 23689]
         >>> pairs.roles["copy"].tolist()
         [6, 6]
     """
