@@ -63,8 +63,11 @@ def alike_pairs(model: TransformerBridge, n: int = 16, seed: int = 3) -> patchli
         rows[-1][:, 1] = second
     roles = {role: positions.repeat(n) for role, positions in pairs.roles.items()}
     with torch.no_grad():
-        gap = (model(rows[0])[:, -1] - model(rows[1])[:, -1]).mean(0)
-    answers = torch.tensor([[int(gap.argmax()), int(gap.argmin())]]).repeat(n, 1)
+        clean, corrupted = (model(batch)[:, -1].mean(0) for batch in rows)
+    # The answers in which the two differ most, among those of which the clean prompts have the right one.
+    in_clean, in_both = (logits[:, None] - logits for logits in (clean, clean - corrupted))  # [right wrong]
+    right, wrong = divmod(int(torch.where(in_clean > in_both / 3, in_both, 0).argmax()), len(clean))
+    answers = torch.tensor([[right, wrong]]).repeat(n, 1)
     return patchlib.PromptPairs(*rows, answers, roles=roles, name="alike")
 
 

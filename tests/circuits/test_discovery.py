@@ -44,7 +44,7 @@ def test_further_steps_follow_the_inputs_that_other_heads_write(found):
     inputs = discovery.inputs
     assert (inputs.through_heads.isna() == (inputs.effect < 0.05)).all()
     followed, left = inputs[inputs.followed], inputs[~inputs.followed]
-    assert len(followed) == 2 and (followed.through_heads >= 0.05).all()
+    assert 1 <= len(followed) <= 2 and (followed.through_heads >= 0.05).all()
     assert followed.through_heads.min() >= left.through_heads.max()
     assert len(discovery.results) == 1 + len(followed)
     later = discovery.steps[discovery.steps.depth == 2]
@@ -102,15 +102,17 @@ def test_a_head_has_to_be_more_than_chance_among_all_that_were_tested(found):
     _, _, discovery = found
     moved = (discovery.results["logits"].patched - discovery.results["logits"].clean).isel(metric=0)
     table = patchlib.summary_table(discovery.results["logits"], top_k=5)
-    p_values = [
-        ttest_1samp(moved.sel(layer=row.layer, head=row.head_index).values.astype("float64"), 0).pvalue
-        for row in table.itertuples()
-    ]
-    order, by_hand, least = np.argsort(p_values), np.ones(5), 1.0
-    for rank in range(5, 0, -1):
-        least = min(least, p_values[order[rank - 1]] * 12 / rank)
-        by_hand[order[rank - 1]] = least
-    np.testing.assert_allclose(corrected_p_values(discovery.results["logits"], table), by_hand, rtol=1e-6)
+    rows = [4 * row.layer + row.head_index for row in table.itertuples()]
+    p_values = ttest_1samp(moved.transpose("example", ...).values.reshape(16, 12).astype("float64"), 0).pvalue
+
+    def by_hand(p_values):
+        order, corrected, least = np.argsort(p_values), np.ones(12), 1.0
+        for rank in range(12, 0, -1):
+            least = min(least, p_values[order[rank - 1]] * 12 / rank)
+            corrected[order[rank - 1]] = least
+        return corrected[rows]
+
+    np.testing.assert_allclose(corrected_p_values(discovery.results["logits"], table), by_hand(p_values), rtol=1e-6)
     # What was left out counts as tested all the same.
     sieved = discovery.results["logits"].copy(deep=True)
     kept = {(row.layer, row.head_index) for row in table.itertuples()}
@@ -118,7 +120,12 @@ def test_a_head_has_to_be_more_than_chance_among_all_that_were_tested(found):
         for head in range(4):
             if (layer, head) not in kept:
                 sieved.patched.loc[{"layer": layer, "head": head}] = np.nan
-    np.testing.assert_allclose(corrected_p_values(sieved, table), by_hand, rtol=1e-6)
+    p_values[[i for i in range(12) if i not in rows]] = 1
+    np.testing.assert_allclose(corrected_p_values(sieved, table), by_hand(p_values), rtol=1e-6)
+    # And by its estimate, where there is one.
+    sieved["estimated"] = discovery.results["logits"].patched
+    whole = corrected_p_values(discovery.results["logits"], table)
+    np.testing.assert_allclose(corrected_p_values(sieved, table), whole, rtol=1e-6)
 
 
 def test_effects_of_chance_make_no_step():
@@ -167,7 +174,7 @@ def test_bad_questions_have_one_clear_answer():
 def test_the_real_model_s_writers_are_found_and_named():
     """The head that matters most attends to the subject and writes against it, at any seed."""
     model = patchlib.load_model()
-    task = patchlib.IOIDataset(model, n_prompts=8, seed=0, corruption="abc")
+    task = patchlib.IOIDataset(model, n_prompts=16, seed=0, corruption="abc")
     discovery = discover(model, task, depth=1, progress=False)
     top = discovery.head_types.loc[discovery.head_types.direct.idxmax()]
     assert (top.layer, top.head_index, top.head_type) == (23, 3, "subject suppressor")

@@ -121,7 +121,7 @@ def test_a_search_runs_its_unpatched_forwards_once_and_checks_each_kind_of_step_
         UnpatchedForwards, "_run_both", lambda self, *args: runs.append(self.fast) or honest(self, *args)
     )
     search = patchlib.discover(model, pairs, depth=3, progress=False)
-    assert len(search.results) > 2
+    assert len(search.results) >= 2
     assert runs.count(True) == len({len(row) for row in pairs.clean_tokens})
     assert runs.count(False) <= 1  # of the one prompt of which cells are compared
 
