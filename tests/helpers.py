@@ -38,14 +38,20 @@ def make_pairs(model, n=4, length=9, start=5, seed=0) -> patchlib.PromptPairs:
     return patchlib.PromptPairs(clean, corrupted, answers, roles=roles, name="random")
 
 
+def telling_answers(clean: torch.Tensor, corrupted: torch.Tensor) -> list[int]:
+    """The answers in which two runs' logits differ most, among those of which the clean one has the right one."""
+    in_clean, in_both = (logits[:, None] - logits for logits in (clean, clean - corrupted))  # [right wrong]
+    return list(divmod(int(torch.where(in_clean > in_both / 3, in_both, 0).argmax()), len(clean)))
+
+
 def with_contrast(model: TransformerBridge, pairs: patchlib.PromptPairs) -> patchlib.PromptPairs:
     """The same prompts with the answers that the two runs differ in most: a random model's clean contrast."""
     with torch.no_grad():
-        gaps = [
-            model(clean[None])[0, -1] - model(corrupted[None])[0, -1]
+        answers = [
+            telling_answers(model(clean[None])[0, -1], model(corrupted[None])[0, -1])
             for clean, corrupted in zip(pairs.clean_tokens, pairs.corrupted_tokens, strict=True)
         ]
-    return replace(pairs, answers=torch.tensor([[int(gap.argmax()), int(gap.argmin())] for gap in gaps]))
+    return replace(pairs, answers=torch.tensor(answers))
 
 
 def contrast_pairs(model: TransformerBridge, n: int = 4, **how) -> patchlib.PromptPairs:
@@ -64,10 +70,7 @@ def alike_pairs(model: TransformerBridge, n: int = 16, seed: int = 3) -> patchli
     roles = {role: positions.repeat(n) for role, positions in pairs.roles.items()}
     with torch.no_grad():
         clean, corrupted = (model(batch)[:, -1].mean(0) for batch in rows)
-    # The answers in which the two differ most, among those of which the clean prompts have the right one.
-    in_clean, in_both = (logits[:, None] - logits for logits in (clean, clean - corrupted))  # [right wrong]
-    right, wrong = divmod(int(torch.where(in_clean > in_both / 3, in_both, 0).argmax()), len(clean))
-    answers = torch.tensor([[right, wrong]]).repeat(n, 1)
+    answers = torch.tensor([telling_answers(clean, corrupted)]).repeat(n, 1)
     return patchlib.PromptPairs(*rows, answers, roles=roles, name="alike")
 
 
