@@ -470,6 +470,7 @@ FAULTS = (
             "draw.choice(numbers) for numbers in self.of_prompt[::-1]]",
         ),
         ("own = ids(clean), ids(corrupted)", "own = (ids(clean),)"),
+        ("as_pairs(model, task).reversed()", "as_pairs(model, task)"),
     ),
     *faults(
         f"{CIRCUITS}/streams.py",
@@ -492,7 +493,6 @@ FAULTS = (
             "min(self._batch_tokens, default_logit_bytes(self.model) // (4 * int(self.model.cfg.d_vocab)))",
             "self._batch_tokens",
         ),
-        ("self.pairs.reversed() if reference is None", "self.pairs if reference is None"),
     ),
     # ---- Circuits
     *faults(
