@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -156,8 +158,12 @@ def test_minimality_has_a_bar_for_each_head(tested):
 
 
 def test_faithfulness_is_said_with_its_protocol(tested):
-    found = faithfulness(*tested)
+    found = replace(faithfulness(*tested), ci_low=-2.0, ci_high=0.4)
     said = takeaways.of_faithfulness(found)
+    assert "keeps less than half, and other heads do the rest: do not trust the names" in said
+    assert "do not say" in takeaways.of_faithfulness(replace(found, ci_low=np.nan, ci_high=np.nan))
+    assert "take the names as candidates" in takeaways.of_faithfulness(replace(found, ci_high=0.9))
+    assert "there are heads outside it" in takeaways.of_faithfulness(replace(found, ci_low=0.6, ci_high=0.9))
     assert f"faithfulness {found.faithfulness:.2f} [{found.ci_low:.2f}, {found.ci_high:.2f}]" in said
     assert found.protocol in said and f"with no head at all {found.floor:.2f}" in said
 

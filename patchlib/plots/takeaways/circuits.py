@@ -196,7 +196,7 @@ def of_faithfulness(result: Faithfulness) -> str:
 def _verdict(result: Faithfulness) -> str:
     """What an interval of faithfulness allows to say of a circuit."""
     if math.isnan(result.ci_low):
-        return "So few prompts say nothing of others."
+        return "These prompts do not say how much of it others would keep."
     if result.ci_high < HALF:
         return "The circuit keeps less than half, and other heads do the rest: do not trust the names."
     if result.ci_low < HALF:
