@@ -21,7 +21,7 @@ RUN = 400
 FEWER = {
     "01_layer_patching": "n_prompts, layers = 4, [17, 20, 23, 26]",
     "02_head_patching": "n_prompts, layers = 4, [17, 20, 23, 24]",
-    "03_ioi_circuit": "n_prompts, depth, n_test = 2, 1, 4",
+    "03_ioi_circuit": "n_prompts, depth, n_test = 16, 1, 4",  # of fewer prompts no head is told from chance
     "04_induction_heads": "n_prompts, n_rows, top_k = 2, 2, 3",
     "05_attribution": "n_prompts, n_test, steps = 2, 1, 2",
 }
