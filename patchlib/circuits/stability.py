@@ -36,6 +36,11 @@ class Stability:
             (``type_frequency``), and the mean ``effect`` where it was found. The most frequent first.
         head_types: A row for each type: how many searches have a head of it, and how many heads of it a search has.
         protocol: In words what these numbers depend on.
+
+    Example:
+        >>> searches = patchlib.stability(model, task, n_searches=2, n_prompts=1, depth=1, max_heads=1, progress=False)
+        >>> searches.searches[["search", "n", "n_heads", "n_test"]].to_string(index=False).split("\\n")[1].split()
+        ['0', '1', '1', '2']
     """
 
     searches: pd.DataFrame
