@@ -39,8 +39,8 @@ class Stability:
 
     Example:
         >>> searches = patchlib.stability(model, task, n_searches=2, n_prompts=1, depth=1, max_heads=1, progress=False)
-        >>> searches.searches[["search", "n", "n_heads", "n_test"]].to_string(index=False).split("\\n")[1].split()
-        ['0', '1', '1', '2']
+        >>> searches.searches[["search", "n", "n_heads", "n_test"]].iloc[0].tolist()
+        [0, 1, 1, 2]
     """
 
     searches: pd.DataFrame
