@@ -14,7 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import check_choice, check_kind, check_seed, listed
 from patchlib.circuits.circuit import HeadSet
-from patchlib.circuits.reference import LikePrompts, like_prompts, reference_of, said_of_mean
+from patchlib.circuits.reference import LikePrompts, like_prompts, reference_of, said_of
 from patchlib.circuits.streams import Read, ablation_hooks, read_under_ablations
 from patchlib.errors import SweepError
 from patchlib.patching.batching import length_batches
@@ -93,8 +93,7 @@ class Ablation:
         about, like, prompts = "zeros", None, reference_of(model, task, reference)
         if source != "zero":
             like = like_prompts(self.pairs, prompts)
-            resampled = f"resampled from {len(prompts)} prompts of {prompts.name!r}, by template"
-            about = said_of_mean(like, prompts) if source == "mean" else resampled
+            about = said_of(source, like, prompts)
         self._replacement, *self._folds = replacements_of(
             model, self.pairs, prompts, like, source, seed, self._batch_tokens
         )

@@ -12,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from patchlib._util import check_choice, check_seed
 from patchlib.circuits.cut_forwards import CutForwards, is_whole
 from patchlib.circuits.edge_circuits import pruned
-from patchlib.circuits.reference import like_prompts, reference_of, said_of_mean
+from patchlib.circuits.reference import like_prompts, reference_of, said_of
 from patchlib.circuits.writing import check_weights
 from patchlib.errors import SweepError
 from patchlib.patching.attribution.edge_graph import edge_graph
@@ -83,10 +83,7 @@ class EdgeAblation:
             raise SweepError(f"source={source!r} takes nothing from a reference: use source='mean' or 'resample'.")
         self._reference = reference_of(model, task, reference)
         self._like = None if source in ABOUT else like_prompts(self.pairs, self._reference)
-        drawn = f"resampled from {len(self._reference)} prompts of {self._reference.name!r}, by template"
-        self.stands_in = ABOUT.get(source, drawn)
-        if self._like is not None and source == "mean":
-            self.stands_in = said_of_mean(self._like, self._reference)
+        self.stands_in = ABOUT[source] if self._like is None else said_of(source, self._like, self._reference)
         self.protocol = self.said_of(self.stands_in)
         if not is_whole(model, self.graph):
             raise SweepError(f"{model.cfg.model_name} cannot be run with edges cut: its MLPs read what no hook shows.")
@@ -143,6 +140,7 @@ class EdgeAblation:
     def _batches(self) -> Iterator[tuple[list[int], PromptBatch]]:
         """Prompts of one length, and of one template where a mean over it stands in."""
         like = self._like
+        drawn = [] if like is None else like.drawn(self._seed)
         for bucket in length_batches(self.pairs, self._batch_tokens):
             groups = defaultdict(list)
             for i in bucket:
@@ -151,6 +149,6 @@ class EdgeAblation:
                 chosen = self.pairs.select(examples)
                 donors = None
                 if like is not None:
-                    numbers = averaged or [like.drawn(self._seed)[i] for i in examples]
+                    numbers = averaged or [drawn[i] for i in examples]
                     donors = torch.stack([self._reference.clean_tokens[j] for j in numbers])
                 yield examples, PromptBatch(chosen.clean_batch(), chosen.corrupted_batch(), self.source, donors)

@@ -79,12 +79,14 @@ def like_prompts(pairs: PromptPairs, reference: PromptPairs) -> LikePrompts:
     return LikePrompts(of_prompt, [of_kind[kind(pairs, i)] for i in range(len(pairs))])
 
 
-def said_of_mean(like: LikePrompts, reference: PromptPairs) -> str:
-    """What a mean is over, in words.
+def said_of(source: str, like: LikePrompts, reference: PromptPairs) -> str:
+    """What a mean is over, or what is resampled, in words.
 
     Warns:
         ReferenceWarning: It is over few prompts.
     """
+    if source == "resample":
+        return f"resampled from {len(reference)} prompts of {reference.name!r}, by template"
     least, most = like.least_and_most
     if least < ENOUGH:
         warnings.warn(

@@ -734,7 +734,7 @@ FAULTS = (
         f"{CIRCUITS}/edge_ablation.py",
         ("tests/circuits/test_edge_circuits.py",),
         ('and self.source == "mean" else None', "and False else None"),
-        ("like.drawn(self._seed)[i] for i in examples", "like.drawn(self._seed)[0] for i in examples"),
+        ("drawn[i] for i in examples", "drawn[0] for i in examples"),
         ("edges.tobytes(): edges for", "edges.sum().tobytes(): edges for"),
     ),
     *faults(
