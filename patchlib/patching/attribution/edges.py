@@ -18,11 +18,10 @@ from patchlib.patching.attribution.gradients import no_graph_left
 from patchlib.patching.batching import length_batches
 from patchlib.patching.donors import resolve_donors
 from patchlib.patching.experiment import Experiment, resolve_how
-from patchlib.patching.metrics import Reads, resolve_metrics
+from patchlib.patching.metrics import resolve_metrics
 from patchlib.patching.own_metrics import MetricFunction
 from patchlib.patching.parts import Part, start
 from patchlib.patching.sites import SITES
-from patchlib.patching.unpatched import Work
 from patchlib.progress import progress_bar
 from patchlib.tasks.base import PatchingDataset, as_pairs
 from patchlib.tasks.pairs import PromptPairs
@@ -150,9 +149,8 @@ class EdgeExperiment(Experiment):
 
     def start_forwards(self, examples: list[int], *, plain: bool = False) -> EdgeForwards:
         """The forwards of some examples (of one length), ready for edges to be patched."""
-        fast = self.how.why_plain is None and not plain
-        work = Work(fast, Reads.of(self.metrics, self.pairs), self.how.batch_tokens)
-        return EdgeForwards(self.model, self.grid, self.donors.batch(self.pairs, examples), work)
+        prompts, work, _ = self._work(examples, plain)
+        return EdgeForwards(self.model, self.grid, prompts, work)
 
     def attributes(self) -> dict[str, str | int]:
         """What a result records of the sweep: edges are of no one site."""
