@@ -274,7 +274,7 @@ def test_fewer_than_four_wordings_have_intervals_by_prompt(clusters):
     """They are of those wordings alone: hardly anything is known of others."""
     values = np.array([[1.0, 2, 4, 3]])
     assert stats.mean_interval(values, clusters=list(clusters)) == stats.mean_interval(values)
-    with pytest.raises(patchlib.SweepError, match="3 labels of clusters for 4 prompts: give one for each"):
+    with pytest.raises(patchlib.SweepError, match="3 labels of clusters for 4 prompts: give a label for each"):
         stats.mean_interval(values, clusters=["a", "b", "c"])
 
 
@@ -466,3 +466,15 @@ def test_the_metric_is_the_first_unless_named():
 def test_a_metric_that_the_result_lacks(function):
     with pytest.raises(patchlib.SweepError, match="Unknown metric 'prob': choose 'logit_diff'"):
         function(random_result(), metric="prob")
+
+
+@pytest.mark.parametrize("clusters", [0, "aabb", [[1]] * 4, [{}] * 4, {"a": 1}, torch.zeros(4, requires_grad=True)])
+def test_labels_of_clusters_that_are_none_are_refused(clusters):
+    with pytest.raises(patchlib.SweepError, match=r"are no labels .*: give a label for each prompt"):
+        stats.mean_interval(np.array([[1.0, 2, 4, 3]]), clusters=clusters)
+
+
+@pytest.mark.parametrize("clusters", [["d", None, 1, 2.5], torch.arange(4), pd.Series(list("dabc"))])
+def test_labels_of_clusters_can_be_of_any_kind(clusters):
+    values = np.array([[1.0, 2, 4, 3]])
+    assert stats.mean_interval(values, clusters=clusters) == stats.mean_interval(values)

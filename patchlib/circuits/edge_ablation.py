@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import check_choice, check_seed
+from patchlib._util import check_choice, check_seed, first_line, listed
 from patchlib.circuits.cut_forwards import CutForwards, is_whole
 from patchlib.circuits.edge_circuits import pruned
 from patchlib.circuits.reference import like_prompts, reference_of, said_of
@@ -99,14 +99,18 @@ class EdgeAblation:
         """The metric of each prompt with all edges cut but those that are True, for each set of edges.
 
         Raises:
-            SweepError: Sets of another shape than the graph's, or logits that are not finite.
+            SweepError: Sets of another shape than the graph's or of numbers, or logits that are not finite.
         """
-        if not len(kept):
-            raise SweepError("There is nothing to measure: give at least one set of edges.")
         shape = self.graph.exists.shape
-        given = [np.asarray(edges, dtype=bool) for edges in kept]
-        if wrong := [edges.shape for edges in given if edges.shape != shape]:
-            raise SweepError(f"A set of edges has shape {list(shape)} here, not {list(wrong[0])}.")
+        mend = f"give a list of what edge_circuit returned, True or False for each of {list(shape)}"
+        try:
+            given = [np.asarray(edges) for edges in listed(kept)]
+        except (TypeError, ValueError, RuntimeError) as error:  # rows of many lengths, a tensor that has a gradient
+            raise SweepError(f"The sets of edges are no arrays ({first_line(error)}): {mend}.") from error
+        if not given:
+            raise SweepError(f"There is nothing to measure: {mend}.")
+        if wrong := [edges for edges in given if edges.shape != shape or edges.dtype != bool]:
+            raise SweepError(f"A set of edges is {wrong[0].dtype} of shape {list(wrong[0].shape)}: {mend}.")
         # Edges that lead from or to nothing change nothing: many sets are one without them, and are run once.
         leading = [pruned(self.graph, edges) for edges in given]
         sets = {edges.tobytes(): edges for edges in leading}

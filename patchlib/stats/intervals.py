@@ -12,10 +12,11 @@ They are Fieller's, with three amendments, each of which ``python -m tests.simul
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Shaped
 from scipy.stats import t as student
 
-from patchlib._util import check_fraction, first_line
+from patchlib._util import check_fraction, first_line, shown
 from patchlib.errors import SweepError
 
 PerPrompt = Float[np.ndarray, " example"]
@@ -156,12 +157,19 @@ def t_p_values(values: Rows, clusters: Clusters = None) -> Float[np.ndarray, " r
 
 def cluster_members(clusters: Clusters, n: int) -> Float[np.ndarray, "example cluster"]:
     """1 where a prompt belongs to a cluster, else 0; each prompt is its own where there are too few clusters."""
-    if clusters is None or not len(clusters):
+    if clusters is None:
         return np.eye(n)
-    if len(clusters) != n:
-        raise SweepError(f"{len(clusters)} labels of clusters for {n} prompts: give one for each.")
-    labels, cluster_of = np.unique(np.asarray(clusters), return_inverse=True)
-    return np.eye(n) if len(labels) < MIN_CLUSTERS else np.eye(len(labels))[cluster_of]
+    mend = "give a label for each prompt, as in PromptPairs.clusters"
+    try:
+        labels = np.asarray(clusters, dtype=object)
+        if labels.ndim != 1:
+            raise TypeError("they are no list")
+        cluster_of, different = pd.factorize(labels, use_na_sentinel=False)
+    except (TypeError, ValueError, RuntimeError) as error:  # unhashable labels, a tensor that has a gradient
+        raise SweepError(f"The clusters {shown(clusters)} are no labels ({first_line(error)}): {mend}.") from error
+    if len(labels) not in (0, n):
+        raise SweepError(f"{len(labels)} labels of clusters for {n} prompts: {mend}.")
+    return np.eye(n) if len(different) < MIN_CLUSTERS else np.eye(len(different))[cluster_of]
 
 
 def _cluster_errors(values: Rows, members: Float[np.ndarray, "example cluster"]) -> Float[np.ndarray, "row cluster"]:

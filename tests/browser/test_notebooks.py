@@ -165,7 +165,7 @@ def test_04_induction_heads(lab):
     view.press("Head", "ArrowRight")
     view.wait_for_change(0, first)
     assert view.title(0).endswith("on prompt 0")
-    view.pick("Prompt", "Harry Potter was a wizard. Everyone knew Harry Potter")
+    view.pick("Prompt", "This is Harry Potter. Everyone knew Harry Potter")
     view.wait_for("on prompt 1")
     goes_through_heads(lab.control(1))
 
@@ -178,7 +178,7 @@ def test_05_attribution(lab):
     estimates.press("Steps", "ArrowRight")
     estimates.wait_for("integrated, 2 steps: estimated against exact")
     estimates.press("Misses named", "Home")
-    estimates.wait_for_rows(4)
+    estimates.wait_for_rows(3)  # the gradient, and integrated gradients at 1 and 2 steps
     edges = lab.control(1)
     first = edges.title(0)
     edges.press("Share kept", "ArrowRight")
