@@ -196,7 +196,7 @@ def check_heads(
             case (layer, index) if is_index(layer) and is_index(index):
                 if first_layer <= layer < (n_layers or math.inf) and 0 <= index < (n_heads or math.inf):
                     continue
-                name = head_name(layer, index, mark)
+                name = f"L{shown(int(layer))}{mark}{shown(int(index))}"  # numbers may be endless
             case _:
                 name = shown(head if len(head) != 1 else head[0])
         if n_layers is None:

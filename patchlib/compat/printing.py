@@ -227,9 +227,12 @@ def print_heatmap_ascii(heatmap: Float[Tensor, "layer head"], n_layers: int, n_h
         L1       0.00   0.10
     """
     check_size(n_layers, n_heads)
-    heatmap = torch.as_tensor(
-        check_kind("The heatmap", heatmap, Tensor | np.ndarray, "give a grid [layer head] of numbers")
-    )
+    mend = "give a grid [layer head] of numbers"
+    check_kind("The heatmap", heatmap, Tensor | np.ndarray, mend)
+    # Torch has more kinds of real numbers than NumPy, and NumPy arrays of what torch takes for no numbers at all.
+    is_real = heatmap.dtype.kind in "fiub" if isinstance(heatmap, np.ndarray) else not heatmap.is_complex()
+    if not is_real:
+        raise SweepError(f"The heatmap is one of {heatmap.dtype}: {mend}.")
     if heatmap.ndim != 2 or heatmap.shape[0] < n_layers or heatmap.shape[1] < n_heads:
         raise SweepError(f"A heatmap of {list(heatmap.shape)} lacks some of {n_layers} layers of {n_heads} heads.")
     print("      " + "".join(f"{f'H{head}':>7}" for head in range(n_heads)))

@@ -338,7 +338,7 @@ def test_one_line_for_what_cannot_be_cut_or_chosen():
         (lambda: patchlib.faithfulness_curve(ablation, scores_of(load_tiny("gpt2"), make_pairs(load_tiny("gpt2")))),
          "another model's edges"),
         (lambda: ablation.measure([np.ones((2, 2), dtype=bool)]), r"A set of edges is bool of shape \[2, 2\]: give"),
-        (lambda: ablation.measure([scores.score.values[0, 0]]), "A set of edges is float64 of shape"),
+        (lambda: ablation.measure([1.0 * ablation.graph.exists]), "A set of edges is float64 of shape"),
         (lambda: ablation.measure(5), r"A set of edges is int64 of shape \[\]"),
         (lambda: ablation.measure([[[1], [1, 2]]]), "The sets of edges are no arrays"),
         (lambda: ablation.measure([]), "nothing to measure"),
