@@ -115,10 +115,13 @@ def circuit_graph(discovery: Discovery, title: str = "The circuit that was found
         figure.add_annotation(x=columns.index("END"), y=top, text="<b>logits</b>", showarrow=False, yshift=10)
     figure.update_xaxes(title="position in the sentence", tickvals=list(range(len(columns))), ticktext=columns)
     figure.update_xaxes(range=[-0.5, len(columns) - 0.3], showgrid=False, zeroline=False)
-    figure.update_yaxes(title="layer", gridcolor=PALE, zeroline=False, range=[-1, top + 1.5])
+    lowest = min((layer for layer, *_ in heads), default=0)
+    figure.update_yaxes(title="layer", gridcolor=PALE, zeroline=False, range=[max(-1, lowest - 2), top + 1.5])
     n = int(discovery.steps.n.iloc[0]) if len(discovery.steps) else 0
-    said = f"path patching backward from the logits, {n} prompt pairs; 9.6: layer 9, head 6; blue helps, red hurts"
-    return style(figure, title, said, 760, above=50).update_layout(legend={**LEGEND, "y": 1.01})
+    said = f"path patching backward from the logits, {n} prompt pairs; blue: losing it hurts the answer, red: it helps"
+    boxes = "; boxes: the queries, keys or values that were patched, grey lines to the heads that read them"
+    has_boxes = bool((discovery.steps.receivers != "logits").any())
+    return style(figure, title, said + boxes * has_boxes, 760, above=50).update_layout(legend={**LEGEND, "y": 1.01})
 
 
 def color_of(head_type: str, i: int) -> str:
@@ -184,7 +187,7 @@ def _draw_heads(
     x, y = zip(*(points[head] for head in heads), strict=True)
     names = [f"{head_name(layer, head)} at {position}" for layer, head, position in heads]
     sides = ["left" if points[head][0] < columns.index(head[2]) else "right" for head in heads]
-    figure.add_scatter(x=x, y=y, mode="markers+text", name=head_type, text=[f"{i}.{h}" for i, h, _ in heads])
+    figure.add_scatter(x=x, y=y, mode="markers+text", name=head_type, text=[head_name(*head[:2]) for head in heads])
     outline, color = {"width": 1, "color": "white"}, color_of(head_type, i)
     figure.data[-1].update(
         textfont={"size": 11},

@@ -18,6 +18,7 @@ import xarray as xr
 from plotly.subplots import make_subplots
 
 from patchlib._util import check_text
+from patchlib.plots.theme import follow_theme
 from patchlib.plots.wording import AXIS_NAMES, NO_CONTRAST, column_names
 
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -35,7 +36,8 @@ def set_renderer() -> None:
     """Let notebooks store figures as data, without plotly's 4.5 MB of JavaScript in every file.
 
     Colab's page has a renderer of its own, and PLOTLY_RENDERER in the environment goes before: with
-    ``plotly_mimetype+png`` (and kaleido with a Chrome) figures are stored as pictures too, for GitHub.
+    ``plotly_mimetype+png`` (and kaleido with a Chrome) figures are stored as pictures too, for GitHub. In
+    JupyterLab and VS Code figures follow the page's dark theme from then on.
 
     Example:
         >>> import plotly.io
@@ -45,6 +47,7 @@ def set_renderer() -> None:
     """
     if "PLOTLY_RENDERER" not in os.environ and not is_colab():
         pio.renderers.default = "plotly_mimetype"
+    follow_theme()
 
 
 def is_colab() -> bool:

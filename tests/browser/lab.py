@@ -120,6 +120,18 @@ class Lab:
         light = "true" if name == "Light" else "false"
         self.page.wait_for_selector(f"body[data-jp-theme-light={light}]", state="attached")
 
+    def figures_are(self, theme: str) -> list[bool]:
+        """Whether each figure's title is dark, or light, and in the dark theme its background that of the page."""
+        return self.page.evaluate(  # type: ignore[no-any-return]
+            """theme => [...document.querySelectorAll('.js-plotly-plot')].map(figure => {
+                const title = getComputedStyle(figure.querySelector('.gtitle')).fill.match(/\\d+/g).map(Number);
+                const behind = getComputedStyle(figure.querySelector('.main-svg')).backgroundColor;
+                const isDark = Math.max(...title) < 128;
+                return theme === 'Light' ? isDark : !isDark && behind === 'rgba(0, 0, 0, 0)';
+            })""",
+            theme,
+        )
+
 
 class Control:
     """One cell's widgets and what they drew."""

@@ -63,6 +63,7 @@ def look(lab: Lab, notebook: str, pictures: Path) -> None:
     """Pictures of every control in both themes and at two widths, of which nothing may be hard to read."""
     for theme in ("Light", "Dark"):
         lab.theme(theme)
+        assert all(lab.figures_are(theme))
         for width in (1280, 1920):
             lab.page.set_viewport_size({"width": width, "height": 1400})
             for number in range(2):

@@ -616,7 +616,7 @@ FAULTS = (
     *faults(
         f"{STATISTICS}/intervals.py",
         (STATS_BY_HAND, STATS),
-        ("len(labels) < MIN_CLUSTERS", "len(labels) < 2"),
+        ("len(different) < MIN_CLUSTERS", "len(different) < 2"),
         ("np.sqrt(1 - members.mean(0)) * len(members)", "np.float64(len(members))"),
         ("across.sum() ** 2 - (across**2).sum()", "across.sum() ** 2"),
         ("(2 * quantile**2 + 1)", "(2 * quantile**2 - 1)"),

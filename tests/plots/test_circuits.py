@@ -66,7 +66,7 @@ def test_the_graph_has_a_mark_for_each_head_and_a_line_for_each_path():
     paths = [line for line in lines if line.line.color != circuit_plots.GREY]
     marks = {trace.name: trace for trace in figure.data if trace.mode == "markers+text"}
     assert set(marks) == set(names) and list(figure.layout.xaxis.ticktext) == ["S2", "END"]
-    assert marks["induction"].y == (5,) and marks["induction"].text == ("5.5",)
+    assert marks["induction"].y == (5,) and marks["induction"].text == ("L5H5",)
     assert [mark.marker.color for mark in marks.values()] == [circuit_plots.COLORS[name] for name in names]
     # Each head's path leads to the input that it was patched at; grey lines lead on to those that read the input.
     inputs = {note.text: (note.x, note.y) for note in figure.layout.annotations}
