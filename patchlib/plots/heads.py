@@ -22,7 +22,7 @@ PANEL = 380
 
 
 def loss_by_position(losses: xr.DataArray, copy: int | None = None, title: str = "Loss at each position") -> go.Figure:
-    """Mean loss over rows at each position, with its 95% interval (``stats.mean_interval``).
+    """Mean loss over rows at each position, with its 95% interval (``stats.mean_interval``), cut off at 0.
 
     Args:
         losses: From ``token_losses``.

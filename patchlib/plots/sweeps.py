@@ -164,7 +164,7 @@ def layer_lines(results: Results, metric: str | None = None, title: str = "Effec
 
 
 def top_bar(result: xr.Dataset, top_k: int = 15, metric: str | None = None, title: str = "Top effects") -> go.Figure:
-    """The cells of any sweep with the largest absolute effect, with 95% intervals.
+    """The cells of any sweep whose effects are largest in size, whatever their sign, with 95% intervals.
 
     Args:
         result: From ``sweep`` or ``path_patch``.

@@ -5,6 +5,7 @@ It imports no torch, except where p-values need it, so that a saved result is re
 
 from patchlib.stats.contrasts import HIGHER_IS_BETTER, contrast, why_unusable
 from patchlib.stats.effects import effect
+from patchlib.stats.groups import effects_by_group
 from patchlib.stats.intervals import mean_interval, ratio_interval
 from patchlib.stats.results import DIRECTIONS, check_result, moved_and_possible, one_metric
 from patchlib.stats.tables import effect_interval, p_values, summary_table
@@ -16,6 +17,7 @@ __all__ = [
     "contrast",
     "effect",
     "effect_interval",
+    "effects_by_group",
     "mean_interval",
     "moved_and_possible",
     "one_metric",

@@ -108,7 +108,7 @@ def p_values(result: xr.Dataset, metric: str | None = None, seed: int = 0) -> xr
 def summary_table(
     result: xr.Dataset, top_k: int | None = 10, metric: str | None = None, confidence: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
-    """The cells with the largest absolute effect.
+    """The cells whose effects are largest in size, whatever their sign.
 
     Args:
         result: From ``sweep`` or ``path_patch``.

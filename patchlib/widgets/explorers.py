@@ -38,7 +38,8 @@ def result_explorer(results: Mapping[str, xr.Dataset] | xr.Dataset) -> Live:
             ``{"denoising": denoised, "noising": noised}``.
 
     Returns:
-        Controls for result, metric, prompt, smallest effect, rows and cell, and below them what they pick.
+        Controls for result, metric, prompt, smallest effect, rows and cell, and below them what they pick. The cell is
+        at first the one whose effect is largest in size in the first result.
 
     Raises:
         SweepError: A result that was not swept over anything, or results over different axes.

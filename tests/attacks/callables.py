@@ -59,6 +59,12 @@ def result() -> Any:
 
 
 @functools.cache
+def noised() -> Any:
+    """The other direction of it."""
+    return result().assign_attrs(direction="noise")
+
+
+@functools.cache
 def edges() -> Any:
     """Edges of the tiny model."""
     return patchlib.attribute_edges(model(), pairs(), progress=False)
@@ -213,6 +219,11 @@ def drawn() -> dict[str, Public]:
         "of_attention": (takeaways.of_attention, {"patterns": patterns}),
         "of_scores": (takeaways.of_scores, {"score": score, "what": "scores", "top_k": 2, "least": 0.2}),
         "of_cells": (takeaways.of_cells, {"result": result(), "metric": "logit_diff"}),
+        "of_directions": (
+            takeaways.of_directions,
+            {"denoised": result(), "noised": noised(), "metric": "logit_diff", "least": 0.8},
+        ),
+        "of_groups": (takeaways.of_groups, {"table": stats.effects_by_group(result(), list("abab")), "what": "letter"}),
         "of_contrast": (takeaways.of_contrast, {"results": {"made up": result()}}),
         "of_layers": (takeaways.of_layers, lines),
         "of_positions": (takeaways.of_positions, {"result": by_pos, "metric": "logit_diff"}),
@@ -332,6 +343,10 @@ def public() -> dict[str, Public]:
         "contrast": Public(patchlib.contrast, {"result": result()}),
         "stats.why_unusable": Public(stats.why_unusable, {"table": patchlib.contrast(result())}),
         "stats.effect": Public(stats.effect, {"result": result()}),
+        "stats.effects_by_group": Public(
+            stats.effects_by_group,
+            {"result": result(), "labels": ["a", "b", "a", "b"], "metric": "logit_diff", "confidence": 0.9},
+        ),
         "stats.one_metric": Public(stats.one_metric, {"result": result(), "metric": "logit_diff"}),
         "effect_interval": Public(patchlib.effect_interval, {"result": result(), "metric": "logit_diff", **interval}),
         "stats.mean_interval": Public(

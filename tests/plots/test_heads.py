@@ -62,6 +62,9 @@ def test_loss_has_a_line_and_where_it_begins_again(model):
     band, line = figure.data
     np.testing.assert_allclose(line.y, losses.mean("example")[1:], atol=1e-3)
     assert len(band.x) == 2 * len(line.x) and figure.layout.shapes[0].x0 == 7
+    wide = losses * 0 + np.array([0.1, 9.0, *[0.1] * (losses.sizes["example"] - 2)])[:, None]  # Student's goes below 0
+    low = np.array(induction_plots.loss_by_position(wide).data[0].y)[len(line.x) :]
+    assert (low == 0).all()
     alone = induction_plots.loss_by_position(losses[:1])
     assert not alone.layout.shapes and np.isfinite(np.array(alone.data[0].y)).all()
 

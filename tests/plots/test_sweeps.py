@@ -350,6 +350,20 @@ def test_takeaway_of_cells_without_a_positive_effect():
     assert sentence.startswith("No cell has a positive effect; the lowest is that of L")
 
 
+def test_sentence_table_and_bars_name_the_same_cell_when_the_largest_in_size_is_negative():
+    grid = np.zeros((2, 3))
+    grid[1, 2], grid[0, 1] = -0.59, 0.4
+    result = made({"layer": 2, "head": 3}, effects=grid, spread=0.05)
+    top = stats.summary_table(result).iloc[0]
+    assert (top.layer, top.head_index) == (1, 2)
+    sentence = takeaways.of_cells(result)
+    assert sentence.startswith("Largest effect in size: L1H2 with -0.")
+    assert "; L0H1 pushes the other way, 0." in sentence and "L1H2 pushes" not in sentence
+    assert plots.top_bar(result).data[0].y[0] == "L1H2"
+    by_role = takeaways.of_positions(unlabelled([[0.2, -0.9], [0.1, -0.7]], labels=["IO", "S2"]))
+    assert by_role == "At layer 0 the largest effect is at S2 (-0.90), as it is at layer 1 (-0.70)."
+
+
 def test_takeaway_of_positions_follows_the_information():
     moved = unlabelled([[0, 1, 0], [0, 1, 0], [0, 0.4, 0.6], [0, 0, 1]], labels=["IO", "S2", "END"])
     sentence = takeaways.of_positions(moved)

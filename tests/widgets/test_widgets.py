@@ -12,6 +12,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 import patchlib
 from patchlib import Circuit, SweepError
@@ -129,6 +130,20 @@ def test_map_table_and_cell_of_the_explorer_stay_in_step(result, monkeypatch):
     assert shown.titles()[0].endswith("effects below 0.50 hidden")
     kept = alone.transpose("layer", "head").values
     np.testing.assert_array_equal(np.isnan(drawn(shown)), abs(kept) < 0.5)
+
+
+def test_explorers_begin_with_the_cell_of_the_sentence_and_the_table(model, result, monkeypatch):
+    base, other = result.corrupted, result.clean
+    effects = xr.zeros_like(result.effect)
+    effects.loc[{"layer": 1, "head": 2}], effects.loc[{"layer": 0, "head": 1}] = -0.59, 0.4
+    pushed = result.assign(patched=base + effects * (other - base), effect=effects)
+    assert places(patchlib.summary_table(pushed))[0] == (1, 2)
+    shown = Shown(result_explorer(pushed), monkeypatch)
+    assert shown.titles()[1].endswith(": L1H2") and any("in size: L1H2 with -0.59" in text for text in shown.texts())
+    framed = next(trace for trace in shown.figures()[0]["data"] if trace["type"] == "scatter")
+    assert (list(framed["x"]), list(framed["y"])) == (["H2"], ["1"])
+    heads = Shown(head_explorer(model, contrast_pairs(model), pushed), monkeypatch)
+    assert heads.control("By effect").options[0][0] == "1. L1H2 (-0.59)"
 
 
 @pytest.mark.parametrize("over", [("layer",), ("layer", "role"), ("layer", "head", "role"), ("role",)])

@@ -10,6 +10,8 @@ from .circuits import of_inputs as of_inputs
 from .circuits import of_knock_out as of_knock_out
 from .circuits import of_minimality as of_minimality
 from .circuits import of_writers as of_writers
+from .comparisons import of_directions as of_directions
+from .comparisons import of_groups as of_groups
 from .stability import of_stability as of_stability
 from .sweeps import of_attention as of_attention
 from .sweeps import of_cells as of_cells

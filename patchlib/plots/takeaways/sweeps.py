@@ -36,6 +36,8 @@ def of_contrast(results: Mapping[str, xr.Dataset]) -> str:
 def of_positions(result: xr.Dataset, metric: str | None = None) -> str:
     """Where the information is, and at which layer the last layer's position first holds more than half of it.
 
+    It is where the effect is largest in size.
+
     Args:
         result: From ``sweep`` of a residual stream over ``layer`` and ``role`` or ``pos``.
         metric: Which metric; the result's first when None.
@@ -59,7 +61,7 @@ def of_positions(result: xr.Dataset, metric: str | None = None) -> str:
         return no_effect(result)
     layers = [int(layer) for layer in effect.layer]
     low, high = layers[0], layers[-1]
-    origin, goal = (effect[axis].values[effect.isel(layer=i).argmax(axis).item()].item() for i in (0, -1))
+    origin, goal = (effect[axis].values[abs(effect).isel(layer=i).argmax(axis).item()].item() for i in (0, -1))
     at_origin, at_goal = effect.sel({axis: origin}), effect.sel({axis: goal})
     elsewhere = effect.isel(layer=0).drop_sel({axis: origin})
     whole = at_origin[0] > 0.9 and not (abs(elsewhere) > 0.1).any()
@@ -87,7 +89,10 @@ def _position(result: xr.Dataset, axis: str, value: int | str) -> str:
 
 
 def of_cells(result: xr.Dataset, metric: str | None = None) -> str:
-    """The largest effect with its interval, how concentrated the positive ones are, and the most negative one.
+    """The effect that is largest in size with its interval, how concentrated positive ones are, and the other sign's.
+
+    Largest in size, whatever its sign, is what ``summary_table`` has first and an explorer frames; the largest effect
+    of the other sign is named where its interval leaves out 0.
 
     Args:
         result: From ``sweep`` or ``path_patch``, over any axes.
@@ -111,24 +116,26 @@ def of_cells(result: xr.Dataset, metric: str | None = None) -> str:
     n_left_out = wording.n_left_out(result)
     further = f"; {n_left_out} more were left out by the estimate" if n_left_out else ""
     names = cell_names(table)
-    i_top, i_low = int(table.effect.argmax()), int(table.effect.argmin())
-    top, low = table.iloc[i_top], table.iloc[i_low]
-    if top.effect <= 0:
-        lowest = f"{names[i_low]}, {with_interval(low)}, n = {int(low.n)}"
-        return f"No cell has a positive effect; the lowest is that of {lowest}{further}."
+    top, others = table.iloc[0], np.sign(table.effect) == -np.sign(table.effect.iloc[0])
+    largest = f"{names[0]} with {with_interval(top)}, n = {int(top.n)}"
     positive = table.effect.clip(lower=0).sort_values(ascending=False).cumsum()
+    if positive.iloc[-1] == 0:
+        return f"No cell has a positive effect; the lowest is that of {largest}{further}."
     n_half = int((positive < positive.iloc[-1] / 2).sum()) + 1
     sentence = (
-        f"Largest effect: {names[i_top]} with {with_interval(top)}, n = {int(top.n)}; "
+        f"Largest effect{' in size' * bool(top.effect < 0)}: {largest}; "
         f"{n_half} of {len(table)} cells {'holds' if n_half == 1 else 'hold'} half of all positive effect"
     )
-    if low.ci_high < 0:
-        sentence += f"; {names[i_low]} pushes the other way, {with_interval(low)}"
+    if others.any():
+        i_other = int(others.argmax())
+        other = table.iloc[i_other]
+        if min(other.ci_low * np.sign(other.effect), other.ci_high * np.sign(other.effect)) > 0:
+            sentence += f"; {names[i_other]} pushes the other way, {with_interval(other)}"
     return f"{sentence}{further}."
 
 
 def of_layers(results: Mapping[str, xr.Dataset], metric: str | None = None) -> str:
-    """For each line of a layer comparison, the layer where it peaks.
+    """For each line of a layer comparison, the layer where it peaks: its maximum, which need not be largest in size.
 
     Args:
         results: From ``sweep(over=("layer",))``, by the names of their lines.

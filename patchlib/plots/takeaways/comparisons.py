@@ -1,0 +1,113 @@
+"""What two directions of patching, or two groups of prompts, say in words."""
+
+import pandas as pd
+import xarray as xr
+
+from patchlib import stats
+from patchlib._util import cell_dims, check_fraction
+from patchlib.errors import SweepError
+from patchlib.plots.wording import cell_names, check_table, interval, no_effect
+
+NAMED = 4
+"""How many cells a sentence names; of more it has the number."""
+
+
+def of_directions(denoised: xr.Dataset, noised: xr.Dataset, metric: str | None = None, least: float = 0.9) -> str:
+    """By how much denoising and noising differ, and which cells are sufficient and which are necessary.
+
+    Args:
+        denoised: From ``sweep`` or ``path_patch``, clean into corrupted.
+        noised: The same cells, corrupted into clean.
+        metric: Which metric; each result's first when None.
+        least: The effect above which a cell is called sufficient (denoising) or necessary (noising).
+
+    Returns:
+        A sentence, or that there is no contrast.
+
+    Raises:
+        SweepError: Results of other cells, or in other directions; or as ``of_cells``.
+
+    Example:
+        Two heads of which one is enough:
+
+        >>> toy = patchlib.toys.or_gate()
+        >>> both = [
+        ...     patchlib.sweep(toy.model, toy.task, "z", ("layer", "head"), direction, progress=False)
+        ...     for direction in ("denoise", "noise")
+        ... ]
+        >>> print(patchlib.plots.takeaways.of_directions(*both))
+        The two differ by ... at most (L...H...: denoising ..., noising 0.00) and by 0.2... on average. Sufficient,
+        above 0.9 in denoising: L0H1, L1H2. Necessary, above 0.9 in noising: no cell of 8.
+    """
+    check_fraction("least", least)
+    denoised, noised = (
+        stats.one_metric(stats.check_result(result, "patched"), metric) for result in (denoised, noised)
+    )
+    if (denoised.attrs["direction"], noised.attrs["direction"]) != ("denoise", "noise"):
+        raise SweepError("The first result must be of direction 'denoise' and the second of direction 'noise'.")
+    dims = cell_dims(denoised)
+    if set(dims) != set(cell_dims(noised)) or any(
+        list(denoised[dim].values) != list(noised[dim].values) for dim in dims
+    ):
+        raise SweepError("The two results have other cells: sweep both over the same axes.")
+    if denoised.metric.item() != noised.metric.item():
+        names = f"{denoised.metric.item()} and {noised.metric.item()}"
+        raise SweepError(f"The two results begin with other metrics, {names}: name one that both have.")
+    effects = {"denoising": stats.effect(denoised), "noising": stats.effect(noised)}
+    table = xr.Dataset(effects).isel(metric=0).reset_coords(drop=True).to_dataframe(dim_order=dims).reset_index()
+    table = table.dropna(subset=list(effects), ignore_index=True)
+    if table.empty:
+        return no_effect(denoised)
+    table["cell"] = cell_names(table[dims])
+    gap = abs(table.denoising - table.noising)
+    at = table.iloc[int(gap.argmax())]
+    above = [_listed(table.cell[table[name] > least].to_list(), len(table)) for name in effects]
+    where = f"{at.cell}: denoising {_rounded(at.denoising)}, noising {_rounded(at.noising)}"
+    return (
+        f"The two differ by {gap.max():.2f} at most ({where}) and by {gap.mean():.2g} on average. "
+        f"Sufficient, above {least} in denoising: {above[0]}. Necessary, above {least} in noising: {above[1]}."
+    )
+
+
+def _listed(cells: list[str], n: int) -> str:
+    """The names of few cells, the number of many."""
+    if not cells:
+        return f"no cell of {n}"
+    return ", ".join(cells) if len(cells) <= NAMED else f"{len(cells)} of {n} cells"
+
+
+def _rounded(effect: float) -> str:
+    """Two decimals, without a minus before 0."""
+    return f"{round(effect, 2) + 0:.2f}"
+
+
+def of_groups(table: pd.DataFrame, what: str = "group") -> str:
+    """Which cells have another effect in one group of prompts than in the other.
+
+    Args:
+        table: From ``stats.effects_by_group``, or some of its rows.
+        what: What tells the groups apart, such as "template order".
+
+    Returns:
+        A sentence: those cells whose interval of the difference leaves out 0.
+
+    Example:
+        >>> columns = pd.MultiIndex.from_product([["ABBA", "BABA", "difference"], ["effect", "ci_low", "ci_high", "n"]])
+        >>> differs = [0.3, 0.2, 0.4, 8, 0.1, 0, 0.2, 8, 0.2, 0.1, 0.3, 16]
+        >>> alike = [0.2, 0, 0.4, 8, 0.2, 0, 0.3, 8, 0, -1, 1, 16]
+        >>> table = pd.DataFrame([differs, alike], ["L17H4", "L20H0"], columns)
+        >>> print(patchlib.plots.takeaways.of_groups(table, "order"))
+        By order 1 of 2 cells differs: L17H4 has 0.30 in ABBA and 0.10 in BABA, a difference of 0.20 [0.10, 0.30].
+    """
+    check_table(table, "stats.effects_by_group", "difference")
+    first, second = (name for name in table.columns.unique(level=0) if name != "difference")
+    differs = table[(table["difference"].ci_low > 0) | (table["difference"].ci_high < 0)]
+    if differs.empty:
+        return f"By {what} none of {len(table)} cells can be told to differ."
+    each = [
+        f"{cell} has {row[first].effect:.2f} in {first} and {row[second].effect:.2f} in {second}, a difference of "
+        f"{row['difference'].effect:.2f}{interval(row['difference'])}"
+        for cell, row in differs.iterrows()
+    ]
+    count = f"{len(differs)} of {len(table)} cells {'differs' if len(differs) == 1 else 'differ'}"
+    return f"By {what} {count}: {'; '.join(each)}."
