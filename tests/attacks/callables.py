@@ -395,7 +395,25 @@ def public() -> dict[str, Public]:
         ),
         "head_types": Public(
             patchlib.head_types,
-            {**task, "steps": pd.DataFrame(steps), "min_attention": 0.2, "min_copying": 0.5},
+            {**task, "steps": pd.DataFrame(steps), "min_attention": 0.2, "min_copying": 0.5, "min_change": 0.05},
+        ),
+        "attention_effects": Public(
+            patchlib.attention_effects,
+            {
+                **task,
+                "senders": [(0, 1)],
+                "receivers": HEADS,
+                "dest": "END",
+                "role": "END",
+                "position": "END",
+                "n_controls": 1,
+                "seed": 0,
+            },
+        ),
+        "self_repair": Public(patchlib.self_repair, {"ablation": ablation(), "layer_heads": HEADS}),
+        "faithfulness_by_protocol": Public(
+            patchlib.faithfulness_by_protocol,
+            {"ablations": {"mean": ablation()}, "circuit": circuit(), "n_random": 1, "seed": 0},
         ),
         "detector_scores": Public(patchlib.detector_scores, {"model": model(), **draw}),
         "attention_patterns": Public(
