@@ -149,9 +149,11 @@ def _corrupted_outputs(model: TransformerBridge, pairs: PromptPairs, layers: lis
     return outputs
 
 
-MOVES, MOVES_NOT, UNTOLD = "moves attention", "moves no attention", "too few prompts"
+MOVES, MOVES_LITTLE, MOVES_NOT = "moves attention", "moves little attention", "moves no attention"
+UNTOLD = "too few prompts"
 EVIDENCE = ("receiver", "attention_change", "change_low", "change_high", "control_change", "evidence")
-N_CONTROLS = 3
+LEAST_CONTROLS = 3
+"""Random heads beside the senders of one step: one of each of their layers, and no fewer than this."""
 
 
 def moved_attention(
@@ -178,7 +180,8 @@ def moved_attention(
             continue
         if dest not in clean:
             clean[dest] = attention_under(model, pairs, dest)
-        controls = random_controls(model, senders, found, N_CONTROLS, seed=0)
+        n_layers = len({layer for layer, _ in senders})
+        controls = random_controls(model, senders, found, -(-LEAST_CONTROLS // n_layers), seed=0)
         of_each = attention_when_patched(model, pairs, [*senders, *controls], position, dest)
         changes = []
         for layer, head in check_heads(readers, int(model.cfg.n_layers), int(model.cfg.n_heads)):
@@ -191,14 +194,8 @@ def moved_attention(
         largest = abs(means).argmax(1)  # [sender]
         chosen = np.arange(len(largest)), largest
         low, high = mean_interval(change[chosen], 1 - 0.05 / len(readers), pairs.clusters)
-        layers_of_controls = [layer for layer, _ in controls]
+        control = max((float(mean) for mean in means[chosen][len(senders) :]), key=abs, default=np.nan)
         for i, (layer, head) in enumerate(senders):
-            like = [
-                float(mean)
-                for mean, at in zip(means[chosen][len(senders) :], layers_of_controls, strict=True)
-                if at == layer
-            ]
-            control = max(like, key=abs, default=np.nan)
             of_sender = float(means[chosen][i]), float(low[i]), float(high[i])
             said = _verdict(*of_sender, control, min_change)
             rows[layer, head, str(position)] = dict(
@@ -223,5 +220,6 @@ def _position_of(steps: pd.DataFrame, heads: list[Head]) -> str | None:
 def _verdict(change: float, low: float, high: float, control: float, min_change: float) -> str:
     if np.isnan(low):
         return UNTOLD
-    is_sure = (low > 0 or high < 0) and abs(change) >= min_change
-    return MOVES if is_sure and not abs(change) <= abs(control) else MOVES_NOT
+    if not (low > 0 or high < 0) or abs(change) <= abs(control):  # NaN where no head is left as a control
+        return MOVES_NOT
+    return MOVES if abs(change) >= min_change else MOVES_LITTLE

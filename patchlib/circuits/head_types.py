@@ -32,7 +32,7 @@ def head_types(
     *,
     min_attention: float = 0.2,
     min_copying: float = 0.5,
-    min_change: float = 0.05,
+    min_change: float = 0.02,
 ) -> pd.DataFrame:
     """Name each head of a search by where it looks from its position and by what its OV circuit does to names.
 
@@ -45,8 +45,9 @@ def head_types(
     A name of the second kind says where a head looks, not what it causes. So each head that ``steps`` found to write to
     queries or keys is patched, its output taken from the corrupted prompts, and the attention of these receivers read
     (as ``attention_effects``): of a key, how much its role is looked at; of a query, how much the role that the head
-    looks at most. It has causal ``evidence`` if that moves by more than chance, by at least ``min_change``, and by more
-    than with any of three random heads of its layer.
+    looks at most. There is ``evidence`` that it ``moves attention`` if that changes by more than chance, by more than
+    with any of the random heads patched beside it (one of each layer or more, three at least), and by ``min_change`` or
+    more; if by less, it ``moves little attention``, and otherwise ``moves no attention``.
 
     Args:
         model: In eval mode.
@@ -54,18 +55,18 @@ def head_types(
         steps: ``Discovery.steps``.
         min_attention: Mean attention that a name takes: a fifth, where all tokens alike would get about a fifteenth.
         min_copying: Share of names that the OV circuit must copy (or suppress): a half; a random head has about 0.
-        min_change: Mean change of attention that counts as evidence: a twentieth of all that a head gives.
+        min_change: Mean change of attention that counts as more than little: a fiftieth of all that a head gives, by choice.
 
     Returns:
         A row for each head and position: ``layer``, ``head_index``, ``position``, ``head_type``, ``direct`` (effect on
         the logits, NaN if none was found), ``effect`` (largest in any step), ``looks_at`` and ``attention`` (the role
-        that it attends to most, and how much), ``copying``, ``suppressing`` (of heads at END, over all of patchlib's names
-        that are one token where the answers are such names, else over the answers), ``margin`` (by how much the
+        that it attends to most, and how much), ``copying``, ``suppressing`` (of heads at END, over all of patchlib's
+        names that are one token where the answers are such names, else over the answers), ``margin`` (by how much the
         attention and the copying clear their bounds, whichever is nearer; below 0, what an unnamed head lacks of its
         nearest name; NaN if no name asks where it looks). Of heads that write to queries or keys: ``receiver`` (the one
         that is moved most), ``attention_change`` with ``change_low`` and ``change_high`` (95%, corrected for the number
-        of receivers), ``control_change`` (largest of the random heads') and ``evidence``: ``moves attention``, ``moves
-        no attention``, or ``too few prompts``; empty for all others.
+        of receivers), ``control_change`` (largest of the random heads') and ``evidence``, which is ``too few prompts``
+        for a single prompt and empty for all other heads.
 
     Raises:
         SweepError, TaskError: As ``attention_between`` and ``copying_scores``.

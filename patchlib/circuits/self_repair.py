@@ -21,12 +21,12 @@ def self_repair(ablation: Ablation, layer_heads: Iterable[Head]) -> pd.DataFrame
 
     A head's direct effect is what it writes divided by the final norm's scale, and both change. What a head writes is
     therefore compared at the scale of the clean forward pass: ``less suppression`` is the change of all other heads
-    that wrote against the answer (McDougall et al. 2023, arXiv:2310.04625, "Copy
-    suppression": heads that suppress what earlier heads would say have less to suppress once these are gone), ``backup`` that of all that wrote towards it
+    that wrote against the answer (McDougall et al. 2023, arXiv:2310.04625, "Copy suppression": heads that suppress what
+    earlier heads would say have less to suppress once these are gone), ``backup`` that of all that wrote towards it
     (Wang et al. 2022, section 3.4), each with its sign: below 0, they make the loss worse. ``norm`` is what the change
-    of the scale alone does to all that heads write afterwards (Rushing and Nanda 2024, arXiv:2402.15390,
-    "Explorations of self-repair in language models"). Heads are told apart by what they wrote before, on the same prompts, not by how they
-    change, as the sum over those that happen to gain would be above 0 by chance.
+    of the scale alone does to all that heads write afterwards (Rushing and Nanda 2024, arXiv:2402.15390, "Explorations
+    of self-repair in language models"). Heads are told apart by what they wrote before, on the same prompts, not by how
+    they change, as the sum over those that happen to gain would be above 0 by chance.
 
     Args:
         ablation: As for ``knock_out``; its metric does not matter.
