@@ -55,7 +55,7 @@ def head_types(
         steps: ``Discovery.steps``.
         min_attention: Mean attention that a name takes: a fifth, where all tokens alike would get about a fifteenth.
         min_copying: Share of names that the OV circuit must copy (or suppress): a half; a random head has about 0.
-        min_change: Mean change of attention that counts as more than little: a fiftieth of all that a head gives, by choice.
+        min_change: Mean change of attention that counts as more than little: a fiftieth of all that a head gives.
 
     Returns:
         A row for each head and position: ``layer``, ``head_index``, ``position``, ``head_type``, ``direct`` (effect on
