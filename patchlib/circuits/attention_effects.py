@@ -72,6 +72,10 @@ def attention_effects(
     Example:
         >>> effects = patchlib.attention_effects(model, task, [(20, 0)], [(23, 3)], role="S2", n_controls=1)
         >>> effects.mean("example").change.sel(receiver="L23H3").to_series().round(2)
+        sender
+        L20H0    0.03
+        L20H7   -0.00
+        Name: change, dtype: float32
     """
     pairs = as_pairs(model, task)
     size = int(model.cfg.n_layers), int(model.cfg.n_heads)

@@ -48,6 +48,11 @@ def faithfulness_by_protocol(
         >>> circuit = patchlib.Circuit({"writers": [(23, 3), (29, 1)]}, {"writers": "END"})
         >>> table = patchlib.faithfulness_by_protocol(ablations, circuit, n_random=1)
         >>> print(table[["replaced_by", "positions", "faithfulness", "above_floor"]].round(1).to_string(index=False))
+        replaced_by     positions  faithfulness  above_floor
+               mean the circuit's           0.8          0.7
+               mean           all           0.8          0.8
+               zero the circuit's           0.1          0.0
+               zero           all           0.1          0.0
     """
     check_kind("ablations", ablations, Mapping, "give {name: patchlib.Ablation(model, task)}")
     check_circuit(circuit)

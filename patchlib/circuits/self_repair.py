@@ -45,6 +45,14 @@ def self_repair(ablation: Ablation, layer_heads: Iterable[Head]) -> pd.DataFrame
     Example:
         >>> table = patchlib.self_repair(patchlib.Ablation(model, task), [(23, 3)])
         >>> table[["before", "after", "change"]].round(1)
+                           before  after  change
+        part
+        knocked-out heads     1.8   -0.0    -1.8
+        less suppression     -4.9   -4.1     0.8
+        backup                5.5    4.9    -0.6
+        norm                  NaN    NaN    -0.0
+        rest                  2.0    1.5    -0.5
+        all                   4.4    2.2    -2.2
     """
     check_ablation(ablation)
     gone = sorted(check_heads(layer_heads, ablation.n_layers, ablation.n_heads))
