@@ -207,6 +207,12 @@ def drawn() -> dict[str, Public]:
         "of_head_types": (takeaways.of_head_types, {"discovery": discovery()}),
         "of_backup": (takeaways.of_backup, {"table": backup}),
         "of_knock_out": (takeaways.of_knock_out, {"table": knocked}),
+        "of_causes": (takeaways.of_causes, {"head_types": patchlib.head_types(model(), pairs(), discovery().steps)}),
+        "of_self_repair": (takeaways.of_self_repair, {"table": patchlib.self_repair(ablation(), HEADS)}),
+        "of_protocols": (
+            takeaways.of_protocols,
+            {"table": patchlib.faithfulness_by_protocol({"mean": ablation()}, circuit(), n_random=1)},
+        ),
         "of_faithfulness": (takeaways.of_faithfulness, {"result": patchlib.faithfulness(ablation(), circuit())}),
         "of_completeness": (takeaways.of_completeness, {"table": complete}),
         "of_minimality": (takeaways.of_minimality, {"table": minimal, "least": 0.01}),
