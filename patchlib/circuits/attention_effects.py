@@ -176,11 +176,12 @@ def moved_attention(
     found = {(int(layer), int(head)) for layer, head in zip(steps.layer, steps.head_index, strict=True)}
     clean = {}
     rows: dict[tuple[int, int, str], dict[str, Any]] = {}
-    for (receivers, site, position), of_path in written.groupby(["receivers", "site", "position"]):
+    for path, of_path in written.groupby(["receivers", "site", "position"]):
+        receivers, site, position = map(str, path)
         readers = [(int(layer), int(head)) for layer, head in re.findall(r"L(\d+)H(\d+)", receivers)]
         senders = list(zip(of_path.layer.astype(int), of_path.head_index.astype(int), strict=True))
         dest = position if site == "q" else _position_of(steps, readers)
-        if dest is None:
+        if dest is None or not readers:
             continue
         if dest not in clean:
             clean[dest] = attention_under(model, pairs, dest)
@@ -191,8 +192,8 @@ def moved_attention(
         for layer, head in check_heads(readers, int(model.cfg.n_layers), int(model.cfg.n_heads)):
             before = clean[dest].sel(layer=layer, head=head)  # [role example]
             role = position if site == "k" else str(before.role.values[before.mean("example").values.argmax()])
-            change = of_each.sel(layer=layer, head=head, role=role) - before.sel(role=role)
-            changes.append(change.transpose("sender", "example").values)
+            moved = of_each.sel(layer=layer, head=head, role=role) - before.sel(role=role)
+            changes.append(moved.transpose("sender", "example").values)
         change = np.stack(changes, axis=1).astype(np.float64)  # [sender receiver example]
         means = change.mean(-1)  # [sender receiver]
         largest = abs(means).argmax(1)  # [sender]
@@ -202,7 +203,7 @@ def moved_attention(
         for i, (layer, head) in enumerate(senders):
             of_sender = float(means[chosen][i]), float(low[i]), float(high[i])
             said = _verdict(*of_sender, control, min_change)
-            rows[layer, head, str(position)] = dict(
+            rows[layer, head, position] = dict(
                 zip(EVIDENCE, (head_name(*readers[largest[i]]), *of_sender, control, said), strict=True)
             )
     return rows

@@ -106,7 +106,7 @@ def head_types(
             **{str(name): float(score.sel(layer=layer, head=head)) for name, score in copying.items()},
         }
         head_type, margin = type_and_margin(str(position), evidence, min_attention, min_copying)
-        evidence |= {"margin": margin} | causes.get((layer, head, str(position)), {"evidence": ""})
+        evidence |= {"margin": margin} | causes.get((int(str(layer)), int(str(head)), str(position)), {"evidence": ""})
         rows.append({"layer": layer, "head_index": head, "position": position, "head_type": head_type, **evidence})
     columns = ["direct", "effect", "looks_at", "attention", "copying", "suppressing", "margin", *EVIDENCE]
     return pd.DataFrame(rows, columns=["layer", "head_index", "position", "head_type", *columns])

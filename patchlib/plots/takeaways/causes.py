@@ -28,11 +28,13 @@ def of_causes(head_types: pd.DataFrame) -> str:
     if asked.empty:
         return "No head was found to write to queries or keys, so that none was asked whether it moves attention."
     said = []
-    for row in asked.itertuples():
-        name = "has no name" if row.head_type == "unnamed" else f"looks like {row.head_type}"
-        moved = f"of {row.receiver} by {row.attention_change:+.3f} [{row.change_low:+.3f}, {row.change_high:+.3f}]"
-        said.append(f"{head_name(row.layer, row.head_index)} at {row.position} {name}, {row.evidence} ({moved})")
-    control = asked.control_change[asked.control_change.abs().idxmax()] if asked.control_change.notna().any() else None
+    for row in asked.to_dict("records"):
+        name = "has no name" if row["head_type"] == "unnamed" else f"looks like {row['head_type']}"
+        ends = f"[{row['change_low']:+.3f}, {row['change_high']:+.3f}]"
+        moved = f"of {row['receiver']} by {row['attention_change']:+.3f} {ends}"
+        head = head_name(row["layer"], row["head_index"])
+        said.append(f"{head} at {row['position']} {name}, {row['evidence']} ({moved})")
+    control = max(asked.control_change.dropna(), key=abs, default=None)
     beside = "" if control is None else f" Random heads patched beside them move it by {control:+.3f} at most."
     return f"{'; '.join(said)}.{beside}"
 
@@ -95,7 +97,7 @@ def of_protocols(table: pd.DataFrame) -> str:
     check_table(table, "faithfulness_by_protocol", *columns)
     ranges = []
     for column in ("faithfulness", "above_floor"):
-        ends = [table.loc[i] for i in (table[column].idxmin(), table[column].idxmax())]
+        ends = [table.iloc[i] for i in (table[column].argmin(), table[column].argmax())]
         ranges.append(" to ".join(f"{row[column]:.2f} ({row.replaced_by}, {row.positions} positions)" for row in ends))
     n, above = len(table), int((table.circuit > table.random_max).sum())
     beats = int((table.circuit > table.complement).sum())
