@@ -6,6 +6,7 @@ from .circuits.ablation import Ablation as Ablation
 from .circuits.attention import attention_between as attention_between
 from .circuits.attention import attention_patterns as attention_patterns
 from .circuits.attention import detector_scores as detector_scores
+from .circuits.attention_effects import attention_effects as attention_effects
 from .circuits.circuit import Circuit as Circuit
 from .circuits.circuit import HeadSet as HeadSet
 from .circuits.circuit import beside_published as beside_published
@@ -29,6 +30,8 @@ from .circuits.knockouts import random_like as random_like
 from .circuits.losses import copy_losses as copy_losses
 from .circuits.losses import loss_change as loss_change
 from .circuits.losses import token_losses as token_losses
+from .circuits.protocols import faithfulness_by_protocol as faithfulness_by_protocol
+from .circuits.self_repair import self_repair as self_repair
 from .circuits.stability import Stability as Stability
 from .circuits.stability import stability as stability
 from .compat.classes import ActivationCache as ActivationCache

@@ -16,8 +16,10 @@ from patchlib.models.check import check_model
 from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_batch_tokens
 from patchlib.patching.sites import SITES, get_site
+from patchlib.patching.unpatched import Hooks
 from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.induction import repeated_tokens
+from patchlib.tasks.pairs import PromptPairs
 from patchlib.tasks.tokens import as_row, check_rows, text_of, tokenize
 
 
@@ -135,7 +137,13 @@ def attention_between(model: TransformerBridge, task: Task, dest: str) -> xr.Dat
         END     0.0
         Name: attention, dtype: float32
     """
-    pairs = as_pairs(model, task)
+    return attention_under(model, as_pairs(model, task), dest)
+
+
+def attention_under(
+    model: TransformerBridge, pairs: PromptPairs, dest: str, hooks: Callable[[list[int]], Hooks] | None = None
+) -> xr.DataArray:
+    """``attention_between`` with forward hooks for the forward pass of some examples; none when None."""
     check_choice("role", dest, pairs.roles)
     layers, n_heads = get_site(model, "pattern").layers(model), int(model.cfg.n_heads)
     attention = np.zeros((len(layers), n_heads, len(pairs.roles), len(pairs)), dtype=np.float32)
@@ -143,7 +151,8 @@ def attention_between(model: TransformerBridge, task: Task, dest: str) -> xr.Dat
         part = pairs.select(examples)
         sources = torch.stack(list(part.roles.values()))  # [role example]
         read = partial(_pick, index=(torch.arange(len(part)), part.roles[dest], sources))
-        values = _of_patterns(model, part.clean_batch(), layers, read)  # [layer role example head]
+        with model.hooks(fwd_hooks=[] if hooks is None else hooks(examples)):
+            values = _of_patterns(model, part.clean_batch(), layers, read)  # [layer role example head]
         attention[..., examples] = values.permute(0, 3, 1, 2).numpy()  # [layer head role example]
     coords = {"layer": layers, "head": range(n_heads), "role": list(pairs.roles), "example": range(len(pairs))}
     return xr.DataArray(attention, coords, list(coords), name="attention", attrs={"dest": dest, "task": pairs.name})

@@ -56,7 +56,8 @@ def direct_logit_attribution(
     Returns:
         Over layer (in hybrid models those that have heads), head and example, in logits. With what embedding, MLPs,
         other sublayers and biases (``b_O``, the final norm's and the unembedding's) write it adds up to the logit
-        difference.
+        difference. The coordinate ``norm_factor`` (over example) is what the final norm multiplied with, one over its
+        scale.
 
     Raises:
         SweepError: A model in train mode, or one whose stream is no sum of what heads write.
@@ -80,20 +81,23 @@ def direct_logit_attribution(
     check_weights(model, layers, "direct_logit_attribution", names="")
     check_adds_up(model, layers, "direct_logit_attribution")
     attribution = np.zeros((len(layers), int(model.cfg.n_heads), len(pairs)), dtype=np.float32)
+    norm_factor = np.ones(len(pairs), dtype=np.float32)
     for examples in length_batches(pairs, default_batch_tokens(model)):
         part = pairs.select(examples)
         with model.hooks(fwd_hooks=[] if hooks is None else hooks(examples)):
-            values = _towards_answers(model, part, layers, f"blocks.{n_layers - 1}.hook_resid_post")
+            values, factor = _towards_answers(model, part, layers, f"blocks.{n_layers - 1}.hook_resid_post")
         attribution[..., examples] = values.cpu().numpy()  # [layer head example]
+        norm_factor[examples] = factor.cpu().numpy()
     coords = {"layer": layers, "head": range(attribution.shape[1]), "example": range(len(pairs))}
-    return xr.DataArray(attribution, coords, list(coords), name="direct_logit_attribution", attrs={"task": pairs.name})
+    array = xr.DataArray(attribution, coords, list(coords), name="direct_logit_attribution", attrs={"task": pairs.name})
+    return array.assign_coords(norm_factor=("example", norm_factor))
 
 
 @torch.no_grad()
 def _towards_answers(
     model: TransformerBridge, pairs: PromptPairs, layers: Sequence[int], stream: str
-) -> Float[Tensor, "layer head example"]:
-    """What the heads of some prompts of one length write along the direction of their answers."""
+) -> tuple[Float[Tensor, "layer head example"], Float[Tensor, " example"]]:
+    """What the heads of prompts of one length write towards their answers, and what the final norm multiplies with."""
     blocks = {layer: model.blocks[layer] for layer in layers}
     z, attn_out = ([SITES[name].hook_name(layer) for layer in layers] for name in ("z", "attn_out"))
     sublayer = [f"blocks.{layer}.attn.hook_out" for layer in layers]
@@ -112,7 +116,7 @@ def _towards_answers(
         behind = frozen(model, getattr(block, "ln1_post", None), seen[sublayer[i]], seen[attn_out[i]])
         added = behind(written.float()).to(final.factor.device)  # layers may lie on several devices
         attribution.append((final(added) * (right - wrong)).sum(-1))
-    return torch.stack(attribution)
+    return torch.stack(attribution), final.factor[:, 0]
 
 
 def copying_scores(

@@ -213,6 +213,12 @@ def drawn() -> dict[str, Public]:
         "of_head_types": (takeaways.of_head_types, {"discovery": discovery()}),
         "of_backup": (takeaways.of_backup, {"table": backup}),
         "of_knock_out": (takeaways.of_knock_out, {"table": knocked}),
+        "of_causes": (takeaways.of_causes, {"head_types": patchlib.head_types(model(), pairs(), discovery().steps)}),
+        "of_self_repair": (takeaways.of_self_repair, {"table": patchlib.self_repair(ablation(), HEADS)}),
+        "of_protocols": (
+            takeaways.of_protocols,
+            {"table": patchlib.faithfulness_by_protocol({"mean": ablation()}, circuit(), n_random=1)},
+        ),
         "of_faithfulness": (takeaways.of_faithfulness, {"result": patchlib.faithfulness(ablation(), circuit())}),
         "of_completeness": (takeaways.of_completeness, {"table": complete}),
         "of_minimality": (takeaways.of_minimality, {"table": minimal, "least": 0.01}),
@@ -410,7 +416,25 @@ def public() -> dict[str, Public]:
         ),
         "head_types": Public(
             patchlib.head_types,
-            {**task, "steps": pd.DataFrame(steps), "min_attention": 0.2, "min_copying": 0.5},
+            {**task, "steps": pd.DataFrame(steps), "min_attention": 0.2, "min_copying": 0.5, "min_change": 0.05},
+        ),
+        "attention_effects": Public(
+            patchlib.attention_effects,
+            {
+                **task,
+                "senders": [(0, 1)],
+                "receivers": HEADS,
+                "dest": "END",
+                "role": "END",
+                "position": "END",
+                "n_controls": 1,
+                "seed": 0,
+            },
+        ),
+        "self_repair": Public(patchlib.self_repair, {"ablation": ablation(), "layer_heads": HEADS}),
+        "faithfulness_by_protocol": Public(
+            patchlib.faithfulness_by_protocol,
+            {"ablations": {"mean": ablation()}, "circuit": circuit(), "n_random": 1, "seed": 0},
         ),
         "detector_scores": Public(patchlib.detector_scores, {"model": model(), **draw}),
         "attention_patterns": Public(

@@ -12,7 +12,7 @@ from scipy.stats import ttest_1samp
 
 import patchlib
 from patchlib import SweepError, discover, path_patch
-from patchlib.circuits.head_types import head_type_of
+from patchlib.circuits.head_types import names_to_copy, type_and_margin
 from patchlib.circuits.tested import corrected_p_values
 from tests.helpers import alike_pairs, contrast_pairs, make_pairs
 from tests.tiny import load_tiny
@@ -94,7 +94,26 @@ def test_every_head_that_was_found_is_in_the_circuit_at_its_position(found):
 )
 def test_names_are_earned(position, direct, looks_at, attention, copying, suppressing, head_type):
     evidence = dict(direct=direct, looks_at=looks_at, attention=attention, copying=copying, suppressing=suppressing)
-    assert head_type_of(position, evidence, min_attention=0.2, min_copying=0.5) == head_type
+    name, margin = type_and_margin(position, evidence, min_attention=0.2, min_copying=0.5)
+    assert name == head_type and (margin < 0) == (name == "unnamed")
+
+
+@pytest.mark.parametrize(
+    ("attention", "copying", "margin"), [(0.25, 0.9, 0.05), (0.9, 0.6, 0.1), (0.1996, 0.9, -0.0004), (0.9, 0.3, -0.2)]
+)
+def test_a_margin_is_the_distance_from_the_nearer_bound(attention, copying, margin):
+    evidence = dict(direct=0.3, looks_at="IO", attention=attention, copying=copying, suppressing=0.0)
+    assert type_and_margin("END", evidence, 0.2, 0.5)[1] == pytest.approx(margin)
+    assert np.isnan(type_and_margin("END", evidence | {"looks_at": "END"}, 0.2, 0.5)[1])
+
+
+def test_copying_is_counted_over_all_names_that_are_one_token():
+    model = load_tiny("llama")
+    names = {model.to_single_token(f" {name}") for name in patchlib.tasks.words.NAMES}
+    pairs = patchlib.IOIDataset(model, n_prompts=2).to_pairs(model)
+    assert set(names_to_copy(model, pairs)) == names and len(names) > 100
+    others = make_pairs(model)
+    assert set(names_to_copy(model, others)) == set(others.answers.flatten().tolist())
 
 
 def test_a_head_has_to_be_more_than_chance_among_all_that_were_tested(found):

@@ -37,6 +37,8 @@ def test_no_column_hides_behind_an_attribute_of_tables_and_none_has_a_blank(mode
         "minimality": patchlib.minimality(ablation, CIRCUIT),
         "knock_out": patchlib.knock_out(ablation, {"early": [(0, 1)]}),
         "backup_heads": patchlib.backup_heads(ablation, [(0, 1)]),
+        "self_repair": patchlib.self_repair(ablation, [(0, 1)]),
+        "faithfulness_by_protocol": patchlib.faithfulness_by_protocol({"mean": ablation}, CIRCUIT, n_random=1),
         "ablated_losses": patchlib.ablated_losses(Ablation(model, rows), {"early": [(0, 1)]}, copy=6),
         "k_composition": patchlib.k_composition(model, [(2, 0)]),
         "beside_published": patchlib.beside_published(model, CIRCUIT),
@@ -49,6 +51,7 @@ def test_no_column_hides_behind_an_attribute_of_tables_and_none_has_a_blank(mode
         labels = [*table.columns, *filter(None, table.index.names)]
         assert not [label for label in labels if hasattr(pd.DataFrame, label) or not label.isidentifier()], name
     of_ablations = ("faithfulness", "completeness", "minimality", "knock_out", "backup_heads", "ablated_losses")
+    of_ablations += ("self_repair", "faithfulness_by_protocol")
     for name in of_ablations:
         assert tables[name].protocol.str.contains("prompts of").all() and not tables[name].attrs, name
 
@@ -73,6 +76,9 @@ TAKE_HEADS = {
     "Circuit.head_positions": lambda m, a, heads: CIRCUIT.head_positions(heads),
     "knock_out": lambda m, a, heads: patchlib.knock_out(a, {"set": heads}),
     "backup_heads": lambda m, a, heads: patchlib.backup_heads(a, heads),
+    "self_repair": lambda m, a, heads: patchlib.self_repair(a, heads),
+    "senders": lambda m, a, heads: patchlib.attention_effects(m, a.pairs, heads, [(2, 0)], role="END"),
+    "receivers": lambda m, a, heads: patchlib.attention_effects(m, a.pairs, [(0, 1)], heads, role="END"),
     "random_like": lambda m, a, heads: patchlib.random_like(m, heads, 1),
     "exclude": lambda m, a, heads: patchlib.random_like(m, [(1, 0)], 1, exclude=heads),
     "ablated_losses": lambda m, a, heads: patchlib.ablated_losses(a, {"set": heads}, copy=4),
@@ -81,7 +87,15 @@ TAKE_HEADS = {
     "attention_patterns": lambda m, a, heads: patchlib.attention_patterns(m, " and the store", heads),
 }
 KNOW_NO_MODEL = ("Circuit.without", "Circuit.head_positions")
-TAKE_NO_HEAD = ("backup_heads", "random_like", "k_composition", "attention_patterns")
+TAKE_NO_HEAD = (
+    "backup_heads",
+    "self_repair",
+    "senders",
+    "receivers",
+    "random_like",
+    "k_composition",
+    "attention_patterns",
+)
 
 
 NO_SUCH = r"^There is no head .*(the model has 3 layers of 4 heads|whole numbers from 0)"

@@ -2,6 +2,9 @@ from .attribution import of_curve as of_curve
 from .attribution import of_edges as of_edges
 from .attribution import of_estimates as of_estimates
 from .attribution import of_gap as of_gap
+from .causes import of_causes as of_causes
+from .causes import of_protocols as of_protocols
+from .causes import of_self_repair as of_self_repair
 from .circuits import of_backup as of_backup
 from .circuits import of_completeness as of_completeness
 from .circuits import of_faithfulness as of_faithfulness
