@@ -480,3 +480,13 @@ def test_labels_of_clusters_that_are_none_are_refused(clusters):
 def test_labels_of_clusters_can_be_of_any_kind(clusters):
     values = np.array([[1.0, 2, 4, 3]])
     assert stats.mean_interval(values, clusters=clusters) == stats.mean_interval(values)
+
+
+def test_interval_of_a_difference_of_shares_stays_between_minus_1_and_1():
+    shares = np.array([[1.0, 1, 1, 1, 0, 1]])
+    result = xr.Dataset(
+        {"clean": (("metric", "example"), shares), "corrupted": (("metric", "example"), shares * 0)},
+        {"metric": ["accuracy"]},
+    )
+    row = stats.contrast(result).loc["accuracy"]
+    assert stats.mean_interval(shares)[1] > 1 == row.ci_high and row.ci_low == stats.mean_interval(shares)[0]
