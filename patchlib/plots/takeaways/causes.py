@@ -59,8 +59,8 @@ def of_self_repair(table: pd.DataFrame) -> str:
     check_table(table, "self_repair", "before", "after", "change", "ci_low", "ci_high", "heads", "n")
     change = {part: f"{row.change:+.2f}{interval(row)}" for part, row in table.iterrows()}
     gone, against = table.loc["knocked-out heads"], table.loc["less suppression"]
-    suppression = _told(against, "less suppression", "more suppression")
-    backup = _told(table.loc["backup"], "backup", "no backup")
+    suppression = _told(table, "less suppression", "less suppression", "more suppression")
+    backup = _told(table, "backup", "backup", "no backup")
     write = "write" if "," in gone["heads"] else "writes"
     return (
         f"{gone['heads']} wrote {gone.before:+.2f} logits and now {write} {gone.after:+.2f}, a change of "
@@ -71,9 +71,9 @@ def of_self_repair(table: pd.DataFrame) -> str:
     )
 
 
-def _told(row: pd.Series, above: str, below: str) -> str:
-    """What a change is called, if its interval leaves out 0."""
-    return above if row.ci_low > 0 else below if row.ci_high < 0 else "not to be told from chance"
+def _told(table: pd.DataFrame, part: str, above: str, below: str) -> str:
+    """What a part's change is called, if its interval leaves out 0."""
+    return above if table.ci_low[part] > 0 else below if table.ci_high[part] < 0 else "not to be told from chance"
 
 
 def of_protocols(table: pd.DataFrame) -> str:
