@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import check_heads, check_kind, check_number
+from patchlib._util import check_flag, check_heads, check_kind, check_number
 from patchlib.circuits.attention import attention_between
 from patchlib.circuits.attention_effects import EVIDENCE, moved_attention
 from patchlib.circuits.heads import copying_scores
@@ -32,6 +32,7 @@ def head_types(
     *,
     min_attention: float = 0.2,
     min_copying: float = 0.5,
+    evidence: bool = False,
     min_change: float = 0.02,
 ) -> pd.DataFrame:
     """Name each head of a search by where it looks from its position and by what its OV circuit does to names.
@@ -42,12 +43,12 @@ def head_types(
     attends from END to S2; ``duplicate token`` from S2 to S1; ``induction`` from S2 to S1+1; ``previous token`` from
     S1+1 to S1. The names but the second are those of Wang et al. 2022; a head that fits none is ``unnamed``.
 
-    A name of the second kind says where a head looks, not what it causes. So each head that ``steps`` found to write to
-    queries or keys is patched, its output taken from the corrupted prompts, and the attention of these receivers read
-    (as ``attention_effects``): of a key, how much its role is looked at; of a query, how much the role that the head
-    looks at most. There is ``evidence`` that it ``moves attention`` if that changes by more than chance, by more than
-    with any of the random heads patched beside it (one of each layer or more, three at least), and by ``min_change`` or
-    more; if by less, it ``moves little attention``, and otherwise ``moves no attention``.
+    A name of the second kind says where a head looks, not what it causes. So with ``evidence`` each head that ``steps``
+    found to write to queries or keys is patched, its output taken from the corrupted prompts, and the attention of
+    these receivers read (as ``attention_effects``): of a key, how much its role is looked at; of a query, how much the
+    role that the head looks at most. There is ``evidence`` that it ``moves attention`` if that changes by more than
+    chance, by more than with any of the random heads patched beside it (one of each layer or more, three at least), and
+    by ``min_change`` or more; if by less, it ``moves little attention``, and otherwise ``moves no attention``.
 
     Args:
         model: In eval mode.
@@ -55,6 +56,7 @@ def head_types(
         steps: ``Discovery.steps``.
         min_attention: Mean attention that a name takes: a fifth, where all tokens alike would get about a fifteenth.
         min_copying: Share of names that the OV circuit must copy (or suppress): a half; a random head has about 0.
+        evidence: Patch the heads too, which takes about as long as the search did.
         min_change: Mean change of attention that counts as more than little: a fiftieth of all that a head gives.
 
     Returns:
@@ -63,10 +65,10 @@ def head_types(
         that it attends to most, and how much), ``copying``, ``suppressing`` (of heads at END, over all of patchlib's
         names that are one token where the answers are such names, else over the answers), ``margin`` (by how much the
         attention and the copying clear their bounds, whichever is nearer; below 0, what an unnamed head lacks of its
-        nearest name; NaN if no name asks where it looks). Of heads that write to queries or keys: ``receiver`` (the one
-        that is moved most), ``attention_change`` with ``change_low`` and ``change_high`` (95%, corrected for the number
-        of receivers), ``control_change`` (largest of the random heads') and ``evidence``, which is ``too few prompts``
-        for a single prompt and empty for all other heads.
+        nearest name; NaN if no name asks where it looks). With ``evidence``, of heads that write to queries or keys:
+        ``receiver`` (the one that is moved most), ``attention_change`` with ``change_low`` and ``change_high`` (95%,
+        corrected for the number of receivers), ``control_change`` (largest of the random heads') and ``evidence``,
+        which is ``too few prompts`` for a single prompt and empty for all other heads.
 
     Raises:
         SweepError, TaskError: As ``attention_between`` and ``copying_scores``.
@@ -88,27 +90,37 @@ def head_types(
     )
     check_number("min_attention", min_attention, 0, 1)
     check_number("min_copying", min_copying, 0, 1)
+    check_flag("evidence", evidence)
     check_number("min_change", min_change, 0, 1)
     by_head = steps.groupby(["layer", "head_index", "position"], sort=True)
     attention = {dest: attention_between(model, pairs, dest).mean("example") for dest in sorted(set(steps.position))}
     at_end = steps.loc[steps.position == "END", ["layer", "head_index"]].itertuples(index=False, name=None)
     copying = copying_scores(model, names_to_copy(model, pairs), set(at_end))
-    causes = moved_attention(model, pairs, steps, min_change)
+    causes = moved_attention(model, pairs, steps, min_change) if evidence else {}
     rows = []
     for (layer, head, position), of_head in by_head:
         looks = attention[position].sel(layer=layer, head=head)  # [role]
         to_logits = of_head.effect[of_head.receivers == "logits"]
-        evidence: dict[str, Any] = {
+        found: dict[str, Any] = {
             "direct": to_logits.iloc[0] if len(to_logits) else np.nan,
             "effect": max(of_head.effect, key=abs),
             "looks_at": str(looks.role.values[looks.values.argmax()]),
             "attention": float(looks.max()),
             **{str(name): float(score.sel(layer=layer, head=head)) for name, score in copying.items()},
         }
-        head_type, margin = type_and_margin(str(position), evidence, min_attention, min_copying)
-        evidence |= {"margin": margin} | causes.get((int(str(layer)), int(str(head)), str(position)), {"evidence": ""})
-        rows.append({"layer": layer, "head_index": head, "position": position, "head_type": head_type, **evidence})
-    columns = ["direct", "effect", "looks_at", "attention", "copying", "suppressing", "margin", *EVIDENCE]
+        head_type, margin = type_and_margin(str(position), found, min_attention, min_copying)
+        found |= {"margin": margin} | causes.get((int(str(layer)), int(str(head)), str(position)), {"evidence": ""})
+        rows.append({"layer": layer, "head_index": head, "position": position, "head_type": head_type, **found})
+    columns = [
+        "direct",
+        "effect",
+        "looks_at",
+        "attention",
+        "copying",
+        "suppressing",
+        "margin",
+        *(EVIDENCE if evidence else ()),
+    ]
     return pd.DataFrame(rows, columns=["layer", "head_index", "position", "head_type", *columns])
 
 

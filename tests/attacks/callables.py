@@ -213,7 +213,10 @@ def drawn() -> dict[str, Public]:
         "of_head_types": (takeaways.of_head_types, {"discovery": discovery()}),
         "of_backup": (takeaways.of_backup, {"table": backup}),
         "of_knock_out": (takeaways.of_knock_out, {"table": knocked}),
-        "of_causes": (takeaways.of_causes, {"head_types": patchlib.head_types(model(), pairs(), discovery().steps)}),
+        "of_causes": (
+            takeaways.of_causes,
+            {"head_types": patchlib.head_types(model(), pairs(), discovery().steps, evidence=True)},
+        ),
         "of_self_repair": (takeaways.of_self_repair, {"table": patchlib.self_repair(ablation(), HEADS)}),
         "of_protocols": (
             takeaways.of_protocols,
@@ -416,7 +419,14 @@ def public() -> dict[str, Public]:
         ),
         "head_types": Public(
             patchlib.head_types,
-            {**task, "steps": pd.DataFrame(steps), "min_attention": 0.2, "min_copying": 0.5, "min_change": 0.05},
+            {
+                **task,
+                "steps": pd.DataFrame(steps),
+                "min_attention": 0.2,
+                "min_copying": 0.5,
+                "evidence": True,
+                "min_change": 0.05,
+            },
         ),
         "attention_effects": Public(
             patchlib.attention_effects,

@@ -10,7 +10,7 @@ def of_causes(head_types: pd.DataFrame) -> str:
     """For each head that writes to queries or keys, what it looks like and whether it moves attention.
 
     Args:
-        head_types: ``Discovery.head_types``, or of ``patchlib.head_types``.
+        head_types: From ``head_types`` with ``evidence``.
 
     Returns:
         One sentence; that there is no such head where a search had one step.
@@ -18,7 +18,7 @@ def of_causes(head_types: pd.DataFrame) -> str:
     Example:
         >>> step = {"receivers": "L23H3", "site": "q", "layer": 20, "head_index": 0, "position": "END", "effect": 0.05}
         >>> writer = {"receivers": "logits", "site": "logits", "layer": 23, "head_index": 3, "position": "END"}
-        >>> table = patchlib.head_types(model, task, pd.DataFrame([step, writer | {"effect": 0.6}]))
+        >>> table = patchlib.head_types(model, task, pd.DataFrame([step, writer | {"effect": 0.6}]), evidence=True)
         >>> print(patchlib.plots.takeaways.of_causes(table))
         L20H0 at END looks like S-inhibition, moves no attention (of L23H3 by +0.031 [-0.030, +0.134]). Random heads
         patched beside them move it by -0.001 at most.
