@@ -15,7 +15,7 @@ FILES = [
     "pyproject.toml",
     "CITATION.cff",
     "README.md",
-    *(f"notebooks/{path.name}" for path in ROOT.glob("notebooks/*")),
+    *(f"notebooks/{path.name}" for path in ROOT.glob("notebooks/*") if path.is_file()),
 ]
 NAMED = r"(?:github\.com/|google\.com/github/|mybinder\.org/v2/gh/)"
 
