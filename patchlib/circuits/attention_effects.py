@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -161,20 +161,24 @@ LEAST_CONTROLS = 3
 
 
 def moved_attention(
-    model: TransformerBridge, pairs: PromptPairs, steps: pd.DataFrame, min_change: float
+    model: TransformerBridge,
+    pairs: PromptPairs,
+    steps: pd.DataFrame,
+    clean: Mapping[str, Float[xr.DataArray, "layer head role example"]],
+    min_change: float,
 ) -> dict[tuple[int, int, str], dict[str, Any]]:
     """For each head that was found to write to queries or keys, what becomes of the attention that these make.
 
     Of its paths the largest counts. Keys at a role are asked how much is attended to that role; queries, how much to
     the role that their head looks at most in the clean prompts. Of several receivers the one that changes most is told,
-    with an interval that is corrected for their number (Bonferroni).
+    with an interval that is corrected for their number (Bonferroni). ``clean`` is ``attention_between`` from each
+    position of the steps.
     """
     if "site" not in steps:
         return {}
     written = steps[steps.site.isin(["q", "k"])]
     written = written.loc[written.effect.abs().groupby([written[key] for key in _PLACE]).idxmax()]
     found = {(int(layer), int(head)) for layer, head in zip(steps.layer, steps.head_index, strict=True)}
-    clean = {}
     rows: dict[tuple[int, int, str], dict[str, Any]] = {}
     for path, of_path in written.groupby(["receivers", "site", "position"]):
         receivers, site, position = map(str, path)
@@ -183,8 +187,6 @@ def moved_attention(
         dest = position if site == "q" else _position_of(steps, readers)
         if dest is None or not readers:
             continue
-        if dest not in clean:
-            clean[dest] = attention_under(model, pairs, dest)
         n_layers = len({layer for layer, _ in senders})
         controls = random_controls(model, senders, found, -(-LEAST_CONTROLS // n_layers), seed=0)
         of_each = attention_when_patched(model, pairs, [*senders, *controls], position, dest)

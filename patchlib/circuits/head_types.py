@@ -93,13 +93,13 @@ def head_types(
     check_flag("evidence", evidence)
     check_number("min_change", min_change, 0, 1)
     by_head = steps.groupby(["layer", "head_index", "position"], sort=True)
-    attention = {dest: attention_between(model, pairs, dest).mean("example") for dest in sorted(set(steps.position))}
+    attention = {dest: attention_between(model, pairs, dest) for dest in sorted(set(steps.position))}
     at_end = steps.loc[steps.position == "END", ["layer", "head_index"]].itertuples(index=False, name=None)
     copying = copying_scores(model, names_to_copy(model, pairs), set(at_end))
-    causes = moved_attention(model, pairs, steps, min_change) if evidence else {}
+    causes = moved_attention(model, pairs, steps, attention, min_change) if evidence else {}
     rows = []
     for (layer, head, position), of_head in by_head:
-        looks = attention[position].sel(layer=layer, head=head)  # [role]
+        looks = attention[position].sel(layer=layer, head=head).mean("example")  # [role]
         to_logits = of_head.effect[of_head.receivers == "logits"]
         found: dict[str, Any] = {
             "direct": to_logits.iloc[0] if len(to_logits) else np.nan,

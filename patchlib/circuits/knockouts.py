@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from jaxtyping import Float
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -181,16 +182,21 @@ def backup_heads(ablation: Ablation, layer_heads: Iterable[Head]) -> pd.DataFram
     """
     check_ablation(ablation)
     gone = sorted(check_heads(layer_heads, ablation.n_layers, ablation.n_heads))
-    without = [HeadSet(everywhere(gone), keep=False)]
-    before, after = (
-        direct_logit_attribution(ablation.model, ablation.pairs, hooks).astype(np.float64).stack(cell=("layer", "head"))
-        for hooks in (None, partial(ablation.hooks, without))
-    )
+    before, after = written_with_and_without(ablation, HeadSet(everywhere(gone), keep=False))
     cells = {"layer": before.layer.values, "head_index": before["head"].values}
     means = {name: values.mean("example").values for name, values in (("before", before), ("after", after))}
-    table = pd.DataFrame(cells | means).join(
-        _changes((after - before).transpose("cell", "example").values, ablation.pairs.clusters)
-    )
+    table = pd.DataFrame(cells | means).join(_changes((after - before).values, ablation.pairs.clusters))
     table = table.assign(knocked_out=head_names(gone), protocol=ablation.protocol)
     others = [cell not in gone for cell in before.cell.values]
     return table[others].sort_values("change", ascending=False, ignore_index=True)
+
+
+def written_with_and_without(
+    ablation: Ablation, without: HeadSet
+) -> tuple[Float[xr.DataArray, "cell example"], Float[xr.DataArray, "cell example"]]:
+    """Direct logit attribution of every head in the clean forward pass, and under the ablation."""
+    before, after = (
+        direct_logit_attribution(ablation.model, ablation.pairs, hooks).astype(np.float64).stack(cell=("layer", "head"))
+        for hooks in (None, partial(ablation.hooks, [without]))
+    )
+    return before.transpose("cell", "example"), after.transpose("cell", "example")

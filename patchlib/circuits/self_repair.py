@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterable
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,7 @@ import pandas as pd
 from patchlib._util import Head, check_heads, head_names
 from patchlib.circuits.ablation import Ablation, check_ablation
 from patchlib.circuits.circuit import HeadSet, everywhere
-from patchlib.circuits.heads import direct_logit_attribution
+from patchlib.circuits.knockouts import written_with_and_without
 from patchlib.stats import mean_interval
 
 PARTS = ("knocked-out heads", "less suppression", "backup", "norm", "rest")
@@ -57,12 +56,9 @@ def self_repair(ablation: Ablation, layer_heads: Iterable[Head]) -> pd.DataFrame
     check_ablation(ablation)
     gone = sorted(check_heads(layer_heads, ablation.n_layers, ablation.n_heads))
     sets = [HeadSet({}, keep=False), HeadSet(everywhere(gone), keep=False)]
-    before, after = (
-        direct_logit_attribution(ablation.model, ablation.pairs, hooks).stack(cell=("layer", "head"))
-        for hooks in (None, partial(ablation.hooks, sets[1:]))
-    )
+    before, after = written_with_and_without(ablation, sets[1])
     cells = list(before.cell.values)
-    wrote, writes = (values.transpose("cell", "example").values.astype(np.float64) for values in (before, after))
+    wrote, writes = (before.values, after.values)
     at_clean_scale = writes * (before.norm_factor / after.norm_factor).values.astype(np.float64)  # [cell example]
     of_logits = copy.copy(ablation)
     of_logits.metric = "logit_diff"

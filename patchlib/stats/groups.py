@@ -7,10 +7,10 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Shaped
 
-from patchlib._util import cell_dims, cell_name, check_fraction, first_line, shown
+from patchlib._util import cell_dims, cell_name, check_fraction, shown
 from patchlib.errors import SweepError
 from patchlib.stats.effects import effect
-from patchlib.stats.intervals import mean_interval
+from patchlib.stats.intervals import mean_interval, numbered
 from patchlib.stats.results import check_result, clusters_of, moved_and_possible, one_metric
 from patchlib.stats.tables import effect_interval
 
@@ -87,11 +87,7 @@ def effects_by_group(
 def _two_groups(labels: object, n: int) -> dict[str, np.ndarray]:
     """The numbers of each group's prompts; SweepError for what are no labels of two groups."""
     mend = "give one of two labels for each prompt"
-    try:
-        names = np.asarray(labels, dtype=object)
-        group_of, different = pd.factorize(names, use_na_sentinel=False)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise SweepError(f"The labels {shown(labels)} are none ({first_line(error)}): {mend}.") from error
+    group_of, different = numbered("labels of groups", labels, mend)
     if len(group_of) != n:
         raise SweepError(f"{len(group_of)} labels of groups for {n} prompts: {mend}.")
     if len(different) != 2 or len({*map(str, different), "difference"}) != 3:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from scipy.stats import t as student
 
 from patchlib._util import check_fraction, first_line, shown
@@ -160,16 +160,23 @@ def cluster_members(clusters: Clusters, n: int) -> Float[np.ndarray, "example cl
     if clusters is None:
         return np.eye(n)
     mend = "give a label for each prompt, as in PromptPairs.clusters"
-    try:
-        labels = np.asarray(clusters, dtype=object)
-        if labels.ndim != 1:
-            raise TypeError("they are no list")
-        cluster_of, different = pd.factorize(labels, use_na_sentinel=False)
-    except (TypeError, ValueError, RuntimeError) as error:  # unhashable labels, a tensor that has a gradient
-        raise SweepError(f"The clusters {shown(clusters)} are no labels ({first_line(error)}): {mend}.") from error
-    if len(labels) not in (0, n):
-        raise SweepError(f"{len(labels)} labels of clusters for {n} prompts: {mend}.")
+    cluster_of, different = numbered("clusters", clusters, mend)
+    if len(cluster_of) not in (0, n):
+        raise SweepError(f"{len(cluster_of)} labels of clusters for {n} prompts: {mend}.")
     return np.eye(n) if len(different) < MIN_CLUSTERS else np.eye(len(different))[cluster_of]
+
+
+def numbered(
+    kind: str, labels: object, mend: str
+) -> tuple[Int[np.ndarray, " label"], Shaped[np.ndarray, " different"]]:
+    """Which of the different labels each one is, and these in the order of their first; SweepError for no labels."""
+    try:
+        names = np.asarray(labels, dtype=object)
+        if names.ndim != 1:
+            raise TypeError("they are no list")
+        return pd.factorize(names, use_na_sentinel=False)
+    except (TypeError, ValueError, RuntimeError) as error:  # unhashable labels, a tensor that has a gradient
+        raise SweepError(f"The {kind} {shown(labels)} are no labels ({first_line(error)}): {mend}.") from error
 
 
 def _cluster_errors(values: Rows, members: Float[np.ndarray, "example cluster"]) -> Float[np.ndarray, "row cluster"]:

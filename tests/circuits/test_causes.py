@@ -68,6 +68,11 @@ def test_controls_are_other_heads_of_the_senders_layers():
         patchlib.attention_effects(model, pairs, [(0, 1)], [(2, 0)], role="IO")
 
 
+def looks(model, pairs):
+    """The clean attention from each role."""
+    return {role: patchlib.attention_between(model, pairs, role) for role in pairs.roles}
+
+
 @pytest.mark.parametrize("site", ["q", "k"])
 def test_a_head_s_evidence_is_the_receiver_that_it_moves_most(site):
     model = load_tiny("llama")
@@ -76,7 +81,7 @@ def test_a_head_s_evidence_is_the_receiver_that_it_moves_most(site):
     rows = [("logits", "logits", 2, 0, "END", 0.5), ("logits", "logits", 2, 1, "END", 0.4)]
     rows.append(("L2H0, L2H1", site, 1, 2, at, 0.3))
     steps = pd.DataFrame(rows, columns=["receivers", "site", "layer", "head_index", "position", "effect"])
-    ((place, evidence),) = moved_attention(model, pairs, steps, min_change=0.0).items()
+    ((place, evidence),) = moved_attention(model, pairs, steps, looks(model, pairs), min_change=0.0).items()
     assert place == (1, 2, at)
     changes = {}
     for receiver in ((2, 0), (2, 1)):
@@ -94,9 +99,11 @@ def test_a_head_s_evidence_is_the_receiver_that_it_moves_most(site):
     assert (
         evidence["change_low"] <= change.mean() - half + ATOL and evidence["change_high"] >= change.mean() + half - ATOL
     )
-    ((_, strict),) = moved_attention(model, pairs, steps, min_change=1.0).items()
+    ((_, strict),) = moved_attention(model, pairs, steps, looks(model, pairs), min_change=1.0).items()
     assert strict["evidence"] == {MOVES: MOVES_LITTLE, MOVES_NOT: MOVES_NOT}[evidence["evidence"]]
-    ((_, one),) = moved_attention(model, pairs.select([0]), steps, min_change=0.0).items()
+    ((_, one),) = moved_attention(
+        model, pairs.select([0]), steps, looks(model, pairs.select([0])), min_change=0.0
+    ).items()
     assert one["evidence"] == UNTOLD
     assert evidence["evidence"] in (MOVES, MOVES_NOT)
 

@@ -521,7 +521,7 @@ FAULTS = (
         (CRITERIA, CIRCUIT),
         ("_changes(values - values[0],", "_changes(values[0] - values,"),
         ("mean_interval(change, clusters=clusters)", "mean_interval(change)"),
-        ("(after - before).transpose", "(before - after).transpose"),
+        ("(after - before).values", "(before - after).values"),
         ("(layer, h) not in taken", "(layer, h) not in heads or True"),
     ),
     *faults(
