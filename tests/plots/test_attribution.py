@@ -186,8 +186,11 @@ def test_the_curve_is_drawn_and_told():
     assert figure.layout.xaxis.type == "log" and figure.layout.yaxis.range[1] == pytest.approx(1.8)
     assert takeaways.of_curve(curve) == (
         "Edges by size are within 0.2 of 1 from 50% on (50 edges, 0.90 [0.80, 1.00], n = 4); CMD 0.75 (by size), "
-        "CPR 0.25 (by sign). Random edges: CMD 0.75, CPR 0.25."
+        "CPR 0.25 (by sign). Random edges: CMD 0.75, CPR 0.25. Edges by size are no closer to 1 than random ones: "
+        "these scores find no circuit."
     )
+    curve.areas.loc[curve.areas.ranking == "magnitude", "cmd"] = 0.7
+    assert takeaways.of_curve(curve).endswith("Random edges: CMD 0.75, CPR 0.25.")
 
 
 def test_curves_of_several_ablations_have_lines_and_sentences_of_their_own():

@@ -104,7 +104,12 @@ def test_knock_outs_stand_beside_chance():
     assert named.error_x.arrayminus[0] == pytest.approx(0.5)
     assert takeaways.of_knock_out(table) == (
         "From 4.00: without the writers (L9H6) the logit difference changes by -2.50 [-3.00, -2.00]; 2 random sets of "
-        "as many heads in the same layers change it by -0.10 to +0.30, mean +0.10. n = 8."
+        "as many heads in the same layers change it by -0.10 to +0.30, mean +0.10. n = 8. "
+        "No random set changes it as much as the writers."
+    )
+    table.loc["random 1", "change"] = 2.5  # as much, in the other direction
+    assert takeaways.of_knock_out(table).endswith(
+        "n = 8. 1 of the random sets change it as much: nothing tells the writers from them."
     )
 
 
@@ -158,12 +163,13 @@ def test_minimality_has_a_bar_for_each_head(tested):
 
 
 def test_faithfulness_is_said_with_its_protocol(tested):
-    found = replace(faithfulness(*tested), ci_low=-2.0, ci_high=0.4)
+    found = replace(faithfulness(*tested), floor=-9.0, ci_low=-2.0, ci_high=0.4)
     said = takeaways.of_faithfulness(found)
     assert "keeps less than half, and other heads do the rest: do not trust the names" in said
     assert "do not say" in takeaways.of_faithfulness(replace(found, ci_low=np.nan, ci_high=np.nan))
     assert "take the names as candidates" in takeaways.of_faithfulness(replace(found, ci_high=0.9))
     assert "there are heads outside it" in takeaways.of_faithfulness(replace(found, ci_low=0.6, ci_high=0.9))
+    assert "no better than no head" in takeaways.of_faithfulness(replace(found, floor=found.circuit))
     assert f"faithfulness {found.faithfulness:.2f} [{found.ci_low:.2f}, {found.ci_high:.2f}]" in said
     assert found.protocol in said and f"with no head at all {found.floor:.2f}" in said
 

@@ -154,6 +154,8 @@ def of_curve(curve: FaithfulnessCurve, least: float = 0.8) -> str:
     if len(drawn):
         said = "Random edges" if len(drawn) == 1 else f"Random edges, mean of {len(drawn)} draws"
         sentences.append(f"{said}: CMD {drawn.cmd.mean():.2f}, CPR {drawn.cpr.mean():.2f}.")
+        if areas.cmd[sources[0], "edges", "magnitude"] >= drawn.cmd.min():
+            sentences.append("Edges by size are no closer to 1 than random ones: these scores find no circuit.")
     return " ".join(sentences)
 
 
