@@ -111,11 +111,20 @@ class Grid:
 
 
 def position_mask(position: int | str | None, pairs: PromptPairs) -> Bool[Tensor, "example pos"]:
-    """True at a token index or role of each of these prompts, which are of one length; everywhere for None."""
+    """True at a token index, role or span of each of these prompts, which are of one length; everywhere for None."""
     n_pos = len(pairs.clean_tokens[0])
     if position is None:
         return torch.ones(len(pairs), n_pos, dtype=torch.bool)
-    index: Int[Tensor, "example 1"] | int = pairs.roles[position][:, None] if isinstance(position, str) else position
+    if isinstance(position, str) and position in pairs.spans:
+        mask = torch.zeros(len(pairs), n_pos, dtype=torch.bool)
+        for i, indices in enumerate(pairs.spans[position]):
+            mask[i, list(indices)] = True
+        return mask
+    index: Int[Tensor, "example 1"] | int
+    if isinstance(position, str):
+        index = pairs.roles[position][:, None]
+    else:  # below 0 it is counted from END, the last token of the prompt
+        index = position if position >= 0 else pairs.roles["END"][:, None] + 1 + position
     return (torch.arange(n_pos) == index).expand(len(pairs), n_pos)
 
 
@@ -191,7 +200,7 @@ def resolve_grid(
         values["neuron"] = check_indices("neuron", neurons, n_neurons(model, values["layer"]))
     fixed = None
     if positions is not None:
-        checked = check_positions(positions, pairs.roles, n_pos)
+        checked = check_positions(positions, pairs.positions, n_pos)
         axis, kind, wanted = ("pos", int, "token indices") if "pos" in over else ("role", str, "role names")
         if axis not in over:
             fixed = checked
