@@ -167,11 +167,13 @@ def resolve_grid(
     # "head" is understood where heads share keys and values, and labelled as what it is: "kv_head".
     over = [head_axis if axis == "head" else axis for axis in over]
     units = [head_axis] if site.has_heads else ["neuron"] if site.has_neurons else []
-    possible = [*([] if site.hook else ["layer"]), *units, "pos", *(["role"] if pairs.roles else [])]
+    possible = [*([] if site.hook else ["layer"]), *units, "pos", "role"]
     for axis in over:
         if not isinstance(axis, str) or axis not in possible:
-            why = "this task names no positions" if axis == "role" else f"site {site.name!r} has no such axis"
-            raise SweepError(f"Cannot sweep over {shown(axis)}: {why}. Possible here: {', '.join(possible)}.")
+            raise SweepError(
+                f"Cannot sweep over {shown(axis)}: site {site.name!r} has no such axis. "
+                f"Possible here: {', '.join(possible)}."
+            )
     if not over or len(set(over)) < len(over) or {"pos", "role"} <= set(over):
         raise SweepError(
             f"over={tuple(over)} must name at least one axis, each once, and only one of 'pos' and 'role'."

@@ -1,7 +1,7 @@
 """Answers of more than one token: several that are right or wrong, or one that goes on for several steps."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
@@ -10,6 +10,9 @@ from torch import Tensor
 from patchlib._util import is_index, listed, shown
 from patchlib.errors import TaskError
 from patchlib.tasks.tokens import as_ids
+
+if TYPE_CHECKING:
+    from patchlib.tasks.pairs import PromptPairs
 
 Ids = tuple[int, ...]
 TwoIds = tuple[tuple[Ids, Ids], ...]
@@ -25,13 +28,12 @@ def resolve_answers(
 
     Args:
         answers: (right, wrong) of each pair: ids, Python sets of ids, or lists of ids, an answer of several tokens.
+            Sets or lists here take the place of the other two arguments.
         answer_sets: Such sets, where ``answers`` has their first members.
         continuations: Such lists, where ``answers`` has their first tokens.
     """
     entries = answers if isinstance(answers, Tensor) or hasattr(answers, "dtype") else listed(answers)
     if isinstance(entries, list) and any(map(_is_nested, entries)):
-        if answer_sets or continuations:
-            raise TaskError("Sets and continuations were given twice: in answers, and as an argument of their own.")
         pairs = [[part if is_many(part) else [part] for part in _two(i, entry)] for i, entry in enumerate(entries)]
         have_sets = any(isinstance(part, set | frozenset) for pair in pairs for part in pair)
         if have_sets and any(isinstance(part, list | tuple) and len(part) > 1 for pair in pairs for part in pair):
@@ -40,8 +42,8 @@ def resolve_answers(
             )
         answer_sets, continuations = (pairs, ()) if have_sets else ((), pairs)
         entries = None
-    sets = _checked("answer set", answer_sets)
-    sequences = _checked("continuation", continuations)
+    sets = _checked("the answer set", answer_sets)
+    sequences = _checked("the continuation", continuations)
     if sets and sequences:
         raise TaskError("A task has sets of answers or answers of several tokens, not both.")
     for i, (right, wrong) in enumerate(sets):
@@ -93,11 +95,21 @@ def _checked(kind: str, many: Sequence[Any]) -> TwoIds:
         for part in _two(i, list(entry) if isinstance(entry, list | tuple) else entry):
             ids = sorted(part) if isinstance(part, set | frozenset) and all(map(is_index, part)) else listed(part)
             if not ids or not all(is_index(token) and token >= 0 for token in ids):
-                raise TaskError(f"Pair {i} has a {kind} that is no row of token ids: {shown(part)}.")
+                raise TaskError(f"Pair {i} has {kind} {shown(part)}, which is no row of token ids.")
             ids = [int(token) for token in ids]
-            two.append(tuple(dict.fromkeys(ids) if kind == "answer set" else ids))
+            two.append(tuple(dict.fromkeys(ids) if "set" in kind else ids))
         rows.append((two[0], two[1]))
     return tuple(rows)
+
+
+def check_one_token(pairs: "PromptPairs", what: str) -> None:
+    """TaskError where a pair has several right or wrong answers, or one of several tokens."""
+    if pairs.answer_sets or pairs.continuations:
+        kind = "sets of answers" if pairs.answer_sets else "answers of several tokens"
+        raise TaskError(
+            f"{pairs.name!r} has {kind}, but {what} reads one right and one wrong token: give it "
+            "dataclasses.replace(pairs, answer_sets=(), continuations=()), which keeps the first of each."
+        )
 
 
 def padded(sets: TwoIds) -> Int[Tensor, "example 2 member"]:
