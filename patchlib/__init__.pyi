@@ -102,6 +102,8 @@ from .tasks.induction import repeated_tokens as repeated_tokens
 from .tasks.ioi import IOIDataset as IOIDataset
 from .tasks.ioi import classify_ioi_head as classify_ioi_head
 from .tasks.pairs import PromptPairs as PromptPairs
+from .tasks.spans import Span as Span
+from .tasks.spans import span_tokens as span_tokens
 
 __version__: str
 from .circuits.curves import FaithfulnessCurve as FaithfulnessCurve

@@ -217,7 +217,7 @@ def check_positions(
     """Token indices and roles; SweepError for one that the prompts do not have.
 
     Args:
-        wanted: One position or several: token indices from 0, or roles.
+        wanted: One position or several: token indices from 0, or below 0 from the end, or roles.
         roles: The task's; None where no task is known yet.
         n_pos: Tokens of the longest prompt, or of the shortest where all must have them; where they are known.
     """
@@ -231,10 +231,11 @@ def check_positions(
                 )
         elif not is_index(position):
             raise SweepError(f"Position {shown(position)} is neither a token index nor the name of a role.")
-        elif not 0 <= position < n_pos:
-            there = "have no number below 0" if n_pos == LARGEST else f"have positions 0 to {n_pos - 1}"
-            mend = " (use the role END, or that number, for the last)" if position < 0 else ""
-            raise SweepError(f"Position {shown(position)} is outside the prompts, which {there}{mend}.")
+        elif not -n_pos <= position < n_pos:
+            raise SweepError(
+                f"Position {shown(position)} is outside the prompts, which have positions 0 to {n_pos - 1} "
+                f"(or -{n_pos} to -1, from the end)."
+            )
     if not positions or len(set(positions)) < len(positions):
         raise SweepError(f"positions={shown(positions)} must name at least one position, each once.")
     return [position if isinstance(position, str) else int(position) for position in positions]

@@ -79,11 +79,12 @@ def test_indices_along_an_axis():
 
 def test_positions_are_token_indices_or_roles():
     assert check_positions(np.array([3, 0]), ["END"], 4) == [3, 0]
+    assert check_positions([-1, 0, -4], [], 4) == [-1, 0, -4]  # below 0 from the end
     assert check_positions(["END", 1], ["END"], 4) == ["END", 1] and check_positions("END", ["END"], 4) == ["END"]
     for wrong, says in [
         ("S2", "Unknown position 'S2': this task's named positions are: END"),
         (4, "Position 4 is outside the prompts, which have positions 0 to 3"),
-        (-1, "use the role END"),
+        (-5, r"Position -5 is outside the prompts, .* \(or -4 to -1, from the end\)"),
         (True, "Position True is neither"),
         ([], "at least one position"),
         ([1, 1], "each once"),

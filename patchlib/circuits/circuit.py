@@ -68,7 +68,7 @@ class HeadSet:
         shortest = min(len(row) for row in pairs.clean_tokens)  # elsewhere nothing would be ablated
         for positions in self.head_positions.values():
             if named := [position for position in positions if position is not None]:
-                check_positions(named, pairs.roles, shortest)
+                check_positions(named, pairs.positions, shortest)
 
     def mask(self, pairs: PromptPairs, n_layers: int, n_heads: int) -> Bool[Tensor, "example pos layer head"]:
         """Where these prompts, of one length, keep their own heads' outputs."""

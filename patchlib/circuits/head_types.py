@@ -12,6 +12,7 @@ from patchlib.circuits.attention import attention_between
 from patchlib.circuits.attention_effects import EVIDENCE, moved_attention
 from patchlib.circuits.heads import copying_scores
 from patchlib.errors import SweepError
+from patchlib.tasks.answer_sets import NO_ID
 from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.pairs import PromptPairs
 from patchlib.tasks.words import NAMES
@@ -126,7 +127,7 @@ def head_types(
 
 def names_to_copy(model: TransformerBridge, pairs: PromptPairs) -> list[int]:
     """The tokens over which copying is counted: all names of patchlib's tasks, where the answers are such."""
-    answers = set(pairs.answers.flatten().tolist())
+    answers = set(pairs.answer_ids().flatten().tolist()) - {NO_ID}
     if model.tokenizer is None:
         return sorted(answers)
     rows = [model.tokenizer.encode(f" {name}", add_special_tokens=False) for name in NAMES]

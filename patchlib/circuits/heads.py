@@ -26,6 +26,7 @@ from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_batch_tokens
 from patchlib.patching.sites import SITES, get_site
 from patchlib.patching.unpatched import Hooks
+from patchlib.tasks.answer_sets import check_one_token
 from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.pairs import PromptPairs
 from patchlib.tasks.tokens import as_ids
@@ -61,7 +62,7 @@ def direct_logit_attribution(
 
     Raises:
         SweepError: A model in train mode, or one whose stream is no sum of what heads write.
-        TaskError: The task is unusable.
+        TaskError: The task is unusable, or has sets of answers or answers of several tokens, which are no direction.
 
     Example:
         >>> attribution = patchlib.direct_logit_attribution(model, task).mean("example")
@@ -73,6 +74,7 @@ def direct_logit_attribution(
         Name: direct_logit_attribution, dtype: float32
     """
     pairs = as_pairs(model, task)
+    check_one_token(pairs, "direct_logit_attribution")
     check_readable(model)
     if hooks is not None and not callable(hooks):
         raise SweepError(f"hooks must be a function (examples) -> forward hooks, not {shown(hooks)}.")

@@ -205,10 +205,11 @@ def _inputs(experiment: Experiment, result: xr.Dataset) -> dict[str, str]:
     pairs, donors, metrics = experiment.pairs, experiment.donors, experiment.metrics
     tokens = [row.tolist() for row in (*pairs.clean_tokens, *pairs.corrupted_tokens)]
     roles = {role: positions.tolist() for role, positions in pairs.roles.items()}
+    many = [pairs.spans, pairs.answer_sets, pairs.continuations]
     axes = {str(axis): result[axis].values.tolist() for axis in result.patched.dims}
     about = {
         "format": FORMAT,
-        "prompts": _hash([tokens, pairs.answers.tolist(), roles]),
+        "prompts": _hash([tokens, pairs.answers.tolist(), roles, many]),
         "donors": _hash([[row.tolist() for row in donors.rows], donors.donor_of]),
         "metrics": json.dumps({name: identity(metric, f"metric {name!r}") for name, metric in metrics.items()}),
         "own metric": identity(pairs.compute_metric, "compute_metric") if task_metric in metrics.values() else "",

@@ -223,12 +223,13 @@ class Experiment:
     def _shared(self, position: int) -> str:
         """The token where all prompts have the same one, else the role, in angle brackets, that all have there."""
         pairs = self.pairs
-        rows = [(i, row) for i, row in enumerate(pairs.clean_tokens) if position < len(row)]
+        rows = [(i, row) for i, row in enumerate(pairs.clean_tokens) if -len(row) <= position < len(row)]
         others = [pairs.corrupted_tokens[i] for i, _ in rows]
         if len(tokens := {int(row[position]) for row in (*(row for _, row in rows), *others)}) == 1:
             token = text_of(self.model, [tokens.pop()])
             return token.strip() or repr(token)
-        shared = [role for role, index in pairs.roles.items() if all(int(index[i]) == position for i, _ in rows)]
+        where = {i: position % len(row) for i, row in rows}
+        shared = [role for role, index in pairs.roles.items() if all(int(index[i]) == where[i] for i in where)]
         return f"<{shared[0]}>" if shared else ""
 
     def _origin(self) -> dict[str, str | int | float]:

@@ -111,11 +111,20 @@ class Grid:
 
 
 def position_mask(position: int | str | None, pairs: PromptPairs) -> Bool[Tensor, "example pos"]:
-    """True at a token index or role of each of these prompts, which are of one length; everywhere for None."""
+    """True at a token index, role or span of each of these prompts, which are of one length; everywhere for None."""
     n_pos = len(pairs.clean_tokens[0])
     if position is None:
         return torch.ones(len(pairs), n_pos, dtype=torch.bool)
-    index: Int[Tensor, "example 1"] | int = pairs.roles[position][:, None] if isinstance(position, str) else position
+    if isinstance(position, str) and position in pairs.spans:
+        mask = torch.zeros(len(pairs), n_pos, dtype=torch.bool)
+        for i, indices in enumerate(pairs.spans[position]):
+            mask[i, list(indices)] = True
+        return mask
+    index: Int[Tensor, "example 1"] | int
+    if isinstance(position, str):
+        index = pairs.roles[position][:, None]
+    else:  # below 0 it is counted from END, the last token of the prompt
+        index = position if position >= 0 else pairs.roles["END"][:, None] + 1 + position
     return (torch.arange(n_pos) == index).expand(len(pairs), n_pos)
 
 
@@ -158,11 +167,13 @@ def resolve_grid(
     # "head" is understood where heads share keys and values, and labelled as what it is: "kv_head".
     over = [head_axis if axis == "head" else axis for axis in over]
     units = [head_axis] if site.has_heads else ["neuron"] if site.has_neurons else []
-    possible = [*([] if site.hook else ["layer"]), *units, "pos", *(["role"] if pairs.roles else [])]
+    possible = [*([] if site.hook else ["layer"]), *units, "pos", "role"]
     for axis in over:
         if not isinstance(axis, str) or axis not in possible:
-            why = "this task names no positions" if axis == "role" else f"site {site.name!r} has no such axis"
-            raise SweepError(f"Cannot sweep over {shown(axis)}: {why}. Possible here: {', '.join(possible)}.")
+            raise SweepError(
+                f"Cannot sweep over {shown(axis)}: site {site.name!r} has no such axis. "
+                f"Possible here: {', '.join(possible)}."
+            )
     if not over or len(set(over)) < len(over) or {"pos", "role"} <= set(over):
         raise SweepError(
             f"over={tuple(over)} must name at least one axis, each once, and only one of 'pos' and 'role'."
@@ -191,7 +202,7 @@ def resolve_grid(
         values["neuron"] = check_indices("neuron", neurons, n_neurons(model, values["layer"]))
     fixed = None
     if positions is not None:
-        checked = check_positions(positions, pairs.roles, n_pos)
+        checked = check_positions(positions, pairs.positions, n_pos)
         axis, kind, wanted = ("pos", int, "token indices") if "pos" in over else ("role", str, "role names")
         if axis not in over:
             fixed = checked

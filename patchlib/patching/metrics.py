@@ -2,7 +2,7 @@
 
 Example:
     >>> list(patchlib.METRICS)
-    ['logit_diff', 'prob', 'kl', 'accuracy']
+    ['logit_diff', 'prob', 'prob_diff', 'kl', 'accuracy']
 
     Each is a function of the logits at the last position, here for two prompts and a vocabulary of three:
 
@@ -13,6 +13,12 @@ Example:
     tensor([ 1.5000, -1.0000])
     >>> patchlib.METRICS["accuracy"](logits, answers, logits)
     tensor([1., 0.])
+
+    Where several tokens are right, or wrong, the answers have an axis more, filled up with -1:
+
+    >>> sets = torch.tensor([[[0, 2], [1, -1]]] * 2)
+    >>> patchlib.METRICS["prob_diff"](logits, sets, logits)
+    tensor([ 0.6715, -0.1522])
 """
 
 from __future__ import annotations
@@ -36,14 +42,17 @@ from patchlib.patching.own_metrics import (
     check_signature,
     scores,
 )
+from patchlib.tasks.answer_sets import NO_ID
 from patchlib.tasks.pairs import PromptPairs
 
 Logits = Float[Tensor, "*cell example d_vocab"]
 CleanLogits = Float[Tensor, "example d_vocab"]
-Answers = Int[Tensor, "example 2"]
+Answers = Int[Tensor, "example 2 *member"]
 Values = Float[Tensor, "*cell example"]
 Metric = Callable[[Logits, Answers, CleanLogits], Values]
-"""(logits at the last position, (right, wrong) token ids, the clean logits there) -> one number a prompt."""
+"""(logits at the last position, (right, wrong) token ids, the clean logits there) -> one number a prompt.
+
+The ids are two for each prompt, or two sets, filled up with -1."""
 Metrics = dict[str, Metric | MetricFunction]
 FLOAT32 = "If the model runs in float16, load it in float32 (load_model(..., dtype='float32'));"
 
@@ -52,14 +61,38 @@ def _pick(values: Logits, ids: Int[Tensor, " example"]) -> Values:
     return values.gather(-1, ids.expand(values.shape[:-1]).unsqueeze(-1)).squeeze(-1)  # [*cell example]
 
 
+def _members(values: Logits, ids: Int[Tensor, "example member"], nothing: float) -> Float[Tensor, "*cell ex member"]:
+    """The values of a set's members, and of what fills it up a value that adds nothing."""
+    shape = (*values.shape[:-1], ids.shape[-1])
+    return values.gather(-1, ids.clamp(min=0).expand(shape)).masked_fill(ids == NO_ID, nothing)
+
+
+def _log_sum(logits: Logits, ids: Int[Tensor, "example *member"]) -> Values:
+    return _pick(logits, ids) if ids.ndim == 1 else _members(logits, ids, -torch.inf).logsumexp(-1)
+
+
+def _prob(logits: Logits, ids: Int[Tensor, "example *member"]) -> Values:
+    probs = logits.softmax(-1)
+    return _pick(probs, ids) if ids.ndim == 1 else _members(probs, ids, 0).sum(-1)
+
+
 def logit_diff(logits: Logits, answers: Answers, clean_logits: CleanLogits) -> Values:
-    """Logit of the right answer minus logit of the wrong one (Wang et al. 2022, section 2.3), in nats."""
-    return _pick(logits, answers[:, 0]) - _pick(logits, answers[:, 1])
+    """Logit of the right answer minus logit of the wrong one (Wang et al. 2022, section 2.3), in nats.
+
+    Of sets, the log of how much more probable the right ones are together: log-sum-exp minus log-sum-exp of their
+    logits, which for sets of one is the difference of two logits.
+    """
+    return _log_sum(logits, answers[:, 0]) - _log_sum(logits, answers[:, 1])
 
 
 def prob(logits: Logits, answers: Answers, clean_logits: CleanLogits) -> Values:
-    """Probability of the right answer, in [0, 1]. Saturates: read it beside the logit difference."""
-    return _pick(logits.softmax(-1), answers[:, 0])
+    """Probability of the right answers, summed, in [0, 1]. Saturates: read it beside the logit difference."""
+    return _prob(logits, answers[:, 0])
+
+
+def prob_diff(logits: Logits, answers: Answers, clean_logits: CleanLogits) -> Values:
+    """Probability of the right minus that of the wrong answers, in [-1, 1] (Hanna et al. 2023, section 2.2)."""
+    return _prob(logits, answers[:, 0]) - _prob(logits, answers[:, 1])
 
 
 def kl(logits: Logits, answers: Answers, clean_logits: CleanLogits) -> Values:
@@ -69,11 +102,17 @@ def kl(logits: Logits, answers: Answers, clean_logits: CleanLogits) -> Values:
 
 
 def accuracy(logits: Logits, answers: Answers, clean_logits: CleanLogits) -> Values:
-    """1 where the right answer has a higher logit than the wrong one, else 0: of these two, whatever is above both."""
+    """1 where the right answer (or set) is the more probable of the two, else 0, whatever else is above both."""
     return (logit_diff(logits, answers, clean_logits) > 0).float()
 
 
-METRICS: dict[str, Metric] = {"logit_diff": logit_diff, "prob": prob, "kl": kl, "accuracy": accuracy}
+METRICS: dict[str, Metric] = {
+    "logit_diff": logit_diff,
+    "prob": prob,
+    "prob_diff": prob_diff,
+    "kl": kl,
+    "accuracy": accuracy,
+}
 ANSWERS_ONLY = (logit_diff, accuracy)
 """Metrics that read no logits but those of the answers."""
 
@@ -97,8 +136,9 @@ def resolve_metrics(
         pairs: The task, which may have a metric of its own.
 
     Raises:
-        SweepError: Unknown or doubled name, an empty list, ``"task_metric"`` for a task without one, or accuracy of
-            corrupted prompts for which no answer is right.
+        SweepError: Unknown or doubled name, an empty list, ``"task_metric"`` for a task without one, accuracy of
+            corrupted prompts for which no answer is right, or a metric that reads answers where these have several
+            tokens.
     """
     by_name: Metrics = dict(METRICS)
     if pairs.compute_metric is not None:
@@ -125,9 +165,20 @@ def resolve_metrics(
             f"{pairs.name!r} has corrupted prompts for which neither answer is right, so that accuracy says nothing of "
             "them: take 'logit_diff' or 'prob'."
         )
+    check_answers(chosen, pairs)
     if not chosen:
         raise SweepError(f"No metric was asked for. Choose from {', '.join(by_name)}.")
     return chosen
+
+
+def check_answers(metrics: Mapping[str, Callable[..., Tensor]], pairs: PromptPairs) -> None:
+    """SweepError where a metric reads one token of answers that have several."""
+    reading = [name for name, metric in metrics.items() if metric in METRICS.values() and metric is not kl]
+    if pairs.continuations and reading:
+        raise SweepError(
+            f"{pairs.name!r} has answers of several tokens, which sweep, path_patch and baseline read, and nothing "
+            f"else: for {reading[0]!r} of their first tokens, take dataclasses.replace(pairs, continuations=())."
+        )
 
 
 class Reads(NamedTuple):
@@ -142,7 +193,8 @@ class Reads(NamedTuple):
     def of(cls, metrics: Mapping[str, Callable[..., Tensor]], pairs: PromptPairs) -> Reads:
         """What these metrics read, of a task's prompts."""
         if all(metric in ANSWERS_ONLY for metric in metrics.values()):
-            return cls(vocab=torch.unique(pairs.answers))
+            ids = pairs.answer_ids()
+            return cls(vocab=torch.unique(ids[ids != NO_ID]))
         own = [metric for metric in metrics.values() if metric not in METRICS.values()]
         return cls(last_only=all(getattr(metric, LAST_ONLY, False) for metric in own))
 
@@ -172,7 +224,10 @@ class Readout:
         self.metrics, self.pairs, self.n_all = metrics, pairs, n_all or len(pairs)
         self.clean_logits = clean_logits[:, -1]
         # Where only the answers' logits were computed, an answer's place among them stands for its token id.
-        answers = pairs.answers if vocab is None else torch.searchsorted(vocab, pairs.answers)
+        answers = pairs.answer_ids()
+        if vocab is not None:
+            answers = torch.where(answers == NO_ID, NO_ID, torch.searchsorted(vocab, answers))
+        check_answers(metrics, pairs)
         self.answers = answers.to(clean_logits.device)
         for name, metric in metrics.items():
             if metric is not task_metric and metric not in METRICS.values():

@@ -109,7 +109,7 @@ def check_receivers(
         n_heads = site.n_heads(model)
         check_heads([(receiver.layer, receiver.head)], int(model.cfg.n_layers), n_heads, mark=receiver.mark)
         if receiver.position is not None:
-            check_positions(receiver.position, pairs.roles, n_pos)
+            check_positions(receiver.position, pairs.positions, n_pos)
     return tuple(receivers)
 
 

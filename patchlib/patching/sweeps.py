@@ -18,9 +18,13 @@ from patchlib.patching.metrics import resolve_metrics
 from patchlib.patching.own_metrics import MetricFunction
 from patchlib.patching.parts import Part, start
 from patchlib.patching.receivers import Receiver, check_receivers
+from patchlib.patching.sequences import Sequences, log_prob
 from patchlib.patching.sites import get_site
 from patchlib.tasks.base import PatchingDataset, as_pairs
 from patchlib.tasks.pairs import PromptPairs
+
+SOURCE_WITHOUT_DONORS = {"other": None, "zero": None}
+"""Sources that no other prompt of the same length is needed for."""
 
 
 def baseline(
@@ -58,6 +62,11 @@ def baseline(
     pairs = as_pairs(model, task)
     how = HowToRun(check_batch_tokens(model, batch_tokens), why_plain="nothing is patched")
     nothing = Grid(get_site(model, "resid_pre"), values={}, layers=[])
+    if sequences := Sequences.of(pairs, metric):
+        forced = sequences.forced()
+        metrics = resolve_metrics(log_prob, forced)
+        result = unpatched_alone(Experiment(model, forced, nothing, Donors("denoise"), metrics, how))
+        return sequences.folded(result, model)
     return unpatched_alone(Experiment(model, pairs, nothing, Donors("denoise"), resolve_metrics(metric, pairs), how))
 
 
@@ -111,12 +120,13 @@ def sweep(
             query's. ``embed`` and ``final`` are there once, and have no layers. The site ``v`` of a grouped-query model
             is that of a group; ``head_v`` patches the values for one head alone: its pattern times the other values.
         direction: ``"denoise"`` or ``"noise"``.
-        metric: ``"logit_diff"``, ``"prob"``, ``"kl"``, ``"accuracy"``, ``"task_metric"`` or a function
+        metric: ``"logit_diff"``, ``"prob"``, ``"prob_diff"``, ``"kl"``, ``"accuracy"``, ``"task_metric"`` or a function
             ``(logits[example pos d_vocab], pairs) -> [example]``; several at once cost no more than one. A function
             gets some of the prompts at a time, and finds what belongs to them in ``pairs.answers``, or in data of
             yours as ``data[pairs.index]``; one that reads the last position alone is faster as
             ``patchlib.at_last_position``. None: the task's own ``compute_metric`` where it has one, else the logit
-            difference.
+            difference. Of a task's sets of answers the first three read the sums of probabilities; of answers of
+            several tokens, the product over their steps, each token given those before it.
         layers, heads, neurons: Which ones; all when None, in hybrid models all layers that have the site.
         positions: Token indices or roles. With ``"pos"`` or ``"role"`` in ``over``, the ones to sweep;
             without, the ones that every cell patches.
@@ -182,11 +192,14 @@ def sweep(
         head_v 0.31
     """
     pairs = as_pairs(model, task)
+    settings = {"reference": reference, "prefilter": prefilter}
+    if sequences := Sequences.of(pairs, metric, source=SOURCE_WITHOUT_DONORS.get(source, source), **settings):
+        positions, pairs, metric = sequences.positions(over, positions), sequences.forced(), log_prob
     grid = resolve_grid(model, pairs, site, over, layers, heads, neurons, positions)
     donors = resolve_donors(model, pairs, direction, source, reference, source_seed)
     metrics = resolve_metrics(metric, pairs)
     how = resolve_how(model, pairs, engine, batch_tokens, checkpoint, progress, executor)
-    return _run(Experiment(model, pairs, grid, donors, metrics, how), prefilter, least_effect)
+    return _run(Experiment(model, pairs, grid, donors, metrics, how), prefilter, least_effect, sequences)
 
 
 def path_patch(
@@ -250,17 +263,22 @@ def path_patch(
         (0.01, 0.59)
     """
     pairs = as_pairs(model, task)
+    settings = {"reference": reference, "prefilter": prefilter}
+    if sequences := Sequences.of(pairs, metric, source=SOURCE_WITHOUT_DONORS.get(source, source), **settings):
+        positions, pairs, metric = sequences.positions(over, positions), sequences.forced(), log_prob
     get_site(model, "z", range(int(model.cfg.n_layers)))  # what is not frozen would carry paths that are not direct
     grid = resolve_grid(model, pairs, "z", over, layers, heads, None, positions)
     donors = resolve_donors(model, pairs, direction, source, reference, source_seed)
     metrics = resolve_metrics(metric, pairs)
     how = resolve_how(model, pairs, engine, batch_tokens, checkpoint, progress, executor)
     experiment = Experiment(model, pairs, grid, donors, metrics, how, check_receivers(model, pairs, receivers))
-    return _run(experiment, prefilter, least_effect)
+    return _run(experiment, prefilter, least_effect, sequences)
 
 
-def _run(experiment: Experiment, prefilter: str | None, least_effect: float) -> xr.Dataset:
+def _run(experiment: Experiment, prefilter: str | None, least_effect: float, sequences: Sequences | None) -> xr.Dataset:
     """All cells, or those that an estimate cannot rule out."""
+    if sequences is not None:
+        return sequences.run(experiment)
     if prefilter is None:
         return experiment.run()
     check_choice("prefilter", prefilter, ("attribution",))

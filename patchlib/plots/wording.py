@@ -15,6 +15,7 @@ NO_CONTRAST = "There is no effect to speak of: the contrast is not usable."
 METRIC_NAMES = {
     "logit_diff": "logit difference",
     "prob": "probability of the answer",
+    "prob_diff": "probability of right minus wrong",
     "kl": "KL to the clean prompt",
     "accuracy": "accuracy (right above wrong, of two)",
 }

@@ -16,9 +16,9 @@ MIN_CONTRAST_OF_ONE = 0.1
 And for those prompts that have a position: as a fraction of the contrast of all."""
 MOST_AGAINST = 1 / 3
 """Of the prompts that differ at all, how many may differ the other way than their mean."""
-HIGHER_IS_BETTER = ("logit_diff", "prob", "accuracy")
+HIGHER_IS_BETTER = ("logit_diff", "prob", "prob_diff", "accuracy")
 """Metrics in which the clean prompts have to come out above the corrupted ones; of others we do not know."""
-GUESSING = {"logit_diff": 0.0, "accuracy": 0.5}
+GUESSING = {"logit_diff": 0.0, "prob_diff": 0.0, "accuracy": 0.5}
 """What a model has that does not know which of the two answers is right."""
 REASONS = ("answers swapped", "the model cannot do the task", "no difference", "prompts disagree", "too few prompts")
 """Why a contrast is not usable, in the order in which they are looked for."""

@@ -1,19 +1,23 @@
 """A task in text, as users write one, and any task as the tokens that a sweep runs."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import check_text, is_index, listed, shown
+from patchlib._util import check_kind, check_text, is_index, listed, shown
 from patchlib.errors import TaskError
 from patchlib.models.check import check_model
+from patchlib.tasks.answer_sets import is_many
 from patchlib.tasks.answers import warn_of_answers
 from patchlib.tasks.pairs import PromptPairs, check_fits
-from patchlib.tasks.tokens import as_ids, check_pair, tokenize
+from patchlib.tasks.spans import named_positions
+from patchlib.tasks.tokens import check_pair, tokenize
 
 
 class PatchingDataset(ABC):
@@ -31,10 +35,15 @@ class PatchingDataset(ABC):
         ...
         ...     def get_target_tokens(self, pair_idx):
         ...         return self.model.to_single_token(" are"), self.model.to_single_token(" is")
+        ...
+        ...     def get_roles(self, pair_idx):  # may be left out: END, the last token, is always there
+        ...         return {"noun": "keys"}
         >>> agreement = Agreement(model)
         >>> pairs = agreement.to_pairs(model)
         >>> pairs
         PromptPairs('number agreement', 1 pair of 6 tokens)
+        >>> pairs.roles
+        {'noun': tensor([2]), 'END': tensor([5])}
 
         The logit difference says whether the model sees which noun it is:
 
@@ -55,12 +64,29 @@ class PatchingDataset(ABC):
 
     @abstractmethod
     def get_target_tokens(self, pair_idx: int) -> tuple[int, int]:
-        """Token ids (right, wrong) of the clean prompt's next token."""
+        """Token ids (right, wrong) of the clean prompt's next token.
+
+        Either may be a Python set of ids, of which any is right (wrong), or a list of ids, an answer of several tokens.
+        """
+
+    def get_roles(self, pair_idx: int) -> Mapping[str, Any]:
+        """Names for tokens of the clean prompt, such as {"noun": "keys"}; END, the last one, is always there.
+
+        A name stands for the last token of a text (its first, or all of them, with a ``Span``), for the one of several
+        occurrences with (text, occurrence), or for a token index, below 0 from the end. All pairs have the same names.
+        """
+        return {}
 
     def compute_metric(self, logits: Float[Tensor, "1 pos d_vocab"], pair_idx: int) -> float:
-        """Logit of the right minus logit of the wrong answer at the last position; override for another."""
-        right, wrong = self.get_target_tokens(pair_idx)
-        return float(logits[0, -1, right] - logits[0, -1, wrong])
+        """Logit of the right minus logit of the wrong answer at the last position; override for another.
+
+        Of sets of answers, the log of their summed odds; of answers of several tokens, the first.
+        """
+        right, wrong = (
+            logits[0, -1, sorted(part) if isinstance(part, set | frozenset) else listed(part)[:1]].logsumexp(-1)
+            for part in self.get_target_tokens(pair_idx)
+        )
+        return float(right - wrong)
 
     def to_pairs(self, model: TransformerBridge) -> PromptPairs:
         """Tokenise the prompts with the model's own BOS setting, and check that they can be patched.
@@ -88,11 +114,24 @@ class PatchingDataset(ABC):
         # PromptPairs checks this too, but has only ids to show; here the message can show the text of each token.
         for i, (clean, corrupted) in enumerate(rows):
             check_pair(i, clean, corrupted, lambda token: repr(model.to_string([token])))
+        roles, spans = named_positions(
+            model,
+            [clean for clean, _ in prompts],
+            [clean for clean, _ in rows],
+            [
+                check_kind("get_roles()", self.get_roles(i), Mapping, "give {name: text}", TaskError)
+                for i in range(len(rows))
+            ],
+            lambda i: f"Pair {i} of {self.name!r}",
+        )
+        answers: Any = [self._answers(i) for i in range(len(prompts))]
         has_own_metric = type(self).compute_metric is not PatchingDataset.compute_metric
         pairs = PromptPairs(
             clean_tokens=tuple(clean for clean, _ in rows),
             corrupted_tokens=tuple(corrupted for _, corrupted in rows),
-            answers=as_ids([self._answers(i) for i in range(len(prompts))], "answers"),
+            answers=answers,
+            roles=roles,
+            spans=spans,
             name=self.name,
             compute_metric=self.compute_metric if has_own_metric else None,
         )
@@ -117,7 +156,7 @@ class PatchingDataset(ABC):
         """
         return self.to_pairs(model).reversed()
 
-    def _answers(self, i: int) -> tuple[int, int]:
+    def _answers(self, i: int) -> tuple[Any, ...]:
         try:
             answers = tuple(listed(self.get_target_tokens(i)))
         except AssertionError as error:  # how TransformerLens says "not a single token"
@@ -125,7 +164,7 @@ class PatchingDataset(ABC):
                 f"Pair {i} of {self.name!r} has no usable answer: {error} Choose an answer that is one token "
                 "for this model; most words need their leading space (' Mary')."
             ) from error
-        if len(answers) != 2 or not all(is_index(token) for token in answers):
+        if len(answers) != 2 or not all(is_index(token) or is_many(token) for token in answers):
             raise TaskError(f"get_target_tokens({i}) of {self.name!r} must give two ids, not {shown(answers)}.")
         return answers
 

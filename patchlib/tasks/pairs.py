@@ -15,8 +15,11 @@ from transformer_lens.model_bridge import TransformerBridge
 from patchlib._util import LARGEST, check_flag, check_kind, check_seed, check_text, listed, shown
 from patchlib.errors import TaskError
 from patchlib.models.check import check_model
-from patchlib.tasks.tokens import as_ids, as_rows, check_pair, check_rows, text_of
+from patchlib.tasks.answer_sets import TwoIds, padded, resolve_answers
+from patchlib.tasks.tokens import as_ids, as_rows, check_pair, check_rows, check_spans, text_of
 
+MOST_NAMED = 4
+"""Answers of a set that a label names."""
 TaskMetric = Callable[[Float[Tensor, "1 pos d_vocab"], int], float]
 
 
@@ -43,8 +46,11 @@ class PromptPairs:
     Args:
         clean_tokens: One row of token ids per example: a 2-D tensor, or rows whose lengths may differ.
         corrupted_tokens: As many rows, each as long as its clean partner and not equal to it.
-        answers: Token ids, (right, wrong) for the *clean* prompt.
-        roles: Named positions, such as "S2": one token index per example, the same in clean and corrupted.
+        answers: Token ids, (right, wrong) for the *clean* prompt. Either may be a Python set of ids, of which any is
+            right (wrong), or a list of ids, an answer of several tokens; here its first is kept, and all of them in
+            ``answer_sets`` or ``continuations``.
+        roles: Named positions, such as "S2": one token index per example, the same in clean and corrupted. END, the
+            last position, is added where it is not given.
         name: What plots and results call the task.
         seed: The random seed that drew the prompts, None where nothing was drawn.
         compute_metric: The task's own metric ``(logits[1 pos d_vocab], i) -> float``, None for the default.
@@ -57,6 +63,9 @@ class PromptPairs:
             groups, where there are any, else each pair is its own.
         keep_pads: Rows may begin or end in the tokenizer's padding token, which often is its end-of-text token too.
             Otherwise a model refuses such rows, as they come from padding prompts of several lengths to one.
+        spans: Named positions of several tokens: for each example their indices.
+        answer_sets: For each pair two rows of ids, the right and the wrong answers. Empty: those in ``answers``.
+        continuations: For each pair two rows of ids, a right and a wrong answer of several tokens. Empty: one token.
 
     Attributes:
         index: Each pair's number in the task, which ``select`` keeps: a metric of your own is given some of a task's
@@ -94,12 +103,15 @@ class PromptPairs:
     groups: tuple[str, ...] = ()
     clusters: tuple[str, ...] = ()
     keep_pads: bool = False
+    spans: dict[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
+    answer_sets: TwoIds = ()
+    continuations: TwoIds = ()
     index: Int[Tensor, " example"] = field(init=False)
 
     def __post_init__(self) -> None:
         check_text("The name of PromptPairs", self.name, TaskError)
         clean, corrupted = as_rows(self.clean_tokens, "clean"), as_rows(self.corrupted_tokens, "corrupted")
-        answers = as_ids(self.answers, "answers")
+        answers, sets, continuations = resolve_answers(self.answers, self.answer_sets, self.continuations)
         given_roles = check_kind("roles", self.roles, Mapping, "give {role: a position in each prompt}", TaskError)
         roles = {
             check_text("A role's name", role, TaskError): as_ids(positions, f"role {role!r}")
@@ -119,7 +131,8 @@ class PromptPairs:
                 f"{self.name!r} has {len(clean)} clean and {len(corrupted)} corrupted prompts and answers of "
                 f"shape {list(answers.shape)}: give as many of each, the answers as [example, 2]."
             )
-        for kind, labels in (("groups", groups), ("clusters", clusters)):
+        many = (("answer_sets", sets), ("continuations", continuations))
+        for kind, labels in (("groups", groups), ("clusters", clusters), *many):
             if labels and len(labels) != len(clean):
                 raise TaskError(f"{self.name!r} has {len(clean)} pairs and {len(labels)} {kind}: give one for each.")
         for i, (right, wrong) in enumerate(answers.tolist()):
@@ -136,6 +149,8 @@ class PromptPairs:
                     f"Role {role!r} must give one position inside each of the {len(clean)} prompts, "
                     f"not {shown(positions.tolist())}."
                 )
+        roles.setdefault("END", lengths - 1)
+        spans = check_spans(self.spans, lengths.tolist(), roles)
         metadata = check_kind("metadata", self.metadata, Mapping, "give {setting: value}", TaskError)
         metadata = {
             check_text("A setting's name", name, TaskError): _savable(name, metadata[name]) for name in metadata
@@ -143,7 +158,7 @@ class PromptPairs:
         # The class is frozen, so that nobody edits prompts under a sweep: only here are values put into their form.
         vars(self).update(clean_tokens=clean, corrupted_tokens=corrupted, answers=answers)
         vars(self).update(roles=roles, metadata=metadata, seed=seed, groups=groups, clusters=clusters or groups)
-        vars(self).update(index=torch.arange(len(clean)))
+        vars(self).update(spans=spans, answer_sets=sets, continuations=continuations, index=torch.arange(len(clean)))
 
     def _labels(self, kind: str, labels: Sequence[str]) -> tuple[str, ...]:
         if isinstance(labels, str):
@@ -158,6 +173,11 @@ class PromptPairs:
         lengths = sorted({len(row) for row in self.clean_tokens})
         count = f"{len(self)} pair{'s' if len(self) > 1 else ''}"
         return f"PromptPairs({self.name!r}, {count} of {' or '.join(map(str, lengths))} tokens)"
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """The names of its roles and spans: what ``positions=`` of a sweep may be beside token indices."""
+        return (*self.roles, *self.spans)
 
     def buckets(self) -> list[Int[Tensor, " example"]]:
         """Indices of the pairs of equal length, one tensor a length, shortest first.
@@ -200,6 +220,9 @@ class PromptPairs:
             corrupted_tokens=tuple(self.corrupted_tokens[i] for i in chosen),
             answers=self.answers[chosen],
             roles={role: positions[chosen] for role, positions in self.roles.items()},
+            spans={name: tuple(rows[i] for i in chosen) for name, rows in self.spans.items()},
+            answer_sets=tuple(self.answer_sets[i] for i in chosen) if self.answer_sets else (),
+            continuations=tuple(self.continuations[i] for i in chosen) if self.continuations else (),
             groups=tuple(self.groups[i] for i in chosen) if self.groups else (),
             clusters=tuple(self.clusters[i] for i in chosen) if self.clusters else (),
             compute_metric=None if metric is None else lambda logits, i: metric(logits, chosen[i]),
@@ -224,6 +247,8 @@ class PromptPairs:
             clean_tokens=self.corrupted_tokens,
             corrupted_tokens=self.clean_tokens,
             answers=self.answers.flip(1),
+            answer_sets=tuple((wrong, right) for right, wrong in self.answer_sets),
+            continuations=tuple((wrong, right) for right, wrong in self.continuations),
             name=f"{self.name}, reversed",
         )
 
@@ -291,13 +316,34 @@ class PromptPairs:
         return {
             "clean_prompt": [text_of(model, row) for row in self.clean_tokens],
             "corrupted_prompt": [text_of(model, row) for row in self.corrupted_tokens],
-            "answer": [text_of(model, [right]) for right in self.answers[:, 0].tolist()],
-            "wrong_answer": [text_of(model, [wrong]) for wrong in self.answers[:, 1].tolist()],
+            "answer": [self._answer_text(model, i, 0) for i in range(len(self))],
+            "wrong_answer": [self._answer_text(model, i, 1) for i in range(len(self))],
         }
+
+    def _answer_text(self, model: TransformerBridge, i: int, which: int) -> str:
+        if self.continuations:
+            return text_of(model, self.continuations[i][which])
+        ids = self.answer_sets[i][which] if self.answer_sets else self.answers[i, which : which + 1].tolist()
+        texts = [text_of(model, [token]) for token in ids[:MOST_NAMED]]
+        return "|".join(texts) + (f"|... ({len(ids)})" if len(ids) > MOST_NAMED else "")
+
+    def answer_ids(self) -> Int[Tensor, "example 2 *member"]:
+        """What metrics read: ``answers``, or where a pair has several, the sets, filled up with -1.
+
+        Returns:
+            Token ids, (right, wrong), of one set to an axis where there are sets.
+
+        Example:
+            >>> pairs = patchlib.PromptPairs([[1, 2]], [[1, 3]], [({5, 6}, {7})])
+            >>> pairs.answers.tolist(), pairs.answer_ids().tolist()
+            ([[5, 7]], [[[5, 6], [7, -1]]])
+        """
+        return padded(self.answer_sets) if self.answer_sets else self.answers
 
 
 def check_fits(model: TransformerBridge, pairs: PromptPairs) -> PromptPairs:
     """The same pairs; TaskError where the model cannot read them, or would read padding as text."""
     check_rows(model, [*pairs.clean_tokens, *pairs.corrupted_tokens], pairs.name, pairs.keep_pads)
-    check_rows(model, list(pairs.answers), pairs.name, keep_pads=True)
+    many = [torch.tensor(ids) for two in pairs.answer_sets or pairs.continuations for ids in two]
+    check_rows(model, many or list(pairs.answers), pairs.name, keep_pads=True)
     return pairs

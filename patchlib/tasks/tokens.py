@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import check_text, first_line, shown
+from patchlib._util import check_count, check_kind, check_text, first_line, listed, shown
 from patchlib.errors import AlignmentError, TaskError
 from patchlib.models.context import longest_prompt
 
@@ -113,6 +113,25 @@ def check_pair(
             f"{len(corrupted)}, but patching needs token against token: choose words that take as many.\n"
             + _side_by_side(clean.tolist(), corrupted.tolist(), show)
         )
+
+
+def check_spans(
+    spans: Any, n_tokens: Sequence[int], taken: Mapping[str, Any]
+) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Named spans as tuples; TaskError for a span that has no token, or one outside its prompt."""
+    given = check_kind("spans", spans, Mapping, "give {name: token indices of each prompt}", TaskError)
+    checked = {}
+    for name, rows in given.items():
+        check_text("A span's name", name, TaskError)
+        rows = [[check_count("A token index", i, 0, TaskError) for i in listed(row)] for row in listed(rows)]
+        fits = len(rows) == len(n_tokens) and all(
+            row and max(row) < n and len(set(row)) == len(row) for row, n in zip(rows, n_tokens, strict=True)
+        )
+        if not fits or name in taken:
+            why = "is the name of a role too" if name in taken else "must give tokens inside each prompt, each once"
+            raise TaskError(f"Span {name!r} {why}.")
+        checked[name] = tuple(map(tuple, rows))
+    return checked
 
 
 def _side_by_side(clean: list[int], corrupted: list[int], show: Callable[[int], str]) -> str:

@@ -106,7 +106,9 @@ def test_the_checkers_give_what_they_promise_or_refuse_in_one_line(value: Any, n
 
     def positions() -> None:
         checked = check_positions(value, ("END", "S2"), n_layers)
-        assert all(p in ("END", "S2") if isinstance(p, str) else type(p) is int and 0 <= p < n_layers for p in checked)
+        assert all(
+            p in ("END", "S2") if isinstance(p, str) else type(p) is int and -n_layers <= p < n_layers for p in checked
+        )
 
     def count() -> None:
         assert type(check_count("n", value, most=n_layers)) is int and 1 <= value <= n_layers

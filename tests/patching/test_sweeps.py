@@ -17,7 +17,7 @@ from tests.helpers import ATOL, broken, contrast_pairs, make_pairs, mixed_pairs,
 from tests.tiny import load_tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::patchlib.ContrastWarning")
-ALL_METRICS = ["logit_diff", "prob", "kl", "accuracy"]
+ALL_METRICS = ["logit_diff", "prob", "prob_diff", "kl", "accuracy"]
 ROLES = ["first", "varied", "END"]
 
 
@@ -320,7 +320,7 @@ def test_pairs_can_come_straight_from_tensors_or_lists(model):
     of_lists = sweep(model, patchlib.PromptPairs(clean, corrupted, answers))
     of_tensors = sweep(model, patchlib.PromptPairs(*map(torch.tensor, (clean, corrupted, answers))))
     xr.testing.assert_identical(of_lists, of_tensors)
-    assert of_lists.pos_label.values.tolist() == [model.to_string([5]), "", ""]
+    assert of_lists.pos_label.values.tolist() == [model.to_string([5]), "", "<END>"]
 
 
 def test_the_unpatched_prompts_alone(model):
@@ -362,7 +362,7 @@ BAD = [
     ({"over": ("layer", "pos", "layer")}, "each once"),
     ({"over": ("layer", "pos", "role")}, "only one of 'pos' and 'role'"),
     ({"direction": "restore"}, "Unknown direction 'restore': choose 'denoise'", "'noise'"),
-    ({"metric": "logitdiff"}, "Unknown metric 'logitdiff'. Choose from logit_diff, prob, kl, accuracy"),
+    ({"metric": "logitdiff"}, "Unknown metric 'logitdiff'. Choose from logit_diff, prob, prob_diff, kl, accuracy"),
     ({"metric": 7}, "Unknown metric 7"),
     ({"metric": ["kl", None]}, "Unknown metric None"),
     ({"metric": ["kl", "prob", "kl"]}, "Metric 'kl' was asked for twice"),
@@ -382,7 +382,7 @@ BAD = [
     ({"site": "z", "heads": [0]}, "heads=[0] was given, but over=('layer', 'pos') has no 'head' axis: add 'head'"),
     ({"heads": [0]}, "heads=[0]", "site 'resid_pre' has no heads"),
     ({"positions": [9]}, "Position 9 is outside the prompts, which have positions 0 to 8"),
-    ({"positions": -1}, "Position -1 is outside the prompts", "use the role END"),
+    ({"positions": -10}, "Position -10 is outside the prompts", "or -9 to -1, from the end"),
     ({"positions": [True]}, "Position True is neither a token index nor the name of a role"),
     ({"positions": [2.0]}, "Position 2.0 is neither"),
     ({"positions": ["S7"]}, "Unknown position 'S7': this task's named positions are: first, varied, END"),
@@ -405,7 +405,7 @@ def test_what_does_not_exist_is_refused_by_name(model, pairs, asked, says):
     [
         ("z", ("layer", "kv_head"), "Cannot sweep over 'kv_head'.*Possible here: layer, head"),
         ("k", ("layer", "head", "kv_head"), "each once"),
-        ("resid_mid", ("layer", "role"), "'role': this task names no positions. Possible here: layer, pos"),
+        ("resid_mid", ("layer", "head"), "'head': site 'resid_mid' has no such axis. Possible here: layer, pos, role"),
     ],
 )
 def test_axes_that_only_other_models_sites_or_tasks_have(site, over, says):
