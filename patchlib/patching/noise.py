@@ -27,8 +27,9 @@ LONGEST_SPAN = 60
 class Noise(Donors):
     """Clean activations into clean prompts that have noise on a span's embeddings, several draws of each prompt.
 
-    Example ``e`` is draw ``e % draws`` of prompt ``e // draws``. What a draw adds depends on the seed and on those two
-    numbers alone, and is drawn on the CPU: not on the batch, the process or the device.
+    Example ``e`` is draw ``e % draws`` of prompt ``e // draws``; behind the last one they begin anew, as there are two
+    of each where answers of several tokens are written behind the prompts. What a draw adds depends on the seed, the
+    prompt and the draw alone, and is drawn on the CPU: not on the batch, the process or the device.
 
     Attributes:
         spans: The noised token indices of each prompt.
@@ -51,7 +52,7 @@ class Noise(Donors):
         tokens = pairs.select(examples).clean_batch()
         noise = torch.zeros(*tokens.shape, self.d_model)
         for row, example in enumerate(examples):
-            prompt, draw = divmod(example, self.draws)
+            prompt, draw = example // self.draws % len(self.spans), example % self.draws
             noise[row, list(self.spans[prompt])] = self.scale * self._drawn(prompt, draw)
         return PromptBatch(tokens, tokens, noise=noise)
 
@@ -75,7 +76,7 @@ def resolve_span(span: Any, pairs: PromptPairs) -> tuple[tuple[tuple[int, ...], 
     """The token indices of a span in each prompt, and what to call it.
 
     Args:
-        span: Roles and token indices, which all prompts have; or a list of token indices for each prompt.
+        span: Roles, spans and token indices, which all prompts have; or a list of token indices for each prompt.
         pairs: The prompts.
 
     Raises:
@@ -84,7 +85,7 @@ def resolve_span(span: Any, pairs: PromptPairs) -> tuple[tuple[tuple[int, ...], 
     entries = listed(span)
     if not entries or not all(isinstance(entry, list | tuple) for entry in entries):
         shortest = min(len(row) for row in pairs.clean_tokens)
-        named = check_positions(span, pairs.roles, shortest)
+        named = check_positions(span, pairs.positions, shortest)
         masks = [
             torch.stack([position_mask(position, pairs.select([i]))[0] for position in named]).any(0)  # [pos]
             for i in range(len(pairs))

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -18,6 +17,7 @@ from patchlib.patching.grid import Grid, resolve_grid
 from patchlib.patching.metrics import resolve_metrics
 from patchlib.patching.noise import Noise, embedding_sd, resolve_span
 from patchlib.patching.own_metrics import MetricFunction
+from patchlib.patching.sequences import Sequences, log_prob
 from patchlib.patching.severed import SEVERED, WindowGrid
 from patchlib.patching.sites import check_patchable, get_site
 from patchlib.tasks.base import PatchingDataset, as_pairs
@@ -58,12 +58,12 @@ def causal_trace(
     Args:
         model: As for ``sweep``.
         task: Its clean prompts and right answers are used.
-        span: The tokens whose embeddings are noised: roles and token indices that all prompts have, or a list of token
-            indices for each prompt.
+        span: The tokens whose embeddings are noised: roles, spans and token indices that all prompts have, or a list of
+            token indices for each prompt (``span_tokens``).
         site: What is restored: in the paper ``"resid_pre"`` (their states are ``resid_post``, one layer lower),
             ``"mlp_out"`` and ``"attn_out"``.
         over: As for ``sweep``.
-        metric: As for ``sweep``; in the paper ``"prob"``.
+        metric: As for ``sweep``; in the paper ``"prob"``. A function gets several draws of a prompt at a time.
         noise: Standard deviation of the noise, as a multiple of that of all numbers in the embeddings of the span's
             tokens over the prompts, as in the paper (3). With 0 the noised run is the clean one.
         draws: How often each prompt is noised, each time anew; all results are means over draws.
@@ -105,23 +105,21 @@ def causal_trace(
     """
     pairs = as_pairs(model, task)
     noise, draws = check_number("noise", noise, 0), check_count("draws", draws)
-    grid = _windowed(model, resolve_grid(model, pairs, site, over, layers, heads, None, positions), window, severed)
     spans, about = resolve_span(span, pairs)
     check_patchable(model, get_site(model, "embed"))
+    sd, d_model = embedding_sd(model, spans, pairs), int(model.cfg.d_model)
     donors = Noise(
-        "denoise",
-        seed=check_seed(seed),
-        spans=spans,
-        scale=noise * embedding_sd(model, spans, pairs),
-        multiple=noise,
-        draws=draws,
-        d_model=int(model.cfg.d_model),
+        "denoise", seed=check_seed(seed), spans=spans, scale=noise * sd, multiple=noise, draws=draws, d_model=d_model,
         about=about,
-    )
-    metrics = resolve_metrics(metric, pairs)
-    how = resolve_how(model, pairs, engine, batch_tokens, checkpoint, progress, executor)
-    experiment = Experiment(model, pairs, grid, donors, metrics, how)
-    result = _mean_over_draws(experiment, draws)
+    )  # fmt: skip
+    repeated = pairs.select([i for i in range(len(pairs)) for _ in range(draws)])
+    if sequences := Sequences.of(repeated, metric):
+        positions, repeated, metric = sequences.positions(over, positions), sequences.forced(), log_prob
+    grid = _windowed(model, resolve_grid(model, repeated, site, over, layers, heads, None, positions), window, severed)
+    metrics = resolve_metrics(metric, repeated)
+    how = resolve_how(model, repeated, engine, batch_tokens, checkpoint, progress, executor)
+    drawn = Experiment(model, repeated, grid, donors, metrics, how).patched()
+    result = _mean_over_draws(drawn if sequences is None else sequences.folded(drawn, model), draws)
     warn_of_contrast(result)
     return result.assign(effect=stats.effect(result))
 
@@ -151,12 +149,14 @@ def _windowed(model: TransformerBridge, grid: Grid, window: int, severed: str | 
     )  # fmt: skip
 
 
-def _mean_over_draws(experiment: Experiment, draws: int) -> xr.Dataset:
-    """What is measured of every draw of every prompt, as one result with the mean over draws."""
-    n = len(experiment.pairs)
-    drawn = replace(experiment, pairs=experiment.pairs.select(np.repeat(np.arange(n), draws).tolist())).patched()
-    result = experiment.empty_result().assign_attrs(drawn.attrs).assign_attrs(n_examples=n)
+def _mean_over_draws(drawn: xr.Dataset, draws: int) -> xr.Dataset:
+    """One example for each prompt, with the mean of what was measured in its draws, which follow one another."""
+    n = drawn.sizes["example"] // draws
+    first = drawn.isel(example=slice(None, None, draws))
+    means = {}
     for name in ("patched", "clean", "corrupted"):
-        values: Any = drawn[name].values
-        result[name].values[:] = values.reshape(*values.shape[:-1], n, draws).mean(-1)
-    return result
+        values = drawn[name].transpose(..., "example").values
+        means[name] = (
+            first[name].transpose(..., "example").copy(data=values.reshape(*values.shape[:-1], n, draws).mean(-1))
+        )
+    return first.assign(means).assign_coords(example=np.arange(n)).assign_attrs(n_examples=n)

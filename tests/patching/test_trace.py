@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -155,6 +156,45 @@ def test_noise_is_of_the_spans_own_spread_the_seed_and_the_draw_alone():
     assert (first[0, 5:7] != second[0, 5:7]).all() and not first[0, :5].any() and not first[0, 7:].any()
     spread = torch.cat([draw[0, 5:7] for draws in noise_of(model, pairs, [5, 6], draws=50) for draw in draws]).std()
     assert float(spread) == pytest.approx(3 * sd, rel=0.02)
+
+
+def test_spans_of_several_tokens_and_places_from_the_end():
+    model = load_tiny("llama")
+    pairs = mixed_pairs(model)
+    rows = [[2, 3], [1, 2, 3], [4], [5], [6, 7]]
+    named = replace(pairs, spans={"subject": tuple(map(tuple, rows))})
+    first, second = (trace(model, task, span, over="layer") for task, span in ((named, "subject"), (pairs, rows)))
+    np.testing.assert_array_equal(first.patched, second.patched)
+    first, second = (
+        trace(model, pairs, span, over="layer", draws=1)
+        for span in (-2, [[len(row) - 2] for row in pairs.clean_tokens])
+    )
+    np.testing.assert_array_equal(first.patched, second.patched)
+
+
+def test_answers_of_several_tokens_are_summed_over_their_steps_in_each_draw():
+    model = load_tiny("llama")
+    pairs = make_pairs(model, n=2)
+    two = replace(pairs, continuations=(((7, 9), (11, 3)), ((8, 4), (5, 6))), answers=torch.tensor([[7, 11], [8, 5]]))
+    result = trace(model, two, "first", over="layer", layers=[1], positions=6, metric=["logit_diff", "prob"])
+    noises = noise_of(model, two, "first")
+    for i, row in enumerate(two.clean_tokens):
+        of_draws = []
+        for noise in noises[i]:
+            log_probs = []
+            for answer in two.continuations[i]:
+                tokens = torch.cat([row, torch.tensor(answer[:1])])[None]
+                longer = torch.nn.functional.pad(noise, (0, 0, 0, 1))
+                clean = model.run_with_cache(tokens)[1]["blocks.1.hook_resid_pre"]
+
+                def put(stream, hook, clean=clean):
+                    stream[:, 6] = clean[:, 6]
+
+                hooks = [("hook_embed", lambda e, hook, n=longer: e + n), ("blocks.1.hook_resid_pre", put)]
+                steps = model.run_with_hooks(tokens, fwd_hooks=hooks)[0, -2:].log_softmax(-1)
+                log_probs.append(float(steps[0, answer[0]] + steps[1, answer[1]]))
+            of_draws.append((log_probs[0] - log_probs[1], np.exp(log_probs[0])))
+        np.testing.assert_allclose(result.patched[:, 0, i], np.mean(of_draws, axis=0), atol=ATOL)
 
 
 def test_a_trace_goes_on_from_its_checkpoint_and_refuses_another_s(tmp_path):
