@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -36,12 +36,14 @@ class PromptBatch:
         source: ``"other"``, or ``"zero"``, or what is taken from the donors: their ``"mean"``, or each example's
             own donor's (``"resample"``).
         donors: Prompts of the same length; one for each example to resample.
+        noise: What is added to the base prompts' embeddings, if anything.
     """
 
     base: Int[Tensor, "example pos"]
     other: Int[Tensor, "example pos"]
     source: str = "other"
     donors: Int[Tensor, "donor pos"] | None = None
+    noise: Float[Tensor, "example pos d_model"] | None = None
 
 
 @dataclass(frozen=True)

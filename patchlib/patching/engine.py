@@ -55,9 +55,11 @@ class PatchedForwards(UnpatchedForwards):
             **kwargs: For the forward.
         """
         if self._cache is None:  # a plain forward: whole prompts through all layers
+            hooks = [*self._noised(0, n_copies=n_cells), *hooks]
             return self._forward(self.base_tokens.repeat(n_cells, 1), hooks, None, **kwargs)
         if self.site.name == "embed":  # what is embedded is in no stream that was recorded
             given = self.base_tokens[:, start:end].repeat(n_cells, 1)  # [cell*example pos]
+            hooks = [*self._noised(start, end, n_copies=n_cells), *hooks]
         else:
             given = self._window(self._base[f"blocks.{layer}.hook_resid_pre"], start, end)
             given = given.repeat(n_cells, 1, 1)  # [cell*example pos d_model]
@@ -70,8 +72,9 @@ class PatchedForwards(UnpatchedForwards):
         }
         # (3) Nothing reads the last MLP but at the last position; a patch in the MLP itself would see that one only.
         mlp = getattr(self.model.blocks[-1], "mlp", None)
-        at_last = self.model.hook_dict[self.site.hook_name(len(self.model.blocks) - 1)]
-        if self.reads.last_only and mlp is not None and at_last not in set(mlp.modules()):
+        names = [self.site.hook_name(len(self.model.blocks) - 1), *(name for name, _ in hooks)]
+        hooked = {self.model.hook_dict[name] for name in names}
+        if self.reads.last_only and mlp is not None and hooked.isdisjoint(mlp.modules()):
             replaced[mlp] = shortcuts.at_the_end(mlp.forward)
         with shortcuts.forwards(replaced):
             # (2) Attention sees the positions before start as the base prompts' keys and values.

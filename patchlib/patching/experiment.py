@@ -27,6 +27,7 @@ from patchlib.patching.parts import Part, Patched, Unpatched, measure, parts_of
 from patchlib.patching.path_engine import PathForwards
 from patchlib.patching.receivers import Receiver, receiver_masks
 from patchlib.patching.selfcheck import fast_obstacle, warn_of_plain
+from patchlib.patching.severed import SeveredForwards, WindowGrid
 from patchlib.patching.shared import Shared
 from patchlib.patching.unpatched import Recorded, Work
 from patchlib.patching.workers import check_executor, measured_by
@@ -117,7 +118,8 @@ class Experiment:
         """The forwards of some examples (of one length), ready to be patched: the plain way where asked or needed."""
         if self.receivers is not None:
             return self.start_paths(examples, PathForwards, plain=plain)
-        kind = HeadValueForwards if self.grid.site.name == "head_v" else PatchedForwards
+        kind: type[PatchedForwards] = HeadValueForwards if self.grid.site.name == "head_v" else PatchedForwards
+        kind = SeveredForwards if isinstance(self.grid, WindowGrid) and self.grid.severed else kind
         return kind(self.model, self.grid, *self._work(examples, plain))
 
     def start_paths(self, examples: list[int], kind: type[Paths], *, plain: bool = False) -> Paths:

@@ -24,10 +24,10 @@ class HeadValueForwards(PatchedForwards):
     """Patched forwards of the site ``head_v``: positions are those of the values, which is where a head looks."""
 
     def _record(
-        self, tokens: Int[Tensor, "example pos"], cache: Cache | None, *, with_stream: bool
+        self, tokens: Int[Tensor, "example pos"], cache: Cache | None, *, with_stream: bool, hooks: Hooks | None = None
     ) -> tuple[Tensor, Activations]:
         """As every site is recorded, with each group's values once for each of its heads."""
-        logits, kept = super()._record(tokens, cache, with_stream=with_stream)
+        logits, kept = super()._record(tokens, cache, with_stream=with_stream, hooks=hooks)
         for name in map(self.site.hook_name, self.layers):
             kept[name] = self._for_each_head(kept[name])
         return logits, kept

@@ -94,7 +94,10 @@ class UnpatchedForwards:
         self.n_examples, self.n_pos = prompts.base.shape
         self.layers = sorted(set(grid.layers))
         self.base_tokens, other_tokens = (tokens.to(model.cfg.device) for tokens in (prompts.base, prompts.other))
+        self._noise = None if prompts.noise is None else prompts.noise.to(model.cfg.device)
         apart = self.base_tokens != other_tokens  # [example pos]
+        if self._noise is not None:
+            apart |= self._noise.any(-1)
         # Where a row's two prompts are alike so far, so are their activations, whatever rounding makes of them. An
         # ablation's values come from elsewhere, and differ from the first position on, as those of a model do in which
         # a later token changes earlier positions.
@@ -153,12 +156,26 @@ class UnpatchedForwards:
         self, tokens: Int[Tensor, "2*example pos"], cache: Cache | None, attention: Attention
     ) -> tuple[Tensor, Activations]:
         """What ``_record`` gives of the base and the other prompts together; and attention's outputs, if wanted."""
-        return self._record(tokens, cache, with_stream=self.fast)
+        return self._record(tokens, cache, with_stream=self.fast, hooks=self._noised(self.start, n_others=1))
+
+    def _noised(self, start: int, end: int | None = None, *, n_copies: int = 1, n_others: int = 0) -> Hooks:
+        """A hook that adds the base prompts' noise, if any, to what is embedded of these positions of theirs.
+
+        Args:
+            start, end: The positions.
+            n_copies: How often a forward has the base prompts.
+            n_others: How often it has, behind them, as many prompts without noise.
+        """
+        if self._noise is None:
+            return []
+        noise = self._noise[:, start:end].repeat(n_copies, 1, 1)  # [copy*example pos d_model]
+        noise = torch.cat([noise, *[torch.zeros_like(noise)] * n_others])
+        return [("hook_embed", lambda embedded, hook: embedded + noise.to(embedded))]
 
     def _record(
-        self, tokens: Int[Tensor, "example pos"], cache: Cache | None, *, with_stream: bool
+        self, tokens: Int[Tensor, "example pos"], cache: Cache | None, *, with_stream: bool, hooks: Hooks | None = None
     ) -> tuple[Tensor, Activations]:
-        """One unpatched forward: its logits, and activations (also the stream entering each layer)."""
+        """One unpatched forward: its logits, and activations (also the stream entering each layer), under hooks."""
         kept: Activations = {}
 
         def keep(activation: Tensor, hook: Any, name: str) -> None:
@@ -168,7 +185,7 @@ class UnpatchedForwards:
         names = set(self.written_names)
         if with_stream:
             names |= {f"blocks.{layer}.hook_resid_pre" for layer in self.layers}
-        hooks: Hooks = [(name, partial(keep, name=name)) for name in sorted(names)]
+        hooks = [*(hooks or []), *((name, partial(keep, name=name)) for name in sorted(names))]
         return self._forward(tokens[:, self.start :], hooks, cache), kept
 
     def _of_donors(

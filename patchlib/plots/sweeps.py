@@ -20,7 +20,7 @@ Results = Mapping[str, xr.Dataset] | xr.Dataset
 """The title of each panel or line -> its result; or one result."""
 
 
-def _of_metric(results: Results, metric: str | None, *allowed: tuple[str, ...]) -> dict[str, xr.Dataset]:
+def of_metric(results: Results, metric: str | None, *allowed: tuple[str, ...]) -> dict[str, xr.Dataset]:
     """One metric of each result; SweepError where one was not swept over one of the sets of axes (none: all go)."""
     named = wording.check_results(results)
     if not named:
@@ -71,7 +71,7 @@ def heatmap_panels(
         >>> figure.layout.coloraxis.cmin == -figure.layout.coloraxis.cmax
         True
     """
-    named = _of_metric(results, metric, *(("layer", axis) for axis in axes))
+    named = of_metric(results, metric, *(("layer", axis) for axis in axes))
     panels = {}
     for name, result in named.items():
         panels[name] = result.effect.isel(metric=0).assign_attrs(hover=wording.unpatched(result))
@@ -147,7 +147,7 @@ def layer_lines(results: Results, metric: str | None = None, title: str = "Effec
         >>> [(line.name, len(line.x)) for line in lines]
         [('attn_out', 2), ('mlp_out', 2)]
     """
-    named = _of_metric(results, metric, ("layer",))
+    named = of_metric(results, metric, ("layer",))
     figure, facts = go.Figure(), [wording.about(named), ", ".join(wording.meaning_of(named)[1:])]
     for i, (name, result) in enumerate(named.items()):
         interval = stats.effect_interval(result).dropna("layer")
@@ -183,7 +183,7 @@ def top_bar(result: xr.Dataset, top_k: int = 15, metric: str | None = None, titl
         >>> patchlib.plots.top_bar(result, top_k=3).data[0].y[0]
         'L20H0'
     """
-    named = _of_metric(result, metric)
+    named = of_metric(result, metric)
     result = named[""]
     if "patched" not in result or "layer" not in cell_dims(result):
         raise SweepError(
@@ -223,7 +223,7 @@ def contrast_plot(results: Results, metric: str | None = None, title: str = "Cle
         >>> figure.data[0].x[:3]  # None: a gap before the next prompt's line
         ('clean', 'corrupted', None)
     """
-    named = _of_metric(results, metric)
+    named = of_metric(results, metric)
     figure = style.side_by_side(named)
     for column, (name, result) in enumerate(named.items(), start=1):
         colors = dict(style.FORWARD_COLORS)

@@ -9,7 +9,7 @@ import xarray as xr
 
 from patchlib._util import cell_name, check_kind
 from patchlib.errors import SweepError
-from patchlib.stats import contrast
+from patchlib.stats import check_result, contrast
 
 NO_CONTRAST = "There is no effect to speak of: the contrast is not usable."
 METRIC_NAMES = {
@@ -58,6 +58,17 @@ def check_results(results: Mapping[str, xr.Dataset] | xr.Dataset) -> Mapping[str
     return named
 
 
+def check_corruptions(traced: xr.Dataset, swept: xr.Dataset) -> None:
+    """SweepError unless these are a causal trace and a sweep that restores one site in prompts of other tokens."""
+    attrs, others = (check_result(result, "patched").attrs for result in (traced, swept))
+    if "noise_sd" not in attrs:
+        raise SweepError("traced must be what patchlib.causal_trace returned.")
+    if "noise_sd" in others or others.get("source") != "clean":
+        raise SweepError("swept must be a sweep of direction 'denoise', whose corrupted prompts have other tokens.")
+    if attrs.get("site") != others.get("site"):
+        raise SweepError(f"traced restores {attrs.get('site')} and swept {others.get('site')}: give one site.")
+
+
 def metric_name(result: xr.Dataset) -> str:
     """The result's first metric in words."""
     name = str(result.metric.values[0])
@@ -80,6 +91,8 @@ def about(results: Mapping[str, xr.Dataset]) -> str:
         if result.attrs.get("positions", "all") != "all" and not {"pos", "role"} & set(result.coords):
             patched += f" at {result.attrs['positions']}"
         direction = DIRECTIONS[result.attrs["direction"]] if "patched" in result else ""
+        if "noise_sd" in result.attrs and direction:
+            direction, patched = about_trace(result.attrs), f"{patched}{_windows(result.attrs)}"
         if "estimate" in result.attrs and direction:
             direction = f"estimate ({result.attrs['estimate']}) of {direction}"
         if "receivers" in result.attrs:
@@ -92,6 +105,17 @@ def about(results: Mapping[str, xr.Dataset]) -> str:
         facts.append([direction, patched, metric_name(result), pairs, result.attrs.get("model", "")])
     together = [" / ".join(dict.fromkeys(filter(None, values))) for values in zip(*facts, strict=True)]
     return ", ".join(filter(None, together))
+
+
+def about_trace(attrs: Mapping[str, Any]) -> str:
+    """How a causal trace was made, in words."""
+    severed = {"mlp": ", MLPs severed", "attn": ", attention severed"}.get(attrs["severed"], "")
+    draws = f"{attrs['draws']} draw{'s' * (attrs['draws'] != 1)}"
+    return f"causal trace (clean into noised), noise of {attrs['noise']:g} sd at {attrs['span']}, {draws}{severed}"
+
+
+def _windows(attrs: Mapping[str, Any]) -> str:
+    return f" in windows of {attrs['window']} layers" if attrs["window"] > 1 else ""
 
 
 def n_left_out(result: xr.Dataset) -> int:

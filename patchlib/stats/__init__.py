@@ -4,6 +4,7 @@ It imports no torch, except where p-values need it, so that a saved result is re
 """
 
 from patchlib.stats.contrasts import HIGHER_IS_BETTER, contrast, why_unusable
+from patchlib.stats.differences import check_same_cells, effect_difference
 from patchlib.stats.effects import effect
 from patchlib.stats.groups import effects_by_group
 from patchlib.stats.intervals import mean_interval, ratio_interval
@@ -14,8 +15,10 @@ __all__ = [
     "DIRECTIONS",
     "HIGHER_IS_BETTER",
     "check_result",
+    "check_same_cells",
     "contrast",
     "effect",
+    "effect_difference",
     "effect_interval",
     "effects_by_group",
     "mean_interval",

@@ -179,7 +179,7 @@ FAULTS = (
         ("source.to(base.device) != base", "source.to(base.device) == base"),
         ("torch.where(mask, source, by_cell)", "torch.where(mask, by_cell, source)"),
         ("branches(self._cache, start), **kwargs", "branches(self._cache, start - 1), **kwargs"),
-        ("mlp is not None and at_last not in set(mlp.modules())", "mlp is not None"),
+        ("mlp is not None and hooked.isdisjoint(mlp.modules())", "mlp is not None"),
         ("self.base_tokens.repeat(n_cells, 1)", "self.base_tokens.repeat_interleave(n_cells, 0)"),
         ("given = given.repeat(n_cells, 1, 1)", "given = given.repeat_interleave(n_cells, 0)"),
         ("bisect_left(first, layer) * self.n_examples", "bisect_left(first, layer)"),

@@ -22,3 +22,5 @@ from .sweeps import of_contrast as of_contrast
 from .sweeps import of_layers as of_layers
 from .sweeps import of_positions as of_positions
 from .sweeps import of_scores as of_scores
+from .traces import of_corruptions as of_corruptions
+from .traces import of_severed as of_severed

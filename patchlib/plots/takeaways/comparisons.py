@@ -45,14 +45,8 @@ def of_directions(denoised: xr.Dataset, noised: xr.Dataset, metric: str | None =
     )
     if (denoised.attrs["direction"], noised.attrs["direction"]) != ("denoise", "noise"):
         raise SweepError("The first result must be of direction 'denoise' and the second of direction 'noise'.")
+    stats.check_same_cells(denoised, noised)
     dims = cell_dims(denoised)
-    if set(dims) != set(cell_dims(noised)) or any(
-        list(denoised[dim].values) != list(noised[dim].values) for dim in dims
-    ):
-        raise SweepError("The two results have other cells: sweep both over the same axes.")
-    if denoised.metric.item() != noised.metric.item():
-        names = f"{denoised.metric.item()} and {noised.metric.item()}"
-        raise SweepError(f"The two results begin with other metrics, {names}: name one that both have.")
     effects = {"denoising": stats.effect(denoised), "noising": stats.effect(noised)}
     table = xr.Dataset(effects).isel(metric=0).reset_coords(drop=True).to_dataframe(dim_order=dims).reset_index()
     table = table.dropna(subset=list(effects), ignore_index=True)
