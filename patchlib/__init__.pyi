@@ -12,6 +12,7 @@ from .circuits.circuit import HeadSet as HeadSet
 from .circuits.circuit import beside_published as beside_published
 from .circuits.circuit import everywhere as everywhere
 from .circuits.composition import k_composition as k_composition
+from .circuits.copying import copying_scores as copying_scores
 from .circuits.criteria import Faithfulness as Faithfulness
 from .circuits.criteria import completeness as completeness
 from .circuits.criteria import faithfulness as faithfulness
@@ -21,7 +22,6 @@ from .circuits.discovery import discover as discover
 from .circuits.exchange import read_graph as read_graph
 from .circuits.exchange import write_graph as write_graph
 from .circuits.head_types import head_types as head_types
-from .circuits.heads import copying_scores as copying_scores
 from .circuits.heads import direct_logit_attribution as direct_logit_attribution
 from .circuits.knockouts import ablated_losses as ablated_losses
 from .circuits.knockouts import backup_heads as backup_heads

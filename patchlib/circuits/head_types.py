@@ -10,7 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from patchlib._util import check_flag, check_heads, check_kind, check_number
 from patchlib.circuits.attention import attention_between
 from patchlib.circuits.attention_effects import EVIDENCE, moved_attention
-from patchlib.circuits.heads import copying_scores
+from patchlib.circuits.copying import copying_scores
 from patchlib.errors import SweepError
 from patchlib.tasks.answer_sets import NO_ID
 from patchlib.tasks.base import Task, as_pairs
@@ -64,8 +64,9 @@ def head_types(
         A row for each head and position: ``layer``, ``head_index``, ``position``, ``head_type``, ``direct`` (effect on
         the logits, NaN if none was found), ``effect`` (largest in any step), ``looks_at`` and ``attention`` (the role
         that it attends to most, and how much), ``copying``, ``suppressing`` (of heads at END, over all of patchlib's
-        names that are one token where the answers are such names, else over the answers), ``margin`` (by how much the
-        attention and the copying clear their bounds, whichever is nearer; below 0, what an unnamed head lacks of its
+        names that are one token where the answers are such names, else over the answers; each as the IO of one of the
+        prompts, or alone where the task has no such role), ``margin`` (by how much the attention and the copying clear
+        their bounds, whichever is nearer; below 0, what an unnamed head lacks of its
         nearest name; NaN if no name asks where it looks). With ``evidence``, of heads that write to queries or keys:
         ``receiver`` (the one that is moved most), ``attention_change`` with ``change_low`` and ``change_high`` (95%,
         corrected for the number of receivers), ``control_change`` (largest of the random heads') and ``evidence``,
@@ -96,7 +97,8 @@ def head_types(
     by_head = steps.groupby(["layer", "head_index", "position"], sort=True)
     attention = {dest: attention_between(model, pairs, dest) for dest in sorted(set(steps.position))}
     at_end = steps.loc[steps.position == "END", ["layer", "head_index"]].itertuples(index=False, name=None)
-    copying = copying_scores(model, names_to_copy(model, pairs), set(at_end))
+    inside = pairs if "IO" in pairs.roles else None
+    copying = copying_scores(model, names_to_copy(model, pairs), set(at_end), task=inside)
     causes = moved_attention(model, pairs, steps, attention, min_change) if evidence else {}
     rows = []
     for (layer, head, position), of_head in by_head:

@@ -1,27 +1,23 @@
 """What a head writes: towards the answer, of the tokens that it attends to, and into the keys of later heads."""
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import product
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from patchlib._util import Head, check_count, check_heads, shown
+from patchlib._util import shown
 from patchlib.circuits.writing import (
     check_adds_up,
-    check_end,
     check_weights,
     frozen,
     last_position,
-    projected,
-    reads,
 )
 from patchlib.errors import SweepError
-from patchlib.models.check import check_model, check_readable
+from patchlib.models.check import check_readable
 from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_batch_tokens
 from patchlib.patching.sites import SITES, get_site
@@ -29,7 +25,6 @@ from patchlib.patching.unpatched import Hooks
 from patchlib.tasks.answer_sets import check_one_token
 from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.pairs import PromptPairs
-from patchlib.tasks.tokens import as_ids
 
 
 def direct_logit_attribution(
@@ -119,74 +114,3 @@ def _towards_answers(
         added = behind(written.float()).to(final.factor.device)  # layers may lie on several devices
         attribution.append((final(added) * (right - wrong)).sum(-1))
     return torch.stack(attribution), final.factor[:, 0]
-
-
-def copying_scores(
-    model: TransformerBridge,
-    tokens: Sequence[int] | Int[Tensor, " token"],
-    layer_heads: Iterable[Head] | None = None,
-    top_k: int = 5,
-) -> xr.Dataset:
-    """How often a head's OV circuit turns a token into itself (Wang et al. 2022, section 3.1 and appendix on copying).
-
-    The stream of a token after the first block (which stands for its embedding) goes through the head's input norm,
-    W_V (with the values' bias, as in the paper's code) and W_O, then through the norm behind attention where there is
-    one, the final norm and the unembedding, all as the model has them. ``copying`` is the share of tokens that are then
-    among the ``top_k`` logits, ``suppressing`` the share after a change of sign (negative heads).
-
-    Args:
-        model: In eval mode.
-        tokens: Ids, such as those of a task's names; each is run alone, after BOS where the model wants one.
-        layer_heads: (layer, head) pairs; all heads when None.
-        top_k: Logits that count as copied; 5 in the paper.
-
-    Returns:
-        ``copying`` and ``suppressing`` over layer and head, between 0 and 1; NaN for heads not asked for.
-
-    Raises:
-        SweepError: A model in train mode, a head that there is not, no tokens, or ids that the model does not have.
-
-    Example:
-        >>> names = [model.to_single_token(name) for name in (" Mary", " John", " Tom", " Alice")]
-        >>> scores = patchlib.copying_scores(model, names, [(17, 4), (23, 3)])
-        >>> {name: float(scores[name].sel(layer=23, head=3)) for name in scores}  # it writes against what it sees
-        {'copying': 0.0, 'suppressing': 1.0}
-    """
-    check_model(model)
-    check_readable(model)
-    n_layers, n_heads, d_vocab = int(model.cfg.n_layers), int(model.cfg.n_heads), int(model.cfg.d_vocab)
-    ids = as_ids(tokens, "tokens")
-    if ids.ndim != 1 or not len(ids) or not ((ids >= 0) & (ids < d_vocab)).all():
-        raise SweepError(f"tokens must be a row of ids from 0 to {d_vocab - 1}, not {shown(tokens)}.")
-    ids = ids.to(model.cfg.device)
-    every = product(get_site(model, "z").layers(model), range(n_heads))
-    heads = check_heads(every if layer_heads is None else layer_heads, n_layers, n_heads, least=0)
-    check_weights(model, sorted({layer for layer, _ in heads}), "copying_scores", names="V")
-    check_end(model, "copying_scores")
-    top_k = check_count("top_k", top_k)
-    scores = np.full((2, n_layers, n_heads), np.nan, dtype=np.float32)
-    with torch.no_grad():
-        rows = ids[:, None]
-        if model.cfg.default_prepend_bos and model.tokenizer is not None:
-            rows = torch.cat([torch.full_like(rows, int(model.tokenizer.bos_token_id)), rows], dim=1)
-        _, cache = model.run_with_cache(rows, names_filter="blocks.0.hook_resid_post")
-        stream = cache["blocks.0.hook_resid_post"][:, -1:]  # [token 1 d_model]
-        for layer, head in heads:
-            block = model.blocks[layer]
-            read = reads(model, layer, stream.to(block.attn.W_O.device))
-            values = projected(model, layer, read, "V")  # [token 1 kv_head d_head]
-            group = head * values.shape[2] // n_heads  # the k/v head that serves this head
-            written = getattr(block, "ln1_post", _same)(values[:, :, group] @ block.attn.W_O[head])  # [token 1 d_model]
-            written = written.to(model.W_U.device)
-            for i, sign in enumerate((1, -1)):
-                logits = model.unembed(getattr(model, "ln_final", _same)(sign * written))[:, 0].to(ids.device)
-                n_above = (logits > logits.gather(1, ids[:, None])).sum(1)  # [token]
-                scores[i, layer, head] = (n_above < top_k).float().mean().item()
-    coords = {"score": ["copying", "suppressing"], "layer": range(n_layers), "head": range(n_heads)}
-    by_score = xr.DataArray(scores, coords, list(coords)).to_dataset("score")
-    return by_score.assign_attrs(top_k=top_k, n_tokens=len(ids))
-
-
-def _same(activation: Tensor) -> Tensor:
-    """In the place of a norm that there is not."""
-    return activation

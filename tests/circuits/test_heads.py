@@ -11,7 +11,8 @@ from transformer_lens.tools.analysis import direct_logit_attribution as folded_a
 import patchlib
 from patchlib import SweepError
 from patchlib.circuits.attention import attention_between, detector_scores
-from patchlib.circuits.heads import copying_scores, direct_logit_attribution
+from patchlib.circuits.copying import copying_scores
+from patchlib.circuits.heads import direct_logit_attribution
 from tests.helpers import make_pairs, mixed_pairs
 from tests.tiny import load_tiny, tiny_path
 
@@ -112,6 +113,27 @@ def test_copying_is_what_the_head_itself_writes(monkeypatch):
             top = model.unembed(model.ln_final(sign * written))[:, 0].topk(800).indices
             share = float((top == ids[:, None]).any(1).float().mean())
             assert float(scores[name].sel(layer=1, head=2)) == pytest.approx(share)
+
+
+def test_copying_inside_prompts_is_that_of_the_stream_there():
+    model = load_tiny("llama")
+    pairs, ids = mixed_pairs(model), torch.arange(5, 45)
+    scores = copying_scores(model, ids, [(1, 2)], top_k=300, task=pairs, role="varied")
+    found = {"copying": 0, "suppressing": 0}
+    for i, token in enumerate(ids):
+        row, position = pairs.clean_tokens[i % len(pairs)].clone(), int(pairs.roles["varied"][i % len(pairs)])
+        row[position] = token
+        with torch.no_grad():
+            _, cache = model.run_with_cache(row[None])
+            block = model.blocks[1]
+            values = block.ln1(cache["resid_post", 0][:, [position]]) @ block.attn.W_V[2 * block.attn.W_V.shape[0] // 4]
+            for name, sign in (("copying", 1), ("suppressing", -1)):
+                logits = model.unembed(model.ln_final(sign * values @ block.attn.W_O[2]))[0, 0]
+                found[name] += int(token in logits.topk(300).indices)
+    assert found["copying"] not in (0, len(ids))
+    assert {name: float(scores[name].sel(layer=1, head=2)) * len(ids) for name in found} == pytest.approx(found)
+    with pytest.raises(SweepError, match="names no position 'IO'"):
+        copying_scores(model, ids, task=pairs)
 
 
 def test_bad_questions_have_one_clear_answer():

@@ -537,9 +537,15 @@ FAULTS = (
         ("* (right - wrong)", "* (right + wrong)"),
         ("factors = torch.where(raw == capped, 1, capped / raw)", "factors = torch.ones_like(raw)"),
         ("behind(written.float())", "written.float()"),
+    ),
+    *faults(
+        f"{CIRCUITS}/copying.py",
+        (HEADS, ATTRIBUTION),
         ("head * values.shape[2] // n_heads", "head % values.shape[2]"),
         ("_same)(sign * written)", "_same)(written)"),
         ("(n_above < top_k)", "(n_above <= top_k)"),
+        ("rows[torch.arange(len(chosen)), positions[chosen]] = ids[chosen].cpu()", "pass"),
+        ("stream[torch.arange(len(chosen)), positions[chosen]]", "stream[torch.arange(len(chosen)), -1]"),
     ),
     *faults(
         f"{CIRCUITS}/writing.py",
