@@ -68,6 +68,8 @@ from .patching.attribution.agreement import agreement as agreement
 from .patching.attribution.attribute import attribute as attribute
 from .patching.attribution.edge_table import edge_table as edge_table
 from .patching.attribution.edges import attribute_edges as attribute_edges
+from .patching.check_file import FileReport as FileReport
+from .patching.check_file import check_file as check_file
 from .patching.donors import SOURCES as SOURCES
 from .patching.merge import merge as merge
 from .patching.metrics import METRICS as METRICS
@@ -97,6 +99,9 @@ from .stats import contrast as contrast
 from .stats import effect_interval as effect_interval
 from .stats import summary_table as summary_table
 from .tasks.base import PatchingDataset as PatchingDataset
+from .tasks.files.read import read_pairs as read_pairs
+from .tasks.files.write import to_csv as to_csv
+from .tasks.files.write import to_jsonl as to_jsonl
 from .tasks.induction import InductionDataset as InductionDataset
 from .tasks.induction import repeated_tokens as repeated_tokens
 from .tasks.ioi import IOIDataset as IOIDataset
