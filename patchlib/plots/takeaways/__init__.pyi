@@ -15,6 +15,8 @@ from .circuits import of_minimality as of_minimality
 from .circuits import of_writers as of_writers
 from .comparisons import of_directions as of_directions
 from .comparisons import of_groups as of_groups
+from .sets import of_growth as of_growth
+from .sets import of_interactions as of_interactions
 from .stability import of_stability as of_stability
 from .sweeps import of_attention as of_attention
 from .sweeps import of_cells as of_cells
