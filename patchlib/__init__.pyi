@@ -76,6 +76,9 @@ from .patching.metrics import METRICS as METRICS
 from .patching.own_metrics import at_last_position as at_last_position
 from .patching.receivers import Receiver as Receiver
 from .patching.receivers import inputs_of as inputs_of
+from .patching.sets import grow_set as grow_set
+from .patching.sets import interactions as interactions
+from .patching.sets import patch_set as patch_set
 from .patching.sites import SITES as SITES
 from .patching.sweeps import baseline as baseline
 from .patching.sweeps import path_patch as path_patch

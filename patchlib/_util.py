@@ -50,9 +50,12 @@ def cell_name(row: Mapping[str, Any]) -> str:
     """Short name of a cell: "L9H6", "L9KV2", "L9 at S2", "L9H6 at position 10", "all layers at S2".
 
     Args:
-        row: The cell's coordinates by axis (``layer``, ``head``, ``kv_head``, ``neuron``, ``role``, ``pos``, and
-            ``site`` of merged results), or a row of ``summary_table``, which calls the head ``head_index``.
+        row: The cell's coordinates by axis (``layer``, ``head``, ``kv_head``, ``neuron``, ``role``, ``pos``, ``set`` of
+            ``patch_set``, and ``site`` of merged results), or a row of ``summary_table``, which calls the head
+            ``head_index``.
     """
+    if "set" in row:
+        return str(row["set"])
     name = f"L{int(row['layer'])}" if "layer" in row else "all layers"
     for axis, mark in (("head", "H"), ("head_index", "H"), ("kv_head", "KV"), ("neuron", "N")):
         name += f"{mark}{int(row[axis])}" if axis in row else ""

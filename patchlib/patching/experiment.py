@@ -27,6 +27,7 @@ from patchlib.patching.parts import Part, Patched, Unpatched, measure, parts_of
 from patchlib.patching.path_engine import PathForwards
 from patchlib.patching.receivers import Receiver, receiver_masks
 from patchlib.patching.selfcheck import fast_obstacle, warn_of_plain
+from patchlib.patching.set_forwards import SetForwards, SetGrid
 from patchlib.patching.severed import SeveredForwards, WindowGrid
 from patchlib.patching.shared import Shared
 from patchlib.patching.unpatched import Recorded, Work
@@ -120,6 +121,7 @@ class Experiment:
             return self.start_paths(examples, PathForwards, plain=plain)
         kind: type[PatchedForwards] = HeadValueForwards if self.grid.site.name == "head_v" else PatchedForwards
         kind = SeveredForwards if isinstance(self.grid, WindowGrid) and self.grid.severed else kind
+        kind = SetForwards if isinstance(self.grid, SetGrid) else kind
         return kind(self.model, self.grid, *self._work(examples, plain))
 
     def start_paths(self, examples: list[int], kind: type[Paths], *, plain: bool = False) -> Paths:

@@ -3,8 +3,8 @@
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Int
@@ -36,6 +36,10 @@ class Cell:
     layers: tuple[int, ...]
     head: int | None
     mask: Bool[Tensor, "example pos"]
+
+    def of_rows(self, rows: Sequence[int]) -> Self:
+        """The same patch in some of the prompts."""
+        return replace(self, mask=self.mask[rows])
 
 
 @dataclass(frozen=True)

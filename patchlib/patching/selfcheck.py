@@ -3,7 +3,6 @@
 import random
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -132,7 +131,7 @@ class SelfCheck:
         chosen = pick(live, min(N_CHECKED, len(live))) + pick(idle, min(1, len(idle)))
         # Cells that the engine never yields are claimed to give the base prompts' logits.
         self._fast = {cell.index: forwards.base_logits[self._row] for cell in chosen}
-        self._cells = [replace(cell, mask=cell.mask[self._row]) for cell in chosen]
+        self._cells = [cell.of_rows(self._row) for cell in chosen]
         self._start_plain, self._example = start_plain, examples[self._row[0]]
 
     def saw(self, cell: Cell, logits: Float[Tensor, "example read read_vocab"]) -> None:

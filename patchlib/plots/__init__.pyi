@@ -13,6 +13,7 @@ from .heads import attention as attention
 from .heads import loss_by_position as loss_by_position
 from .heads import measures_against as measures_against
 from .heads import score_map as score_map
+from .sets import interactions as interactions
 from .style import set_renderer as set_renderer
 from .sweeps import contrast_plot as contrast_plot
 from .sweeps import head_heatmap as head_heatmap

@@ -69,6 +69,18 @@ def check_corruptions(traced: xr.Dataset, swept: xr.Dataset) -> None:
         raise SweepError(f"traced restores {attrs.get('site')} and swept {others.get('site')}: give one site.")
 
 
+def check_interactions(pairs: xr.Dataset) -> None:
+    """SweepError unless these are pairs of cells, such as ``interactions`` gives."""
+    mend = "give what patchlib.interactions returned"
+    check_kind("Interactions", pairs, xr.Dataset, mend)
+    matrices = ("interaction", "low", "high", "together")
+    if (
+        any(name not in pairs or set(pairs[name].dims) != {"cell", "other"} for name in matrices)
+        or "alone" not in pairs
+    ):
+        raise SweepError(f"A dataset without 'interaction' over cell and other cannot be read: {mend}.")
+
+
 def metric_name(result: xr.Dataset) -> str:
     """The result's first metric in words."""
     name = str(result.metric.values[0])
@@ -91,8 +103,10 @@ def about(results: Mapping[str, xr.Dataset]) -> str:
         if result.attrs.get("positions", "all") != "all" and not {"pos", "role"} & set(result.coords):
             patched += f" at {result.attrs['positions']}"
         direction = DIRECTIONS[result.attrs["direction"]] if "patched" in result else ""
+        noise = severed = ""
         if "noise_sd" in result.attrs and direction:
-            direction, patched = about_trace(result.attrs), f"{patched}{_windows(result.attrs)}"
+            direction, noise, severed, windows = _about_trace(result.attrs)
+            patched += windows
         if "estimate" in result.attrs and direction:
             direction = f"estimate ({result.attrs['estimate']}) of {direction}"
         if "receivers" in result.attrs:
@@ -102,20 +116,20 @@ def about(results: Mapping[str, xr.Dataset]) -> str:
         patched = patched if "patched" in result else ""
         if n := n_left_out(result):
             patched += f" ({n} cells left out by the estimate)"
-        facts.append([direction, patched, metric_name(result), pairs, result.attrs.get("model", "")])
+        facts.append([direction, noise, severed, patched, metric_name(result), pairs, result.attrs.get("model", "")])
     together = [" / ".join(dict.fromkeys(filter(None, values))) for values in zip(*facts, strict=True)]
     return ", ".join(filter(None, together))
 
 
-def about_trace(attrs: Mapping[str, Any]) -> str:
-    """How a causal trace was made, in words."""
-    severed = {"mlp": ", MLPs severed", "attn": ", attention severed"}.get(attrs["severed"], "")
+def _about_trace(attrs: Mapping[str, Any]) -> tuple[str, ...]:
+    """How a causal trace was made: what it is, its noise, what was severed, its windows."""
     draws = f"{attrs['draws']} draw{'s' * (attrs['draws'] != 1)}"
-    return f"causal trace (clean into noised), noise of {attrs['noise']:g} sd at {attrs['span']}, {draws}{severed}"
-
-
-def _windows(attrs: Mapping[str, Any]) -> str:
-    return f" in windows of {attrs['window']} layers" if attrs["window"] > 1 else ""
+    return (
+        "causal trace (clean into noised)",
+        f"noise of {attrs['noise']:g} sd at {attrs['span']} ({draws})",
+        {"mlp": "MLPs severed", "attn": "attention severed"}.get(attrs["severed"], ""),
+        f" in windows of {attrs['window']} layers" if attrs["window"] > 1 else "",
+    )
 
 
 def n_left_out(result: xr.Dataset) -> int:

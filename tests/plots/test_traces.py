@@ -50,7 +50,7 @@ def test_noise_and_tokens_stand_beside_each_other_and_the_sentence_names_where_t
     np.testing.assert_allclose(maps[2], maps[0] - maps[1], atol=2e-4)
     assert figure.layout.coloraxis.cmax == -figure.layout.coloraxis.cmin == pytest.approx(0.95)
     said = figure.layout.title.subtitle.text.replace("<br>", " ")
-    assert "causal trace (clean into noised), noise of 3 sd at subject, 10 draws / denoising" in said
+    assert said.startswith("causal trace (clean into noised) / denoising (clean into corrupted), noise of 3 sd at ")
     assert "mlp_out in windows of 10 layers / mlp_out" in said
     sentence = takeaways.of_corruptions(traced, swept)
     assert "The largest is L1 at S1+1 with noise, L3 at END with tokens" in sentence
