@@ -7,6 +7,19 @@ The effects are those of 270 heads' direct paths on the default model's own prom
 prompt does changes its sign by chance. Prompts are then drawn with replacement. "interval" is the rule that was: a head
 is taken if its 95% interval (percentile bootstrap) leaves out 0, whatever its size; "step" is the one that is: of the 8
 largest effects, those with a corrected p-value below .05.
+
+What it printed (48 prompts, 200 searches; the share of heads without effect that pass, the share of steps that take
+one or more, and how many they take in the mean)::
+
+    effects  n  heads that pass by interval  steps that take a head  heads taken a step
+    centred  4                        0.222                   0.020               0.025
+    flipped  4                        0.198                   0.005               0.005
+    centred  8                        0.146                   0.010               0.010
+    flipped  8                        0.123                   0.000               0.000
+    centred 16                        0.104                   0.010               0.010
+    flipped 16                        0.089                   0.005               0.010
+    centred 32                        0.079                   0.010               0.010
+    flipped 32                        0.074                   0.000               0.000
 """
 
 from __future__ import annotations
