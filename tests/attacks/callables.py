@@ -206,6 +206,7 @@ def drawn() -> dict[str, Public]:
         "plots.faithfulness_curve": (plots.faithfulness_curve, {"curve": curve(), "most": 3.0, **titled}),
         "of_estimates": (takeaways.of_estimates, {"estimates": estimate(), "exact": None, "top_k": 3}),
         "of_gap": (takeaways.of_gap, {"estimate": integrated()}),
+        "of_model": (takeaways.of_model, {"model": model}),
         "of_edges": (takeaways.of_edges, {"scores": edges(), "top_k": 2}),
         "of_curve": (takeaways.of_curve, {"curve": curve(), "least": 0.8}),
         "of_writers": (takeaways.of_writers, attributed),

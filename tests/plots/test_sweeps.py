@@ -106,7 +106,11 @@ def test_map_stands_alone():
     figure = plots.head_heatmap(made(), title="Heads")
     assert figure.layout.title.text == "Heads"
     said = subtitle(figure)
-    assert said == "denoising (clean into corrupted), z, logit difference, 8 prompt pairs, smollm2-135m"
+    assert said == (
+        "denoising (clean into corrupted), z, logit difference, 8 prompt pairs, smollm2-135m (Instruct, 4-bit weights)"
+    )
+    without_bos = plots.head_heatmap(made().assign_attrs(model="gpt2", prepend_bos="False"))
+    assert subtitle(without_bos).endswith("8 prompt pairs, gpt2, without BOS")
     assert "1 = clean restored" in figure.layout.coloraxis.colorbar.title.text
     noised = plots.head_heatmap(made(direction="noise", n=1, metrics=("prob",)))
     assert "noising (corrupted into clean)" in subtitle(noised) and "1 prompt pair," in subtitle(noised)
@@ -321,7 +325,7 @@ def test_contrast_plot_joins_each_prompts_two_values():
         assert list(trace.x) == ["clean", "corrupted", None] * 3 and trace.y[2] is None
         np.testing.assert_allclose([trace.y[0], trace.y[1]], [result.clean[0, 0], result.corrupted[0, 0]], atol=1e-4)
     assert figure.data[0].text[0] == "&lt;s&gt;When Mary 0"
-    assert subtitle(figure) == "logit difference, 3 prompt pairs, smollm2-135m"  # nothing of a patch that it hides
+    assert subtitle(figure) .startswith("logit difference, 3 prompt pairs, smollm2-135m")  # nothing of a patch that it hides
 
 
 def test_contrast_plot_of_one_cell_has_the_patched_values_between():

@@ -15,6 +15,7 @@ from .comparisons import of_directions as of_directions
 from .comparisons import of_groups as of_groups
 from .knock_outs import of_backup as of_backup
 from .knock_outs import of_knock_out as of_knock_out
+from .models import of_model as of_model
 from .sets import of_growth as of_growth
 from .sets import of_interactions as of_interactions
 from .stability import of_stability as of_stability
