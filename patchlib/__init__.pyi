@@ -82,6 +82,7 @@ from .patching.sweeps import baseline as baseline
 from .patching.sweeps import path_patch as path_patch
 from .patching.sweeps import sweep as sweep
 from .patching.trace import causal_trace as causal_trace
+from .patching.transplant import transplant as transplant
 from .runs.execute.manifest import save_run as save_run
 from .runs.execute.runner import RunRecord as RunRecord
 from .runs.execute.runner import run as run

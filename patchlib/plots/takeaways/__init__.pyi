@@ -26,3 +26,4 @@ from .sweeps import of_positions as of_positions
 from .sweeps import of_scores as of_scores
 from .traces import of_corruptions as of_corruptions
 from .traces import of_severed as of_severed
+from .transplants import of_transplant as of_transplant
