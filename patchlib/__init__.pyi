@@ -68,6 +68,7 @@ from .patching.attribution.agreement import agreement as agreement
 from .patching.attribution.attribute import attribute as attribute
 from .patching.attribution.edge_table import edge_table as edge_table
 from .patching.attribution.edges import attribute_edges as attribute_edges
+from .patching.bases import fit_basis as fit_basis
 from .patching.donors import SOURCES as SOURCES
 from .patching.merge import merge as merge
 from .patching.metrics import METRICS as METRICS
@@ -78,6 +79,7 @@ from .patching.sets import grow_set as grow_set
 from .patching.sets import interactions as interactions
 from .patching.sets import patch_set as patch_set
 from .patching.sites import SITES as SITES
+from .patching.subspaces import patch_subspace as patch_subspace
 from .patching.sweeps import baseline as baseline
 from .patching.sweeps import path_patch as path_patch
 from .patching.sweeps import sweep as sweep

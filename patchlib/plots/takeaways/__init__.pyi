@@ -18,6 +18,7 @@ from .comparisons import of_groups as of_groups
 from .sets import of_growth as of_growth
 from .sets import of_interactions as of_interactions
 from .stability import of_stability as of_stability
+from .subspaces import of_subspaces as of_subspaces
 from .sweeps import of_attention as of_attention
 from .sweeps import of_cells as of_cells
 from .sweeps import of_contrast as of_contrast
