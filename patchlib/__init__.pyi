@@ -68,6 +68,7 @@ from .patching.attribution.agreement import agreement as agreement
 from .patching.attribution.attribute import attribute as attribute
 from .patching.attribution.edge_table import edge_table as edge_table
 from .patching.attribution.edges import attribute_edges as attribute_edges
+from .patching.bases import fit_basis as fit_basis
 from .patching.check_file import FileReport as FileReport
 from .patching.check_file import check_file as check_file
 from .patching.donors import SOURCES as SOURCES
@@ -80,10 +81,12 @@ from .patching.sets import grow_set as grow_set
 from .patching.sets import interactions as interactions
 from .patching.sets import patch_set as patch_set
 from .patching.sites import SITES as SITES
+from .patching.subspaces import patch_subspace as patch_subspace
 from .patching.sweeps import baseline as baseline
 from .patching.sweeps import path_patch as path_patch
 from .patching.sweeps import sweep as sweep
 from .patching.trace import causal_trace as causal_trace
+from .patching.transplant import transplant as transplant
 from .runs.execute.manifest import save_run as save_run
 from .runs.execute.runner import RunRecord as RunRecord
 from .runs.execute.runner import run as run

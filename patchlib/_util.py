@@ -51,11 +51,12 @@ def cell_name(row: Mapping[str, Any]) -> str:
 
     Args:
         row: The cell's coordinates by axis (``layer``, ``head``, ``kv_head``, ``neuron``, ``role``, ``pos``, ``set`` of
-            ``patch_set``, and ``site`` of merged results), or a row of ``summary_table``, which calls the head
-            ``head_index``.
+            ``patch_set``, ``basis`` of ``patch_subspace``, and ``site`` of merged results), or a row of
+            ``summary_table``, which calls the head ``head_index``.
     """
-    if "set" in row:
-        return str(row["set"])
+    for axis in ("set", "basis"):
+        if axis in row:
+            return str(row[axis])
     name = f"L{int(row['layer'])}" if "layer" in row else "all layers"
     for axis, mark in (("head", "H"), ("head_index", "H"), ("kv_head", "KV"), ("neuron", "N")):
         name += f"{mark}{int(row[axis])}" if axis in row else ""

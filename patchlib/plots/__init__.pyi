@@ -22,3 +22,4 @@ from .sweeps import layer_lines as layer_lines
 from .sweeps import position_heatmap as position_heatmap
 from .sweeps import top_bar as top_bar
 from .traces import corruptions as corruptions
+from .transplants import transplant_map as transplant_map

@@ -49,7 +49,7 @@ def interactions(pairs: xr.Dataset, title: str = "Pairs together, minus the sum 
         go.Heatmap(
             z=values.round(4), x=cells, y=rows, text=text, texttemplate="%{text}" if len(cells) <= 12 else None,
             customdata=np.stack([low, high, together], axis=-1).round(4), hovertemplate=hover, coloraxis="coloraxis",
-            xgap=1, ygap=1, hoverongaps=False,
+            textfont={"size": 12}, xgap=1, ygap=1, hoverongaps=False,
         )
     )  # fmt: skip
     figure.update_xaxes(type="category", showgrid=False, tickangle=0 if max(map(len, cells)) < 7 else -45)

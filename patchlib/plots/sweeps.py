@@ -167,7 +167,7 @@ def top_bar(result: xr.Dataset, top_k: int = 15, metric: str | None = None, titl
     """The cells of any sweep whose effects are largest in size, whatever their sign, with 95% intervals.
 
     Args:
-        result: From ``sweep`` or ``path_patch``.
+        result: From ``sweep``, ``path_patch``, ``patch_set`` or ``patch_subspace``.
         top_k: How many cells.
         metric: The result's first when None.
         title: Of the figure.
@@ -185,9 +185,10 @@ def top_bar(result: xr.Dataset, top_k: int = 15, metric: str | None = None, titl
     """
     named = of_metric(result, metric)
     result = named[""]
-    if "patched" not in result or "layer" not in cell_dims(result):
+    if "patched" not in result or not {"layer", "set", "basis"} & set(cell_dims(result)):
         raise SweepError(
-            f"Bars need a result of sweep() over 'layer'; this one has {', '.join(map(str, result.dims))}."
+            "Bars need a result of sweep() over 'layer', of patch_set or of patch_subspace; this one has "
+            f"{', '.join(map(str, result.dims))}."
         )
     table = stats.summary_table(result, top_k).dropna(subset="effect")
     names = [html.escape(name, quote=False) for name in wording.cell_names(table)]

@@ -82,6 +82,15 @@ def check_interactions(pairs: xr.Dataset) -> None:
         raise SweepError(f"A dataset without 'interaction' over cell and other cannot be read: {mend}.")
 
 
+def check_transplant(result: xr.Dataset) -> None:
+    """SweepError unless this is what ``transplant`` gives."""
+    mend = "give what patchlib.transplant returned"
+    check_kind("A transplant", result, xr.Dataset, mend)
+    wanted = ("token", "prob", "kl", "unpatched_token", "unpatched_prob")
+    if any(name not in result for name in wanted) or "source_layer" not in result.kl.dims:
+        raise SweepError(f"A dataset without tokens over source_layer cannot be read: {mend}.")
+
+
 def metric_name(result: xr.Dataset) -> str:
     """The result's first metric in words."""
     name = str(result.metric.values[0])

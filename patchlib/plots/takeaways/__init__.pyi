@@ -19,6 +19,7 @@ from .models import of_model as of_model
 from .sets import of_growth as of_growth
 from .sets import of_interactions as of_interactions
 from .stability import of_stability as of_stability
+from .subspaces import of_subspaces as of_subspaces
 from .sweeps import of_attention as of_attention
 from .sweeps import of_cells as of_cells
 from .sweeps import of_contrast as of_contrast
@@ -27,3 +28,4 @@ from .sweeps import of_positions as of_positions
 from .sweeps import of_scores as of_scores
 from .traces import of_corruptions as of_corruptions
 from .traces import of_severed as of_severed
+from .transplants import of_transplant as of_transplant
