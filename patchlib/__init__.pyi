@@ -105,6 +105,8 @@ from .stats import contrast as contrast
 from .stats import effect_interval as effect_interval
 from .stats import summary_table as summary_table
 from .tasks.base import PatchingDataset as PatchingDataset
+from .tasks.designs import halves as halves
+from .tasks.designs import null_pairs as null_pairs
 from .tasks.files.read import read_pairs as read_pairs
 from .tasks.files.write import to_csv as to_csv
 from .tasks.files.write import to_jsonl as to_jsonl

@@ -9,11 +9,13 @@ from patchlib.stats.effects import effect
 from patchlib.stats.groups import effects_by_group
 from patchlib.stats.intervals import mean_interval, ratio_interval
 from patchlib.stats.results import DIRECTIONS, check_result, moved_and_possible, one_metric
+from patchlib.stats.survival import beside_null, replicated
 from patchlib.stats.tables import effect_interval, p_values, summary_table
 
 __all__ = [
     "DIRECTIONS",
     "HIGHER_IS_BETTER",
+    "beside_null",
     "check_result",
     "check_same_cells",
     "contrast",
@@ -26,6 +28,7 @@ __all__ = [
     "one_metric",
     "p_values",
     "ratio_interval",
+    "replicated",
     "summary_table",
     "why_unusable",
 ]

@@ -325,7 +325,9 @@ def test_contrast_plot_joins_each_prompts_two_values():
         assert list(trace.x) == ["clean", "corrupted", None] * 3 and trace.y[2] is None
         np.testing.assert_allclose([trace.y[0], trace.y[1]], [result.clean[0, 0], result.corrupted[0, 0]], atol=1e-4)
     assert figure.data[0].text[0] == "&lt;s&gt;When Mary 0"
-    assert subtitle(figure).startswith("logit difference, 3 prompt pairs, smollm2-135m")  # nothing of a patch that it hides
+    assert subtitle(figure).startswith(
+        "logit difference, 3 prompt pairs, smollm2-135m"
+    )  # nothing of a patch that it hides
 
 
 def test_contrast_plot_of_one_cell_has_the_patched_values_between():

@@ -13,6 +13,8 @@ from .circuits import of_minimality as of_minimality
 from .circuits import of_writers as of_writers
 from .comparisons import of_directions as of_directions
 from .comparisons import of_groups as of_groups
+from .comparisons import of_null as of_null
+from .comparisons import of_replication as of_replication
 from .knock_outs import of_backup as of_backup
 from .knock_outs import of_knock_out as of_knock_out
 from .models import of_model as of_model

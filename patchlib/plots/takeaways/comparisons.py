@@ -1,10 +1,11 @@
-"""What two directions of patching, or two groups of prompts, say in words."""
+"""What two directions of patching, two groups of prompts, or two sets of them say in words."""
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
 from patchlib import stats
-from patchlib._util import cell_dims, check_fraction
+from patchlib._util import cell_dims, check_count, check_fraction
 from patchlib.errors import SweepError
 from patchlib.plots.wording import cell_names, check_table, interval, no_effect
 
@@ -105,3 +106,76 @@ def of_groups(table: pd.DataFrame, what: str = "group") -> str:
     ]
     count = f"{len(differs)} of {len(table)} cells {'differs' if len(differs) == 1 else 'differ'}"
     return f"By {what} {count}: {'; '.join(each)}."
+
+
+def of_null(table: pd.DataFrame, most: int = NAMED) -> str:
+    """How many effects are larger than anything that patches do which should do nothing.
+
+    Args:
+        table: From ``stats.beside_null``.
+        most: How many cells are named.
+
+    Returns:
+        Two sentences.
+
+    Raises:
+        SweepError: Another table, or ``most`` below 1.
+
+    Example:
+        >>> columns = {"layer": [3, 9], "effect": [0.9, 0.02], "ci_low": [0.8, -0.1], "ci_high": [1.0, 0.1]}
+        >>> table = pd.DataFrame({**columns, "null_effect": [0.01, -0.04], "exceeds": [True, False]})
+        >>> print(patchlib.plots.takeaways.of_null(table))
+        Between prompts with the same answer a patch moves the metric by up to 0.04 of the contrast (L9). Of 2 cells 1
+        does more and is told from 0: L3 (0.90).
+    """
+    check_table(table, "stats.beside_null", "effect", "ci_low", "ci_high", "null_effect", "exceeds")
+    check_count("most", most)
+    names = cell_names(table)
+    if table.null_effect.isna().all():
+        return "The null set has none of these cells."
+    at = int(abs(table.null_effect).argmax())
+    said = (
+        f"Between prompts with the same answer a patch moves the metric by up to {abs(table.null_effect).max():.2f} of "
+        f"the contrast ({names[at]})."
+    )
+    exceeding = [i for i, exceeds in enumerate(table.exceeds) if exceeds]
+    if not exceeding:
+        return f"{said} None of {len(table)} cells does more and is told from 0."
+    first = ", ".join(f"{names[i]} ({table.effect.iloc[i]:.2f})" for i in exceeding[:most])
+    more = f" and {len(exceeding) - most} more" if len(exceeding) > most else ""
+    verb = "does more and is" if len(exceeding) == 1 else "do more and are"
+    return f"{said} Of {len(table)} cells {len(exceeding)} {verb} told from 0: {first}{more}."
+
+
+def of_replication(table: pd.DataFrame) -> str:
+    """Which of the largest cells other prompts confirm, and how much smaller they are there.
+
+    Args:
+        table: From ``stats.replicated``.
+
+    Returns:
+        Two sentences.
+
+    Raises:
+        SweepError: Another table.
+
+    Example:
+        >>> columns = {"layer": [3, 9], "first": [0.9, 0.3], "second": [0.8, 0.1], "ci_low": [0.7, -0.1]}
+        >>> table = pd.DataFrame({**columns, "ci_high": [0.9, 0.3], "n": 8, "holds": [True, False]})
+        >>> print(patchlib.plots.takeaways.of_replication(table))
+        Other prompts confirm 1 of the 2 largest: L3 (0.80 [0.70, 0.90]). Not confirmed: L9 (0.30 here, 0.10 [-0.10,
+        0.30] there). In the mean they are 0.45 there for 0.60 here. n = 8.
+    """
+    check_table(table, "stats.replicated", "first", "second", "ci_low", "ci_high", "n", "holds")
+    names = cell_names(table)
+    rows = list(zip(names, table.itertuples(), strict=True))
+    held = [f"{name} ({row.second:.2f}{interval(row)})" for name, row in rows if row.holds]
+    lost = [
+        f"{name} ({row.first:.2f} here, {row.second:.2f}{interval(row)} there)" for name, row in rows if not row.holds
+    ]
+    said = f"Other prompts confirm {len(held) or 'none'} of the {len(table)} largest"
+    said += f": {', '.join(held)}." if held else "."
+    if lost:
+        said += f" Not confirmed: {', '.join(lost)}."
+    sizes = f"{(table.second * np.sign(table['first'])).mean():.2f} there for {abs(table['first']).mean():.2f} here"
+    return f"{said} In the mean they are {sizes}. n = {int(table.n.max())}."

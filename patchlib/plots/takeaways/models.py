@@ -29,5 +29,7 @@ def of_model(model: TransformerBridge) -> str:
     n_shared = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
     shared = f", which share {n_shared} key/value heads" if n_shared != cfg.n_heads else ""
     dtype = str(cfg.dtype).removeprefix("torch.")
-    text = "token ids" if model.tokenizer is None else "plain text, with BOS" if cfg.default_prepend_bos else "plain text"
+    text = (
+        "token ids" if model.tokenizer is None else "plain text, with BOS" if cfg.default_prepend_bos else "plain text"
+    )
     return f"{name}{nature}: {cfg.n_layers} layers of {cfg.n_heads} heads{shared}; in {dtype}; prompts as {text}."
