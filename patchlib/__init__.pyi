@@ -1,5 +1,6 @@
 from . import plots as plots
 from . import stats as stats
+from . import tasks as tasks
 from . import toys as toys
 from . import widgets as widgets
 from .circuits.ablation import Ablation as Ablation
@@ -85,6 +86,7 @@ from .patching.subspaces import patch_subspace as patch_subspace
 from .patching.sweeps import baseline as baseline
 from .patching.sweeps import path_patch as path_patch
 from .patching.sweeps import sweep as sweep
+from .patching.task_table import task_table as task_table
 from .patching.trace import causal_trace as causal_trace
 from .patching.transplant import transplant as transplant
 from .runs.execute.manifest import save_run as save_run

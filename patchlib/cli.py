@@ -324,6 +324,7 @@ def lab(
 
 
 app.command()(cli_tasks.check)
+app.command()(cli_tasks.tasks)
 
 if __name__ == "__main__":
     sys.exit(main())

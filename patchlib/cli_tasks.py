@@ -52,6 +52,49 @@ def check(
     raise typer.Exit(not report.usable)
 
 
+def tasks(
+    name: Annotated[list[str] | None, typer.Argument(metavar="[TASK]...", help="By default all.")] = None,
+    model: Annotated[list[str] | None, typer.Option(metavar="NAME", help=f"{_MODEL} May be given again.")] = None,
+    n: Annotated[int, typer.Option("--n", metavar="N", help="Prompts of each task.")] = 32,
+    seed: Annotated[int, typer.Option(metavar="S", help="Of the draw.")] = 0,
+    top_heads: Annotated[bool, typer.Option("--top-heads", help="The three largest heads too; takes minutes.")] = False,
+    out: Annotated[str | None, typer.Option("--out", metavar="CSV", help="Write the table there.")] = None,
+    device: _Device = None,
+) -> None:
+    """Ask models the field's tasks: contrast, accuracy, and whether patching has something to divide by."""
+    import pandas as pd
+
+    from patchlib.patching.task_table import task_table
+
+    tables = []
+    names: list[str | None] = list(model) if model else [None]
+    for model_name in names:
+        loaded = load(model_name, device)
+        print(f"{loaded.cfg.model_name}, {n} prompts a task, seed {seed}; logit difference in nats")
+        print(
+            f"{'task':<18}{'clean':>8}{'corrupted':>11}{'difference':>12}{'95% interval':>18}{'accuracy':>10}  usable"
+        )
+        tables.append(task_table(loaded, name, n, seed, top_heads=top_heads, told=_say))
+    if out is not None:
+        try:
+            pd.concat(tables).to_csv(out, index=False)
+        except OSError as error:
+            raise TaskError(f"{out} cannot be written ({error.strerror or type(error).__name__}).") from error
+
+
+def _say(row: dict[str, Any]) -> None:
+    """A line about a task."""
+    usable = "yes" if row["usable"] else f"no: {row['why']}"
+    if not row["n"]:
+        print(f"{row['task']:<18}{usable}", flush=True)
+        return
+    interval = f"[{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+    numbers = f"{row['clean']:>8.2f}{row['corrupted']:>11.2f}{row['difference']:>12.2f}{interval:>18}"
+    print(f"{row['task']:<18}{numbers}{row['accuracy']:>10.2f}  {usable}", flush=True)
+    if row["top_heads"]:
+        print(f"{'':<18}{row['top_heads']}", flush=True)
+
+
 def load(name: str | None, device: str | None) -> Any:
     """A model by its name, or patchlib's own."""
     from patchlib.models.default import DEFAULT_MODEL

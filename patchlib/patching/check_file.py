@@ -102,7 +102,7 @@ def check_file(
     limit: int | None = None,
     seed: int = 0,
     tokenizer: str | None = None,
-    n_measured: int = 64,
+    n_measured: int = 32,
 ) -> FileReport:
     """Read a file of prompts row by row, and say what does not fit, what would help, and what contrast there is.
 

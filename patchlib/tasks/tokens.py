@@ -197,6 +197,14 @@ def tokenize_all(model: TransformerBridge, texts: Sequence[str]) -> list[list[in
     return [rows[text] if text in rows else tokenize(model, text).tolist() for text in checked]
 
 
+def following(model: TransformerBridge, before: str, answer: str) -> list[int]:
+    """An answer's tokens behind a text; its own, where they would begin inside the text's last token."""
+    tokenizer = tokenizer_of(model)
+    start, whole, alone = tokenizer([before or answer, before + answer, answer], add_special_tokens=False)["input_ids"]
+    follows = bool(before) and whole[: len(start)] == start and len(whole) > len(start)
+    return list(whole[len(start) :] if follows else alone)
+
+
 def tokenizer_name(model: TransformerBridge) -> str:
     """The tokenizer's name, without the folder it was loaded from, and what tells its vocabulary from others."""
     tokenizer = tokenizer_of(model)

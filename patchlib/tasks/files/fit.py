@@ -15,7 +15,7 @@ from patchlib.models.context import longest_prompt
 from patchlib.tasks.files.formats import Answer, Format, Item
 from patchlib.tasks.files.rows import Row
 from patchlib.tasks.spans import Offsets, Span, find_span, token_offsets
-from patchlib.tasks.tokens import text_of, tokenize_all, tokenizer_name, tokenizer_of
+from patchlib.tasks.tokens import following, text_of, tokenize_all, tokenizer_name, tokenizer_of
 from patchlib.tasks.years import year_answers
 
 BATCH = 1000
@@ -253,12 +253,7 @@ class Fitter:
         before = prompt if isinstance(prompt, str) else ""
         key = (answer, before[-1:])
         if key not in self._answer_ids:
-            tokenizer = tokenizer_of(self.model)
-            start, whole, alone = tokenizer([before or "a", before + answer, answer], add_special_tokens=False)[
-                "input_ids"
-            ]
-            follows = bool(before) and whole[: len(start)] == start and len(whole) > len(start)
-            self._answer_ids[key] = list(whole[len(start) :] if follows else alone)
+            self._answer_ids[key] = following(self.model, before, answer)
         if not self._answer_ids[key]:
             raise TaskError(f"has the answer {answer!r}, which has no token")
         return self._answer_ids[key]

@@ -14,7 +14,7 @@ from patchlib._util import first_line, shown
 from patchlib.errors import TaskError
 from patchlib.tasks.pairs import PromptPairs
 from patchlib.tasks.spans import text_without_specials
-from patchlib.tasks.tokens import text_of, tokenize_all, tokenizer_name
+from patchlib.tasks.tokens import following, text_of, tokenize_all, tokenizer_name
 
 if TYPE_CHECKING:
     from patchlib.tasks.base import PatchingDataset
@@ -151,14 +151,7 @@ def _answers(
         ids[f"{prefix}{column}"] = members
         rows = [members] if pairs.continuations else [[token] for token in members]
         comes_back &= model.tokenizer is not None and all(
-            part and part[:1] != "[" and _follows(model, clean, part) == row
+            part and part[:1] != "[" and following(model, clean, part) == row
             for part, row in zip(parts, rows, strict=True)
         )
     return texts, {} if comes_back else ids
-
-
-def _follows(model: TransformerBridge, clean: str, answer: str) -> list[int]:
-    """An answer's tokens behind a prompt, as ``read_pairs`` finds them."""
-    assert model.tokenizer is not None
-    start, whole, alone = model.tokenizer([clean, clean + answer, answer], add_special_tokens=False)["input_ids"]
-    return list(whole[len(start) :] if clean and whole[: len(start)] == start and len(whole) > len(start) else alone)
