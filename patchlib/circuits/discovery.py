@@ -116,8 +116,7 @@ def discover(
         The circuit with all evidence.
 
     Raises:
-        SweepError: A task without the role END, one that gives no usable contrast, or a setting out of range; else as
-            ``sweep``.
+        SweepError: A task that gives no usable contrast, or a setting out of range; else as ``sweep``.
         TaskError, ExactnessError: As ``sweep``.
 
     Warns:
@@ -132,8 +131,6 @@ def discover(
         1    logits     24           4      END
     """
     pairs = as_pairs(model, task)
-    if "END" not in pairs.roles:
-        raise SweepError(f"{pairs.name!r} does not name END, the last position, as a role: discovery starts there.")
     for setting, count in (("depth", depth), ("max_inputs", max_inputs), ("max_heads", max_heads)):
         check_count(setting, count)
     if check_number("min_share", min_share, 0, 1) == 0:

@@ -10,7 +10,7 @@ import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib import stats
-from patchlib._util import cell_name, check_choice, check_flag, first_line, listed
+from patchlib._util import cell_name, check_choice, check_count, check_flag, check_seed, first_line, listed
 from patchlib.errors import TaskError
 from patchlib.models.check import check_model
 from patchlib.patching.sweeps import baseline, sweep
@@ -58,8 +58,12 @@ def task_table(
     """
     check_model(model)
     check_flag("top_heads", top_heads)
+    check_count("n_prompts", n_prompts, error=TaskError)
+    check_seed(seed, error=TaskError)
     known = {task.__name__: task for task in FIELD_TASKS}
     names = list(known) if tasks is None else [check_choice("task", name, known, TaskError) for name in listed(tasks)]
+    if not names:
+        raise TaskError(f"No task was named: give some of {', '.join(known)}, or None for all.")
     rows = []
     for name in names:
         rows.append(_row(model, known[name], n_prompts, seed, top_heads))

@@ -92,6 +92,10 @@ def span_tokens(
         [[12], [12], [12], [11]]
     """
     check_model(model)
+    if isinstance(prompts, type):
+        raise TaskError(
+            f"A task is a PatchingDataset (an instance, not the class) or PromptPairs, not {prompts.__name__}."
+        )
     if isinstance(prompts, PromptPairs) or hasattr(prompts, "to_pairs"):
         pairs = prompts if isinstance(prompts, PromptPairs) else prompts.to_pairs(model)
         if isinstance(span, str) and span in pairs.spans:

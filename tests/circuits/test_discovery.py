@@ -182,7 +182,7 @@ def test_without_a_contrast_there_is_nothing_to_search():
 def test_bad_questions_have_one_clear_answer():
     model = load_tiny("llama")
     pairs = make_pairs(model)
-    with pytest.raises(SweepError, match="does not name END"):
+    with pytest.raises(SweepError, match="no usable contrast"):  # END is there without being named
         discover(model, patchlib.PromptPairs(pairs.clean_tokens, pairs.corrupted_tokens, pairs.answers))
     with pytest.raises(SweepError, match="depth must be a whole number of 1 or more, not 0"):
         discover(model, pairs, depth=0)

@@ -386,7 +386,8 @@ FAULTS = (
     *faults(
         f"{PATCHING}/metrics.py",
         (BY_HAND, SWEEPS),
-        ("_log_sum(logits, answers[:, 0]) - _log", "_log_sum(logits, answers[:, 0]) + _log"),
+        ("_log_sum(logits, answers[:, 0]) - _log_sum", "_log_sum(logits, answers[:, 0]) + _log_sum"),
+        ("_pick(probs, ids) if", "_pick(logits, ids) if"),
         ("_prob(logits, answers[:, 0]) - _prob", "_prob(logits, answers[:, 0]) + _prob"),
         ("_members(probs, ids, 0).sum(-1)", "_members(probs, ids, 0).mean(-1)"),
         ("masked_fill(ids == NO_ID, nothing)", "masked_fill(ids == NO_ID, 0)"),
@@ -397,7 +398,7 @@ FAULTS = (
         f"{PATCHING}/metrics.py",
         (BY_HAND, SWEEPS, "tests/patching/test_exactness.py"),
         ("self.clean_logits = clean_logits[:, -1]", "self.clean_logits = clean_logits[:, 0]"),
-        ("cls(vocab=torch.unique(ids[ids != NO_ID]))", "cls(vocab=torch.unique(ids[:, 0][ids[:, 0] != NO_ID]))"),
+        ("torch.unique(ids[ids != NO_ID])", "torch.unique(ids[:, 0])"),
         ("metric(logits[:, :, -1], self.answers", "metric(logits[:, :, 0], self.answers"),
     ),
     *faults(
@@ -706,6 +707,42 @@ FAULTS = (
         ("n_left = max(1, n_layers - 1)", "n_left = n_layers"),
         ("np.sign(of_grid) * size", "size"),
         ("[not mask.any() for mask in masks]] = torch.nan", "[not mask.any() for mask in masks]] = 0"),
+    ),
+    *faults(
+        f"{PATCHING}/metrics.py",
+        ("tests/patching/test_answers.py",),
+        ("answers[:, 0]) - _prob(", "answers[:, 0]) + _prob("),
+        ("masked_fill(ids == NO_ID, nothing)", "masked_fill(ids == NO_ID, 1)"),
+        ("torch.where(answers == NO_ID, NO_ID, torch", "torch.where(answers == NO_ID, 0, torch"),
+    ),
+    *faults(
+        f"{PATCHING}/sequences.py",
+        ("tests/patching/test_answers.py",),
+        (">= ends[:, None]", "> ends[:, None]"),
+        ("np.exp(right) - np.exp(wrong)", "np.exp(right - wrong)"),
+        ("for which in (0, 1):", "for which in (1, 0):"),
+    ),
+    *faults(
+        f"{PATCHING}/grid.py",
+        ("tests/tasks/test_spans.py",),
+        ('pairs.roles["END"][:, None] + 1 + position', 'pairs.roles["END"][:, None] + position'),
+        ("mask[i, list(indices)] = True", "mask[:, list(indices)] = True"),
+    ),
+    *faults(
+        "patchlib/tasks/spans.py",
+        ("tests/tasks/test_spans.py",),
+        ("begin < end and start < stop", "begin <= end and start <= stop"),
+        ("span.occurrence or 0", "0"),
+    ),
+    *faults(
+        "patchlib/tasks/files/rows.py",
+        ("tests/tasks/test_files.py",),
+        ("rng.randrange(count[0])", "rng.randrange(count[0] + limit)"),
+    ),
+    *faults(
+        "patchlib/tasks/years.py",
+        ("tests/tasks/test_field.py",),
+        ("tens[year // 10 + 1 :]", "tens[year // 10 :]"),
     ),
     *faults(
         f"{PATCHING}/attribution/attention.py",

@@ -25,6 +25,8 @@ IDS = {
 """EAP-IG's columns of token ids, right -> wrong."""
 VERBS = {True: [" are", " were", " have", " do"], False: [" is", " was", " has", " does"]}
 """Is it plural -> verbs of that number; EAP-IG's agreement files say only which is right."""
+MOST_NAMED, LONGEST_NAME = 8, 24
+"""Columns that an error names, and characters of each."""
 FIRST_COUNTERFACTUALS = ("s2_io_flip_counterfactual", "symbol_counterfactual")
 """Of MIB's, those that change the answer, where a file has several."""
 
@@ -78,15 +80,21 @@ def find_format(columns: tuple[str, ...], name: str | None, file: str) -> Format
         if not columns:
             raise TaskError(f"{file} has no rows with columns.")
         raise TaskError(
-            f"{file} has the columns {', '.join(columns)}, which are no format that is known: "
+            f"{file} has the columns {_some(columns)}, which are no format that is known: "
             f"{'; '.join(f'{known_name!r} has {needs}' for known_name, needs in FORMATS.items())}. "
-            f"Name yours: columns={{'clean': {columns[0]!r}, ...}}."
+            f"Name yours: columns={{'clean': {shown(columns[0])}, ...}}."
         )
     if name not in FORMATS:
         raise TaskError(f"Unknown format {shown(name)}: choose {', '.join(map(repr, FORMATS))}.")
     if name not in known:
-        raise TaskError(f"{file} has the columns {', '.join(columns)}, but format {name!r} has {FORMATS[name]}.")
+        raise TaskError(f"{file} has the columns {_some(columns)}, but format {name!r} has {FORMATS[name]}.")
     return known[name]
+
+
+def _some(columns: tuple[str, ...]) -> str:
+    """The first of a file's columns, each in short."""
+    names = [name if len(name) < LONGEST_NAME else f"{name[:LONGEST_NAME]}..." for name in columns[:MOST_NAMED]]
+    return ", ".join(names) + ", ..." * (len(columns) > MOST_NAMED)
 
 
 FORMATS = {
