@@ -1,5 +1,6 @@
 from . import plots as plots
 from . import stats as stats
+from . import tasks as tasks
 from . import toys as toys
 from . import widgets as widgets
 from .circuits.ablation import Ablation as Ablation
@@ -69,6 +70,8 @@ from .patching.attribution.attribute import attribute as attribute
 from .patching.attribution.edge_table import edge_table as edge_table
 from .patching.attribution.edges import attribute_edges as attribute_edges
 from .patching.bases import fit_basis as fit_basis
+from .patching.check_file import FileReport as FileReport
+from .patching.check_file import check_file as check_file
 from .patching.donors import SOURCES as SOURCES
 from .patching.merge import merge as merge
 from .patching.metrics import METRICS as METRICS
@@ -83,6 +86,7 @@ from .patching.subspaces import patch_subspace as patch_subspace
 from .patching.sweeps import baseline as baseline
 from .patching.sweeps import path_patch as path_patch
 from .patching.sweeps import sweep as sweep
+from .patching.task_table import task_table as task_table
 from .patching.trace import causal_trace as causal_trace
 from .patching.transplant import transplant as transplant
 from .runs.execute.manifest import save_run as save_run
@@ -103,6 +107,9 @@ from .stats import contrast as contrast
 from .stats import effect_interval as effect_interval
 from .stats import summary_table as summary_table
 from .tasks.base import PatchingDataset as PatchingDataset
+from .tasks.files.read import read_pairs as read_pairs
+from .tasks.files.write import to_csv as to_csv
+from .tasks.files.write import to_jsonl as to_jsonl
 from .tasks.induction import InductionDataset as InductionDataset
 from .tasks.induction import repeated_tokens as repeated_tokens
 from .tasks.ioi import IOIDataset as IOIDataset

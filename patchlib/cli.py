@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 
-from patchlib import __version__
+from patchlib import __version__, cli_tasks
 from patchlib._terminal import Steady, ended_by_signals
 from patchlib._util import without_grammar_of_addresses
 from patchlib.errors import ModelError, PatchlibError, RunError
@@ -322,6 +322,9 @@ def lab(
     if not copy_only:
         open_lab(copies.folder, ["--no-browser"] * no_browser + further)
 
+
+app.command()(cli_tasks.check)
+app.command()(cli_tasks.tasks)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -99,7 +99,7 @@ def span_tokens(
         if isinstance(span, str) and span in pairs.roles:
             return [[index] for index in pairs.roles[span].tolist()]
         rows = [row.tolist() for row in pairs.clean_tokens]
-        texts = [_text(model, row) for row in rows]
+        texts = [text_without_specials(model, row) for row in rows]
     else:
         texts = [check_text("A prompt", text, TaskError) for text in listed(prompts)]
         rows = [tokenize(model, text).tolist() for text in texts]
@@ -216,7 +216,7 @@ def _n_shared(start: str, whole: str) -> int:
     return next((i for i, (a, b) in enumerate(zip(start, whole, strict=False)) if a != b), min(len(start), len(whole)))
 
 
-def _text(model: TransformerBridge, row: list[int]) -> str:
+def text_without_specials(model: TransformerBridge, row: list[int]) -> str:
     """A prompt's text without special tokens."""
     if model.tokenizer is None:
         return text_of(model, row)

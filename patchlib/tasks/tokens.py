@@ -1,6 +1,9 @@
 """Text to tokens without surprises: BOS once, words that are one token, rows that line up."""
 
+import hashlib
 import itertools
+import json
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -176,6 +179,38 @@ def tokenize(model: TransformerBridge, text: str) -> Int[Tensor, " pos"]:
     # A text that has BOS written out would get a second one, which the model never saw in training.
     has_bos = bos is not None and text.startswith(bos)
     return row[1:] if has_bos and row[:2].tolist() == [bos_id, bos_id] else row
+
+
+def tokenize_all(model: TransformerBridge, texts: Sequence[str]) -> list[list[int]]:
+    """``tokenize`` of many prompts, in one call of the tokenizer where that gives the same tokens."""
+    tokenizer = tokenizer_of(model)
+    checked = [check_text("A prompt", text, TaskError) for text in texts]
+    bos = tokenizer.bos_token
+    ordinary = [text for text in checked if bos is None or not text.startswith(bos)]
+    rows: dict[str, list[int]] = {}
+    if ordinary:
+        ids = tokenizer(ordinary, add_special_tokens=False)["input_ids"]
+        ends = {text: tokenize(model, text).tolist() for text in (ordinary[0], ordinary[-1])}
+        before = ends[ordinary[0]][: len(ends[ordinary[0]]) - len(ids[0])]
+        if ends == {ordinary[0]: before + ids[0], ordinary[-1]: before + ids[-1]}:
+            rows = {text: before + list(row) for text, row in zip(ordinary, ids, strict=True)}
+    return [rows[text] if text in rows else tokenize(model, text).tolist() for text in checked]
+
+
+def following(model: TransformerBridge, before: str, answer: str) -> list[int]:
+    """An answer's tokens behind a text; its own, where they would begin inside the text's last token."""
+    tokenizer = tokenizer_of(model)
+    start, whole, alone = tokenizer([before or answer, before + answer, answer], add_special_tokens=False)["input_ids"]
+    follows = bool(before) and whole[: len(start)] == start and len(whole) > len(start)
+    return list(whole[len(start) :] if follows else alone)
+
+
+def tokenizer_name(model: TransformerBridge) -> str:
+    """The tokenizer's name, without the folder it was loaded from, and what tells its vocabulary from others."""
+    tokenizer = tokenizer_of(model)
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
+    name = re.split(r"[/\\]", str(getattr(tokenizer, "name_or_path", "")).rstrip("/\\"))[-1] or "tokenizer"
+    return f"{name}:{hashlib.sha256(vocabulary).hexdigest()[:8]}"
 
 
 def single_tokens(

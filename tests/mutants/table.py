@@ -328,7 +328,7 @@ FAULTS = (
         ("tests/test_util.py",),
         ("not 0 <= i < n", "not 0 <= i <= n"),
         ("0 <= index < (n_heads or math.inf)", "0 <= index <= (n_heads or math.inf)"),
-        ("elif not 0 <= position < n_pos:", "elif not -1 <= position < n_pos:"),
+        ("elif not -n_pos <= position < n_pos:", "elif not -n_pos <= position <= n_pos:"),
     ),
     # ---- Donors, self-check, metrics, checkpoint
     *faults(

@@ -215,6 +215,7 @@ def test_a_trace_goes_on_from_its_checkpoint_and_refuses_another_s(tmp_path):
         ({"noise": -0.1}, "noise must be a number of 0 or more, not -0.1"),
         ({"noise": float("nan")}, "noise must be a number of 0 or more, not nan"),
         ({"draws": 0}, "draws must be a whole number of 1 or more, not 0"),
+        ({"draws": 10**9}, "draws must be a whole number from 1 to 1,000, not 1000000000"),
         ({"window": 4}, "window=4 is wider than the model, which has 3 layers"),
         ({"window": 0}, "window must be a whole number of 1 or more"),
         ({"window": 2, "over": "pos"}, "window=2 is of layers around each layer: add 'layer' to over"),

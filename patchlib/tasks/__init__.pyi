@@ -1,0 +1,11 @@
+from .field.addition import Addition as Addition
+from .field.agreement import ClauseAgreement as ClauseAgreement
+from .field.agreement import SimpleAgreement as SimpleAgreement
+from .field.docstring import Docstring as Docstring
+from .field.facts import Capitals as Capitals
+from .field.facts import Facts as Facts
+from .field.greater_than import GreaterThan as GreaterThan
+from .field.listing import list as list
+from .field.objects import ColoredObjects as ColoredObjects
+from .field.objects import MultipleChoice as MultipleChoice
+from .field.pronouns import Pronouns as Pronouns
