@@ -55,6 +55,12 @@ class FileReport:
         contrast: Of these, as ``stats.contrast`` gives it; empty where none fit.
         mends: What most likely helps, a sentence each; empty where nothing has to.
         seconds: That it took.
+
+    Example:
+        >>> file = patchlib.to_csv(task, model, tmp_path / "ioi.csv")
+        >>> report = patchlib.check_file(file, model)
+        >>> report.usable, report.n_fit, report.mends
+        (True, 4, ())
     """
 
     file: str

@@ -137,6 +137,11 @@ def test_a_span_is_patched_as_its_tokens_are_together_and_negative_positions_cou
     for engine in ("fast", "plain"):
         by_index = sweep(model, pairs, "resid_pre", ("layer",), positions=[4, 5], engine=engine)
         np.testing.assert_allclose(named.patched, by_index.patched, atol=1e-5)
+    apart = replace(pairs, spans={"two": [[4, 5], [5], [5, 8], [6]]})  # each prompt has its own
+    several = sweep(model, apart, "resid_pre", ("layer",), positions="two")
+    for i, indices in enumerate(apart.spans["two"]):
+        alone = sweep(model, pairs.select([i]), "resid_pre", ("layer",), positions=list(indices))
+        np.testing.assert_allclose(several.patched[..., i], alone.patched[..., 0], atol=1e-5)
     both = sweep(model, pairs, "resid_pre", ("layer", "role"), positions=["two", "END"])
     np.testing.assert_allclose(both.patched.sel(role="two"), named.patched, atol=1e-5)
     mixed = mixed_pairs(model)  # of 7 and 9 tokens

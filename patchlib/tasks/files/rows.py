@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from patchlib._util import first_line, shown
+import pandas as pd
+
+from patchlib._util import first_line, listed, shown
 from patchlib.errors import TaskError
 
 KINDS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
@@ -203,13 +205,21 @@ def _json(path: Path) -> Source:
 
 def _parquet(path: Path) -> Source:
     try:
-        from pyarrow.parquet import ParquetFile
-
-        file = ParquetFile(path)
-    except Exception as error:  # pyarrow has errors of many kinds
+        table = pd.read_parquet(path)
+    except Exception as error:  # the readers that pandas takes have errors of many kinds
         raise TaskError(f"{path.name} cannot be read as Parquet ({first_line(error)}).") from error
-    values = (value for batch in file.iter_batches(1024) for value in batch.to_pylist())
+    values = (_plain(value) for value in table.to_dict("records"))
     return _from_rows(path, {}, (_row(i, None, value) for i, value in enumerate(values, start=1)))
+
+
+def _plain(value: Any) -> Any:
+    """What pandas has of a cell in Python's own kinds."""
+    if isinstance(value, dict):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list) or hasattr(value, "tolist"):
+        many = listed(value)
+        return [_plain(part) for part in many] if getattr(value, "ndim", 1) else many[0]
+    return None if isinstance(value, float) and value != value else value
 
 
 def _from_rows(path: Path, about: dict[str, Any], rows: Iterator[Row]) -> Source:
