@@ -817,7 +817,7 @@ FAULTS = (
     *faults(
         f"{PATCHING}/set_forwards.py",
         (SETS,),
-        ("of == site and layer in part.layers", "of == site"),
+        ("of == site and layer in part.layers", "layer in part.layers"),
         ("return torch.stack(whole).any(0)", "return torch.stack(whole).all(0)"),
         ("tuple(sorted({member.layer for member in members}))", "tuple({members[0].layer})"),
     ),

@@ -47,10 +47,10 @@ def test_heads_at_positions_and_other_sites_are_patched_together(kind, direction
     cells = [(0, 1), (0, 2, "varied"), (2, 3, "END"), ("mlp_out", 1, "varied"), ("resid_mid", 2, "END"), (1, None, 2)]
     spelt = [("z", 0, 1, None), ("z", 0, 2, varied), ("z", 2, 3, ends), ("mlp_out", 1, None, varied),
              ("resid_mid", 2, None, ends), ("z", 1, None, [2] * 5)]  # fmt: skip
-    sets = {"all": cells, "two": cells[1:3], "late": cells[3:5]}
+    sets = {"all": cells, "two": cells[1:3], "late": cells[3:5], "turned": cells[2::-2]}
     fast, plain = (patch_set(model, pairs, sets, "z", direction, engine=engine) for engine in ("fast", "plain"))
     np.testing.assert_allclose(fast.patched, plain.patched, atol=ATOL)
-    for name, hooked in {"all": spelt, "two": spelt[1:3], "late": spelt[3:5]}.items():
+    for name, hooked in {"all": spelt, "two": spelt[1:3], "late": spelt[3:5], "turned": spelt[2::-2]}.items():
         np.testing.assert_allclose(fast.patched[0].sel(set=name), by_hand(model, pairs, hooked, direction), atol=ATOL)
     assert fast.cells.values[0] == (
         "L0H1, L0H2 at varied, L2H3 at END, L1 mlp_out at varied, L2 resid_mid at END, L1 at position 2"
