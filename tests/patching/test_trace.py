@@ -152,6 +152,9 @@ def test_noise_is_of_the_spans_own_spread_the_seed_and_the_draw_alone():
     big = trace(model, pairs, [[5, 6]] * 4, over="layer", layers=[1])
     np.testing.assert_allclose(big.corrupted, whole.corrupted, atol=ATOL)
     assert not np.allclose(trace(model, pairs, [5, 6], over="layer", layers=[1], seed=1).corrupted, big.corrupted)
+    twice = patchlib.PromptPairs([[4, 7, 9], [4, 8, 9]], [[4, 7, 6], [4, 8, 6]], [[1, 2]] * 2)
+    weight = model.embed.original_component.weight
+    assert embedding_sd(model, [[0, 1], [0]], twice) == pytest.approx(float(weight[[4, 7, 4]].std()), rel=1e-5)
     first, second = noise_of(model, pairs, [5, 6])[0]
     assert (first[0, 5:7] != second[0, 5:7]).all() and not first[0, :5].any() and not first[0, 7:].any()
     spread = torch.cat([draw[0, 5:7] for draws in noise_of(model, pairs, [5, 6], draws=50) for draw in draws]).std()
