@@ -48,6 +48,14 @@ COMPUTATIONS: dict[str, Callable[[Any, patchlib.PromptPairs], Any]] = {
         for method in ("eap", "eap-ig-inputs", "eap-ig-activations", "exact")
     },
     "baseline": lambda m, p: patchlib.baseline(m, p),
+    "causal trace": lambda m, p: patchlib.causal_trace(
+        m, p, "first", "mlp_out", window=2, severed="attn", draws=2, progress=False
+    ),
+    "sets": lambda m, p: patchlib.patch_set(m, p, [(0, 1), (2, 3, "END"), ("mlp_out", 1)], progress=False),
+    "interactions": lambda m, p: patchlib.interactions(m, p, [(0, 1), (1, 2)], progress=False),
+    "transplant": lambda m, p: patchlib.transplant(m, p.clean_tokens[0], p.corrupted_tokens[0], [0, 1], [1, 2], 5, 6),
+    "subspace": lambda m, p: patchlib.patch_subspace(m, p, torch.eye(int(m.cfg.d_model))[:, :3], 1, "END"),
+    "basis of differences": lambda m, p: patchlib.fit_basis(m, p, 1, "END", "pca").abs(),
     "knock-out": lambda m, p: patchlib.knock_out(patchlib.Ablation(m, p), {"two": HEADS}),
     "criteria": lambda m, p: [
         criterion(patchlib.Ablation(m, p), _circuit())

@@ -80,7 +80,8 @@ def named_sets(model: TransformerBridge, pairs: PromptPairs, cells: Any, site: s
     if not sets:
         raise SweepError("There is no set to patch: the mapping of names to cells is empty.")
     named: dict[str, tuple[Member, ...]] = {}
-    for name, of_set in sets.items():
+    for name, given in sets.items():
+        of_set = entries_of(given)
         texts = cell_texts(model, pairs, of_set, site)
         if not texts:
             raise SweepError(f"The set {shown(name)} has no cell: {MEND}." if name else f"No cell was given: {MEND}.")
@@ -118,9 +119,9 @@ def _member(model: TransformerBridge, pairs: PromptPairs, entry: Any, default: s
 def _of_row(model: TransformerBridge, row: Mapping[str, Any], default: str) -> list[Any]:
     """A row of ``summary_table`` as a cell."""
     known = {key: value for key, value in row.items() if not pd.isna(value)}
-    if "layer" not in known:
-        raise SweepError(f"A row without a layer is no cell, {shown(list(row))}: {MEND}.")
+    if "layer" not in known or "neuron" in known:
+        raise SweepError(f"A row without a layer, or of a neuron, is no cell, {shown(list(row))}: {MEND}.")
     name = str(known.get("site", default))
-    head = known.get("head_index", known.get("kv_head"))
+    head = next((known[key] for key in ("head_index", "head", "kv_head") if key in known), None)
     position = next((known[key] for key in ("role", "pos", "position") if key in known), None)
     return [name, known["layer"], *([head] if get_site(model, name).has_heads else []), position]

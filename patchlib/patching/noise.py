@@ -85,7 +85,7 @@ def resolve_span(span: Any, pairs: PromptPairs) -> tuple[tuple[tuple[int, ...], 
     entries = listed(span)
     if not entries or not all(isinstance(entry, list | tuple) for entry in entries):
         shortest = min(len(row) for row in pairs.clean_tokens)
-        named = check_positions(span, pairs.positions, shortest)
+        named = check_positions(entries, pairs.positions, shortest)
         masks = [
             torch.stack([position_mask(position, pairs.select([i]))[0] for position in named]).any(0)  # [pos]
             for i in range(len(pairs))

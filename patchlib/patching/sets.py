@@ -136,7 +136,7 @@ def grow_set(
     """
     pairs = as_pairs(model, task)
     others = None if held_out is None else as_pairs(model, held_out)
-    given = every_cell(model, site) if candidates is None else candidates
+    given = every_cell(model, site) if candidates is None else entries_of(candidates)
     left = dict(zip(cell_texts(model, pairs, given, site), entries_of(given), strict=True))
     if check_count("n_steps", n_steps) > len(left):
         raise SweepError(f"n_steps={n_steps} cells cannot be added of {len(left)} candidates: give more of them.")
@@ -145,7 +145,7 @@ def grow_set(
     moved: xr.DataArray | None = None
     for step in range(1, n_steps + 1):
         sets = {name: [*chosen, cell] for name, cell in left.items()}
-        result = patch_set(model, pairs, sets, site, direction, metric, **how)
+        result = stats.one_metric(patch_set(model, pairs, sets, site, direction, metric, **how), None)
         effects = result.effect.isel(metric=0)
         if effects.isnull().all():
             raise SweepError(stats.why_unusable(stats.contrast(result)) or "No set has an effect on these prompts.")
@@ -215,7 +215,8 @@ def interactions(
     """
     check_fraction("confidence", confidence)
     pairs = as_pairs(model, task)
-    entries, names = entries_of(cells), cell_texts(model, pairs, cells, site)
+    entries = entries_of(cells)
+    names = cell_texts(model, pairs, entries, site)
     if len(names) < 2:
         raise SweepError("Interactions are of pairs of cells: give two or more.")
     both = list(combinations(range(len(names)), 2))

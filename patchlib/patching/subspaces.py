@@ -146,7 +146,8 @@ def patch_subspace(
 
 def _basis(name: str, basis: Any, width: int) -> Basis:
     """A basis as a tensor on the CPU; SweepError unless its columns are orthonormal and fit."""
-    tensor = torch.as_tensor(basis).detach().cpu().float() if isinstance(basis, Tensor | np.ndarray) else None
+    is_real = isinstance(basis, Tensor) or (isinstance(basis, np.ndarray) and basis.dtype.kind in "fiu")
+    tensor = torch.as_tensor(basis).detach().cpu().float() if is_real else None
     if tensor is None or tensor.ndim != 2 or tensor.shape[0] != width or tensor.shape[1] > width:
         given = type(basis).__name__ if tensor is None else list(tensor.shape)
         raise SweepError(f"The basis {shown(name)} must be a tensor [{width}, rank], not {given}.")

@@ -21,7 +21,7 @@ import torch
 
 import patchlib
 from patchlib import stats
-from tests.helpers import contrast_pairs
+from tests.helpers import alike_pairs, contrast_pairs
 from tests.tiny import load_tiny
 
 HEADS = [(0, 1), (1, 2)]
@@ -114,6 +114,38 @@ def ablation() -> patchlib.Ablation:
 
 
 @functools.cache
+def alike() -> patchlib.PromptPairs:
+    """Prompts that have a contrast together."""
+    return alike_pairs(model(), 4)
+
+
+@functools.cache
+def traced(severed: str | None = None) -> Any:
+    """A causal trace, with the made-up numbers of a sweep, which has a contrast."""
+    over = {"over": ("layer", "pos"), "progress": False}
+    noised = patchlib.causal_trace(model(), pairs(), "S2", draws=1, severed=severed, **over)
+    return noised.assign({name: result()[name] for name in ("clean", "corrupted")})
+
+
+@functools.cache
+def together() -> Any:
+    """Two heads and what they do together."""
+    return patchlib.interactions(model(), pairs(), HEADS, progress=False)
+
+
+@functools.cache
+def transplanted() -> Any:
+    """States of two layers in one."""
+    return patchlib.transplant(model(), [2, 3, 4], [5, 6], [0, 1], [1])
+
+
+@functools.cache
+def projected() -> Any:
+    """A subspace of two directions."""
+    return patchlib.patch_subspace(model(), pairs(), torch.eye(32)[:, :2], 1, "END")
+
+
+@functools.cache
 def circuit() -> patchlib.Circuit:
     """Two types of heads."""
     return patchlib.Circuit({"first": [(0, 1)], "second": [(1, 2), (1, 3)]}, {"second": "END"})
@@ -178,7 +210,20 @@ def drawn() -> dict[str, Public]:
     two = {"x": score, "y": score, "x_title": "x", "y_title": "y", "top_k": 2}
     lines = {"results": {"attention": by_layer}, "metric": "logit_diff"}
     titled = {"title": "Title"}
+    by_token = patchlib.sweep(model(), pairs(), over=("layer", "pos"), progress=False)
+    by_token = by_token.assign({name: result()[name] for name in ("clean", "corrupted")})
+    grown = patchlib.grow_set(model(), alike(), HEADS, n_steps=1, progress=False)
+    both = {"traced": traced(), "swept": by_token, "metric": "logit_diff"}
     figures = {
+        "corruptions": (plots.corruptions, {**both, **titled}),
+        "plots.interactions": (plots.interactions, {"pairs": together(), **titled}),
+        "transplant_map": (plots.transplant_map, {"result": transplanted(), **titled}),
+        "of_corruptions": (takeaways.of_corruptions, both),
+        "of_severed": (takeaways.of_severed, {"traced": traced(), "severed": traced("mlp"), "metric": "logit_diff"}),
+        "of_interactions": (takeaways.of_interactions, {"pairs": together()}),
+        "of_growth": (takeaways.of_growth, {"table": grown}),
+        "of_transplant": (takeaways.of_transplant, {"result": transplanted()}),
+        "of_subspaces": (takeaways.of_subspaces, {"result": projected(), "metric": "logit_diff"}),
         "knock_out_strip": (plots.knock_out_strip, {"table": knocked, **titled}),
         "backup_scatter": (plots.backup_scatter, {"table": backup, "top_k": 2, **titled}),
         "completeness_scatter": (plots.completeness_scatter, {"table": complete, **titled}),
@@ -287,6 +332,113 @@ def public() -> dict[str, Public]:
         "classify_ioi_head": Public(patchlib.classify_ioi_head, {"layer": 9, "head": 9}),
         "sweep": Public(patchlib.sweep, {**task, "site": "z", "over": ("layer", "head"), "neurons": None, **sweep}),
         "path_patch": Public(patchlib.path_patch, {**task, "receivers": "logits", "over": ("layer", "head"), **sweep}),
+        "causal_trace": Public(
+            patchlib.causal_trace,
+            {
+                **task,
+                "span": "S2",
+                "site": "resid_pre",
+                "over": ("layer",),
+                "noise": 3.0,
+                "draws": 2,
+                "seed": 0,
+                "window": 2,
+                "severed": "mlp",
+                "layers": [0],
+                "positions": None,
+                **{name: sweep[name] for name in ("metric", "engine", "batch_tokens", "checkpoint", "progress")},
+            },
+        ),
+        "patch_set": Public(
+            patchlib.patch_set,
+            {
+                **task,
+                "cells": HEADS,
+                "site": "z",
+                **{
+                    name: value
+                    for name, value in sweep.items()
+                    if name not in ("layers", "heads", "positions", "checkpoint")
+                },
+            },
+        ),
+        "grow_set": Public(
+            patchlib.grow_set,
+            {
+                "model": model(),
+                "task": alike(),
+                "candidates": HEADS,
+                "site": "z",
+                "direction": "noise",
+                "metric": "logit_diff",
+                "n_steps": 1,
+                "held_out": None,
+                "progress": False,
+            },
+        ),
+        "interactions": Public(
+            patchlib.interactions,
+            {
+                **task,
+                "cells": HEADS,
+                "site": "z",
+                "direction": "noise",
+                "metric": "prob",
+                **interval,
+                "progress": False,
+            },
+        ),
+        "transplant": Public(
+            patchlib.transplant,
+            {
+                "model": model(),
+                "source": "Mary and John",
+                "target": [5, 6, 7],
+                "source_layer": [0, 1],
+                "target_layer": 1,
+                "source_position": "Mary",
+                "target_position": -1,
+                "site": "resid_pre",
+                "answer": 9,
+                "top_k": 2,
+                "source_model": None,
+                "batch_tokens": 512,
+            },
+        ),
+        "patch_subspace": Public(
+            patchlib.patch_subspace,
+            {
+                **task,
+                "bases": {"two": torch.eye(32)[:, :2]},
+                "layer": 1,
+                "position": "END",
+                "site": "resid_post",
+                "direction": "noise",
+                "metric": "prob",
+                "controls": True,
+                "seed": 0,
+                "batch_tokens": 512,
+            },
+        ),
+        "fit_basis": Public(
+            patchlib.fit_basis,
+            {
+                **task,
+                "layer": 1,
+                "position": "END",
+                "kind": "das",
+                "rank": 2,
+                "site": "attn_out",
+                "direction": "noise",
+                "epochs": 1,
+                "lr": 0.01,
+                "seed": 0,
+                "batch_tokens": 512,
+            },
+        ),
+        "stats.effect_difference": Public(
+            stats.effect_difference, {"first": result(), "second": noised(), "metric": "logit_diff", **interval}
+        ),
         "attribute": Public(
             patchlib.attribute,
             {

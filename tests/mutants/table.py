@@ -47,6 +47,7 @@ SWEEPS, DONORS = "tests/patching/test_sweeps.py", "tests/patching/test_donors.py
 PATHS, CHECKPOINT = "tests/patching/test_paths.py", "tests/patching/test_checkpoint.py"
 EDGES, DRAWN = "tests/patching/test_edges.py", "tests/plots/test_attribution.py"
 PLACEMENT = "tests/models/test_placement.py"
+TRACE, SETS = "tests/patching/test_trace.py", "tests/patching/test_sets.py"
 MORE_SITES = "tests/patching/test_more_sites.py"
 CIRCUIT, CRITERIA = "tests/circuits/test_circuit.py", "tests/circuits/test_criteria_by_hand.py"
 ATTRIBUTION, HEADS = "tests/circuits/test_attribution_by_hand.py", "tests/circuits/test_heads.py"
@@ -800,5 +801,58 @@ FAULTS = (
         ("tests/circuits/test_edge_circuits.py",),
         ("abs(1 - faithfulness)", "1 - faithfulness"),
         ("(metric - floor).mean() / (whole - floor).mean()", "metric.mean() / whole.mean()"),
+    ),
+    # ---- Noise, windows, sets, transplants, subspaces
+    *faults(
+        f"{PATCHING}/noise.py",
+        (TRACE,),
+        ("self.scale * self._drawn(prompt, draw)", "self._drawn(prompt, draw)"),
+        ('derive_generator(self.seed, "noise", prompt, draw)', 'derive_generator(self.seed, "noise", prompt)'),
+        ("example // self.draws % len(self.spans), example", "example // self.draws, example"),
+        ("embedded = seen[0].repeat_interleave(times, dim=0)", "embedded = seen[0]"),
+    ),
+    *faults(
+        f"{PATCHING}/severed.py",
+        (TRACE,),
+        ("layer >= min(grid.layers)", "layer > min(grid.layers)"),
+        ("base = self._window(self._base[name], start)", "base = self._window(self._source[name], start)"),
+    ),
+    *faults(
+        f"{PATCHING}/trace.py",
+        (TRACE,),
+        ("0 <= other - (layer - window // 2) < window", "0 <= other - layer < window"),
+        ("reshape(*values.shape[:-1], n, draws)", "reshape(*values.shape[:-1], draws, n).swapaxes(-1, -2)"),
+    ),
+    *faults(
+        f"{PATCHING}/set_forwards.py",
+        (SETS,),
+        ("of == site and layer in part.layers", "layer in part.layers"),
+        ("return torch.stack(whole).any(0)", "return torch.stack(whole).all(0)"),
+        ("tuple(sorted({member.layer for member in members}))", "tuple({members[0].layer})"),
+    ),
+    *faults(
+        f"{PATCHING}/sets.py",
+        (SETS,),
+        ("together - alone[first] - alone[second]", "together - alone[first]"),
+        ("1 - (1 - confidence) / len(both)", "confidence"),
+        ("(0 if moved is None else moved)", "0"),
+    ),
+    *faults(
+        f"{PATCHING}/transplant.py",
+        ("tests/patching/test_transplant.py",),
+        ("if target_layer == layer:", "if source_layer == layer:"),
+        ("(log_probs[0] - log_probs[1:])", "(log_probs[1:] - log_probs[0])"),
+        ("states[layer] = activation[0, position].clone()", "states[layer] = activation[0, -1].clone()"),
+    ),
+    *faults(
+        f"{PATCHING}/subspaces.py",
+        ("tests/patching/test_subspaces.py",),
+        ("step, base, theirs, logits_of", "step, base, own, logits_of"),
+    ),
+    *faults(
+        f"{STATISTICS}/differences.py",
+        ("tests/plots/test_traces.py",),
+        ("(moved - ratio * possible) / possible", "moved / possible"),
+        ("1 - (1 - confidence) / int(whole.sum())", "confidence"),
     ),
 )

@@ -47,10 +47,10 @@ def test_heads_at_positions_and_other_sites_are_patched_together(kind, direction
     cells = [(0, 1), (0, 2, "varied"), (2, 3, "END"), ("mlp_out", 1, "varied"), ("resid_mid", 2, "END"), (1, None, 2)]
     spelt = [("z", 0, 1, None), ("z", 0, 2, varied), ("z", 2, 3, ends), ("mlp_out", 1, None, varied),
              ("resid_mid", 2, None, ends), ("z", 1, None, [2] * 5)]  # fmt: skip
-    sets = {"all": cells, "two": cells[1:3], "late": cells[3:5]}
+    sets = {"all": cells, "two": cells[1:3], "late": cells[3:5], "turned": cells[2::-2]}
     fast, plain = (patch_set(model, pairs, sets, "z", direction, engine=engine) for engine in ("fast", "plain"))
     np.testing.assert_allclose(fast.patched, plain.patched, atol=ATOL)
-    for name, hooked in {"all": spelt, "two": spelt[1:3], "late": spelt[3:5]}.items():
+    for name, hooked in {"all": spelt, "two": spelt[1:3], "late": spelt[3:5], "turned": spelt[2::-2]}.items():
         np.testing.assert_allclose(fast.patched[0].sel(set=name), by_hand(model, pairs, hooked, direction), atol=ATOL)
     assert fast.cells.values[0] == (
         "L0H1, L0H2 at varied, L2H3 at END, L1 mlp_out at varied, L2 resid_mid at END, L1 at position 2"
@@ -169,7 +169,8 @@ def test_growth_adds_the_cell_that_raises_the_effect_most():
         ([(True, 1)], "There is no head"),
         ("L0H1", "Cells cannot be 'L0H1'"),
         (3, "is no cell of 'z'"),
-        (pd.DataFrame({"head": [1]}), "A row without a layer is no cell"),
+        (pd.DataFrame({"head": [1]}), "A row without a layer, or of a neuron, is no cell"),
+        (pd.DataFrame({"layer": [1], "neuron": [1]}), "A row without a layer, or of a neuron, is no cell"),
     ],
 )
 def test_cells_that_are_not_there_are_refused_in_one_line(cells, message):
@@ -177,6 +178,18 @@ def test_cells_that_are_not_there_are_refused_in_one_line(cells, message):
     with pytest.raises(patchlib.SweepError, match=message) as error:
         patch_set(model, make_pairs(model), cells)
     assert "\n" not in str(error.value)
+
+
+def test_cells_may_come_one_by_one_and_heads_under_either_name():
+    model = load_tiny("gpt2")
+    pairs = alike_pairs(model, 4)
+    listed = patch_set(model, pairs, [(0, 1), (1, 1)])
+    for cells in (((layer, 1) for layer in (0, 1)), pd.DataFrame({"layer": [0, 1], "head": [1, 1]})):
+        assert patch_set(model, pairs, cells).patched.equals(listed.patched)
+    one_by_one = ((layer, 1) for layer in (0, 1))
+    assert patchlib.interactions(model, pairs, one_by_one, progress=False).cell.values.tolist() == ["L0H1", "L1H1"]
+    one_by_one = ((layer, 1) for layer in (0, 1))
+    assert patchlib.grow_set(model, pairs, one_by_one, n_steps=1, progress=False).n_tested[0] == 2
 
 
 def test_what_cannot_be_grown_or_paired():

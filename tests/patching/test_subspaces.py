@@ -126,6 +126,7 @@ ORTHONORMAL = torch.eye(32)[:, :2]
         ({"bases": torch.ones(32)}, r"must be a tensor \[32, rank\], not \[32\]"),
         ({"bases": {}}, "no basis to patch"),
         ({"bases": {"a": 3}}, "must be a tensor .* not int"),
+        ({"bases": {"a": np.array([["b"]])}}, "must be a tensor .* not ndarray"),
         ({"bases": {"whole state": ORTHONORMAL}}, "cannot be named 'whole state'"),
         ({"bases": {"": ORTHONORMAL}}, "A basis's name"),
         ({"bases": 3}, "bases cannot be a int"),

@@ -152,6 +152,9 @@ def test_noise_is_of_the_spans_own_spread_the_seed_and_the_draw_alone():
     big = trace(model, pairs, [[5, 6]] * 4, over="layer", layers=[1])
     np.testing.assert_allclose(big.corrupted, whole.corrupted, atol=ATOL)
     assert not np.allclose(trace(model, pairs, [5, 6], over="layer", layers=[1], seed=1).corrupted, big.corrupted)
+    twice = patchlib.PromptPairs([[4, 7, 9], [4, 8, 9]], [[4, 7, 6], [4, 8, 6]], [[1, 2]] * 2)
+    weight = model.embed.original_component.weight
+    assert embedding_sd(model, [[0, 1], [0]], twice) == pytest.approx(float(weight[[4, 7, 4]].std()), rel=1e-5)
     first, second = noise_of(model, pairs, [5, 6])[0]
     assert (first[0, 5:7] != second[0, 5:7]).all() and not first[0, :5].any() and not first[0, 7:].any()
     spread = torch.cat([draw[0, 5:7] for draws in noise_of(model, pairs, [5, 6], draws=50) for draw in draws]).std()
@@ -215,6 +218,7 @@ def test_a_trace_goes_on_from_its_checkpoint_and_refuses_another_s(tmp_path):
         ({"noise": -0.1}, "noise must be a number of 0 or more, not -0.1"),
         ({"noise": float("nan")}, "noise must be a number of 0 or more, not nan"),
         ({"draws": 0}, "draws must be a whole number of 1 or more, not 0"),
+        ({"draws": 10**9}, "draws must be a whole number from 1 to 1,000, not 1000000000"),
         ({"window": 4}, "window=4 is wider than the model, which has 3 layers"),
         ({"window": 0}, "window must be a whole number of 1 or more"),
         ({"window": 2, "over": "pos"}, "window=2 is of layers around each layer: add 'layer' to over"),
