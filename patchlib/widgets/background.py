@@ -31,7 +31,7 @@ class BackgroundSweep:
     def __init__(self, ended: Callable[[], None]) -> None:
         self.ended = ended
         self.stop = threading.Event()
-        self.cancel = button("Cancel", self.stop.set, disabled=True)
+        self.cancel = button("Cancel", self.stop.set, disabled=True, layout=ipywidgets.Layout(width="100px"))
         self.progress = ipywidgets.FloatProgress(min=0, max=1, layout=ipywidgets.Layout(width="240px"))
         self.note, self.output = ipywidgets.HTML(), ipywidgets.Output()
 

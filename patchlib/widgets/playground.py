@@ -95,6 +95,7 @@ class _Playground:
         self.path.layout.width = "420px"
         self.row = labelled(ipywidgets.Dropdown, "Row", options=[("", None)], disabled=True)
         self.run = button("Run", self._run_pair, button_style="primary")
+        self.run.layout.width = "100px"
         self.run_file = button("Run all rows that fit", self._run_file, disabled=True)
         self.run_file.layout.width = "auto"
         name, clear = button("Name them", self._name), button("Clear names", self._clear_names)
