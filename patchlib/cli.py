@@ -31,7 +31,10 @@ _WHICH = "A path, a name (02_head_patching) or a number (02); by default all of 
 _PAIR = "Set a parameter of the notebooks, to Python's or JSON's value; -p NAME=VALUE too; may be given again."
 _RAW = "The same, to text as it stands."
 _FILE = "YAML with `name: value` lines: parameters of the notebooks."
-_GRID = "YAML with notebooks, parameters (of all runs), grid (name: [values]), runs (single ones)."
+_GRID = (
+    "YAML with notebooks, parameters (of all runs), grid (name: [values], or name: {files: PATTERN}, as in data: "
+    '{files: "prompts/*.csv"}), runs (single ones).'
+)
 _SCHEDULER = "Of a Dask scheduler, instead of workers here."
 _TRUSTED = "One that is not patchlib's and may be run, for the runs of its name; may be given again."
 _WAIT = "That a scheduler may be without a worker."

@@ -16,6 +16,10 @@ Shown: TypeAlias = "go.Figure | pd.DataFrame | str"
 """What a control can draw: figures, tables, and sentences as plain text."""
 
 
+LABEL_WIDTH = "125px"
+"""Of labels that stand below one another."""
+
+
 class Live(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
     """Controls, and below them what they drew.
 
@@ -113,3 +117,22 @@ def wide(widget: type[ipywidgets.Widget], label: str, **settings: Any) -> ipywid
     if issubclass(widget, ipywidgets.IntSlider | ipywidgets.FloatSlider | ipywidgets.SelectionSlider):
         settings = {"continuous_update": False, **settings}
     return widget(description=label, style={"description_width": "initial"}, **settings)
+
+
+def labelled(widget: type[ipywidgets.Widget], label: str, **settings: Any) -> ipywidgets.Widget:
+    """A control whose label is as wide as those of the others around it."""
+    control = wide(widget, label, **settings)
+    control.style.description_width = LABEL_WIDTH
+    return control
+
+
+def button(label: str, pressed: Callable[[], None], **settings: Any) -> ipywidgets.Button:
+    """A button, and what happens when it is pressed."""
+    made = ipywidgets.Button(description=label, **settings)
+    made.on_click(lambda clicked: pressed())
+    return made
+
+
+def sentence(text: str) -> str:
+    """A note as HTML, which screen readers say when it comes."""
+    return f"<span role='status'>{html.escape(text)}</span>"

@@ -1,30 +1,31 @@
-"""Type two prompts and two answers, and see where the difference between them is."""
+"""Type two prompts and their answers, or load a file of them, and see where the difference between them is."""
 
-import html
-import threading
-import warnings
 from collections.abc import Callable, Mapping
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import ipywidgets
-import torch
-from jaxtyping import Int
-from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import check_choice, check_kind, first_line
-from patchlib.errors import ContrastWarning, PatchlibError, TaskError
+from patchlib.errors import PatchlibError
 from patchlib.models.check import check_model
-from patchlib.patching.sites import SITES
-from patchlib.patching.sweeps import sweep
-from patchlib.plots import takeaways
-from patchlib.plots.sweeps import heatmap_panels
+from patchlib.tasks.files.fit import Fitted
 from patchlib.tasks.pairs import PromptPairs
-from patchlib.tasks.tokens import check_pair, tokenize, tokenizer_of
-from patchlib.widgets.drawing import in_a_row, outputs, wide
+from patchlib.widgets.background import BackgroundSweep
+from patchlib.widgets.drawing import button, in_a_row, labelled, sentence, wide
+from patchlib.widgets.pair_files import FileRows, append_pair, load_rows
+from patchlib.widgets.pair_text import (
+    Named,
+    answer_ids,
+    check_name,
+    rows_of,
+    side_by_side,
+    standing,
+    token_rows,
+    typed_pair,
+)
 
 T = TypeVar("T")
-Rows: TypeAlias = tuple[Int[Tensor, " pos"], ...]
 
 EXAMPLE = {
     "clean": "When Mary and John went to the store, John gave a drink to",
@@ -34,14 +35,17 @@ EXAMPLE = {
 }
 LABELS = {"clean": "Clean prompt", "corrupted": "Corrupted prompt", "right": "Right answer", "wrong": "Wrong answer"}
 SHOWN_SITES = ("resid_pre", "attn_out", "mlp_out", "z")
-
-
-class Cancelled(Exception):
-    """The user pressed Cancel."""
+POSITIONS = {"all": "all", "named": "the named ones"}
+NOTES = ("prompts", "right", "wrong", "names", "file")
 
 
 def prompt_playground(model: TransformerBridge, example: dict[str, str] | None = None) -> ipywidgets.VBox:
-    """Two prompts, two answers and a site: the tokens side by side as you type, and on Run the map of effects.
+    """Two prompts, their answers and a site: the tokens side by side as you type, and on Run the map of effects.
+
+    Several answers with commas between them are a set, of which any is right (wrong); one in quotes has no space before
+    it. Tokens that are selected in the list and named are a position of the map, or what every head is patched at.
+    Load shows each row of a file that ``read_pairs`` reads, and what does not fit; a row that is picked fills the
+    fields, and all that fit are run together. Save puts the pair behind a CSV or JSONL file's rows.
 
     Sweeps go on in the background, one at a time; Cancel stops the one that is under way after the batch that it is in.
 
@@ -56,7 +60,7 @@ def prompt_playground(model: TransformerBridge, example: dict[str, str] | None =
         SweepError: ``example`` has another field.
 
     Example:
-        >>> playground = patchlib.widgets.prompt_playground(model, {"right": "Mary", "wrong": "John"})
+        >>> playground = patchlib.widgets.prompt_playground(model, {"right": "Mary", "wrong": "John, Tom"})
         >>> playground.children[0].description, playground.children[0].value
         ('Clean prompt', 'When Mary and John went to the store, John gave a drink to')
     """
@@ -65,115 +69,144 @@ def prompt_playground(model: TransformerBridge, example: dict[str, str] | None =
     for name, text in example.items():
         check_choice("field of the example", name, LABELS)
         check_kind(f"{name} of the example", text, str, "give a text")
-    texts = {**EXAMPLE, **example}
-    fields = {name: wide(ipywidgets.Text, label, value=texts[name]) for name, label in LABELS.items()}
-    for name in ("clean", "corrupted"):
-        fields[name].layout = ipywidgets.Layout(width="720px", max_width="98%")
-    site = wide(ipywidgets.Dropdown, "Site", options=SHOWN_SITES)
-    run_button = ipywidgets.Button(description="Run", button_style="primary")
-    cancel_button = ipywidgets.Button(description="Cancel", disabled=True)
-    progress = ipywidgets.FloatProgress(min=0, max=1, layout=ipywidgets.Layout(width="240px"))
-    tokens, output = ipywidgets.HTML(), ipywidgets.Output()
-    notes = {name: ipywidgets.HTML() for name in ("prompts", "right", "wrong", "sweep")}
-    stop = threading.Event()
+    return _Playground(model, {**EXAMPLE, **example}).box
 
-    def attempt(name: str, make: Callable[[], T]) -> T | None:
-        notes[name].value = ""
+
+class _Playground:
+    """The controls, and what happens when they are used."""
+
+    def __init__(self, model: TransformerBridge, texts: Mapping[str, str]) -> None:
+        self.model = model
+        self.named: Named = {}
+        self.file: FileRows | None = None
+        self.sweeps = BackgroundSweep(self._ended)
+        self.fields = {name: labelled(ipywidgets.Text, label, value=texts[name]) for name, label in LABELS.items()}
+        for name in ("clean", "corrupted"):
+            self.fields[name].layout = ipywidgets.Layout(width="720px", max_width="98%")
+        self.tokens, self.rows = ipywidgets.HTML(), ipywidgets.HTML()
+        self.notes = {name: ipywidgets.HTML() for name in NOTES}
+        self.list = labelled(ipywidgets.SelectMultiple, "Tokens", rows=6)
+        self.name = wide(ipywidgets.Text, "Name", placeholder="such as verb")
+        self.site = labelled(ipywidgets.Dropdown, "Site", options=SHOWN_SITES)
+        self.positions = wide(
+            ipywidgets.Dropdown, "Positions", options=[(label, name) for name, label in POSITIONS.items()]
+        )
+        self.path = labelled(ipywidgets.Text, "File", placeholder="pairs.csv")
+        self.path.layout.width = "420px"
+        self.row = labelled(ipywidgets.Dropdown, "Row", options=[("", None)], disabled=True)
+        self.run = button("Run", self._run_pair, button_style="primary")
+        self.run.layout.width = "100px"
+        self.run_file = button("Run all rows that fit", self._run_file, disabled=True)
+        self.run_file.layout.width = "auto"
+        name, clear = button("Name them", self._name), button("Clear names", self._clear_names)
+        load, save = button("Load", self._load), button("Save the pair", self._save)
+        for field in self.fields.values():
+            field.observe(self.check, "value")
+        self.row.observe(self._pick, "value")
+        self.check()
+        answers = [in_a_row(self.fields[which], self.notes[which]) for which in ("right", "wrong")]
+        self.box = ipywidgets.VBox(
+            [
+                self.fields["clean"], self.fields["corrupted"], self.tokens, self.notes["prompts"], *answers,
+                in_a_row(self.list, ipywidgets.VBox([self.name, in_a_row(name, clear)]), self.notes["names"]),
+                in_a_row(self.site, self.positions, self.run, self.sweeps.cancel),
+                in_a_row(self.sweeps.progress, self.sweeps.note),
+                in_a_row(self.path, load, save, self.notes["file"]),
+                self.rows, in_a_row(self.row, self.run_file), self.sweeps.output,
+            ]
+        )  # fmt: skip
+
+    def attempt(self, note: str, make: Callable[[], T]) -> T | None:
+        """What ``make`` gives; None where it cannot be made, and the note says why."""
+        self.notes[note].value = ""
         try:
             return make()
         except PatchlibError as error:
-            notes[name].value = _sentence(first_line(error))
+            self.notes[note].value = sentence(first_line(error))
             return None
 
-    def check(change: object = None) -> PromptPairs | None:
+    def check(self, change: object = None) -> PromptPairs | None:
         """Show the tokens, and beside each field what is wrong with it; the pair if nothing is."""
-        clean, corrupted, right, wrong = (field.value for field in fields.values())
-        tokens.value = _side_by_side(model, clean, corrupted)
-        rows = attempt("prompts", lambda: rows_of(model, clean, corrupted))
-        good = attempt("right", lambda: answer_token(model, "right", right))
-        bad = attempt("wrong", lambda: answer_token(model, "wrong", wrong))
+        clean, corrupted, right, wrong = (field.value for field in self.fields.values())
+        both = token_rows(self.model, clean, corrupted)
+        self.tokens.value = side_by_side(self.model, both, self.named)
+        options = [(f"{i}: {self.model.to_string([token])}", i) for i, token in enumerate(both[0])]
+        if options != list(self.list.options):  # or what is selected would be no more
+            self.list.options = options
+        lost = [name for name in self.named if name not in standing(self.named, both[0])]
+        self.notes["names"].value = sentence(f"Other tokens stand where {', '.join(lost)} was.") if lost else ""
+        rows = self.attempt("prompts", lambda: rows_of(self.model, clean, corrupted))
+        good = self.attempt("right", lambda: answer_ids(self.model, "right", right))
+        bad = self.attempt("wrong", lambda: answer_ids(self.model, "wrong", wrong))
         if rows is None or good is None or bad is None:
             return None
-        return attempt("sweep", lambda: PromptPairs(*rows, torch.tensor([[good, bad]]), name="your prompts"))
+        return self.attempt("wrong", lambda: typed_pair(self.model, rows, (good, bad), self.named))
 
-    def tell(done: int, total: int) -> None:
-        progress.value = done / max(total, 1)
-        if stop.is_set():
-            raise Cancelled
+    def _name(self) -> None:
+        chosen = [int(index) for index in self.list.value]
+        if (name := self.attempt("names", lambda: check_name(self.name.value, chosen))) is not None:
+            (row, _) = token_rows(self.model, self.fields["clean"].value, "")
+            self.named = {**self.named, name: [(index, row[index]) for index in chosen]}
+            self.check()
 
-    def sweep_and_draw(pairs: PromptPairs, name: str) -> None:
-        over = ("layer", "head") if SITES[name].has_heads else ("layer", "pos")
-        try:
-            with warnings.catch_warnings(record=True) as caught:  # shown here, and not somewhere in the notebook
-                warnings.simplefilter("always", ContrastWarning)
-                result = sweep(model, pairs, name, over, progress=tell)
-            figure = heatmap_panels(result, title=f"Denoising {name}, your prompts")
-            output.outputs = outputs([figure, takeaways.of_cells(result)])
-            notes["sweep"].value = "".join(_sentence(str(warning.message).splitlines()[0]) for warning in caught)
-        except Cancelled:
-            notes["sweep"].value = _sentence("Cancelled.")
-        except Exception as error:  # in a thread nobody else would show it
-            notes["sweep"].value = _sentence(f"{type(error).__name__}: {first_line(error)}")
-        finally:
-            run_button.disabled, cancel_button.disabled = False, True
+    def _clear_names(self) -> None:
+        self.named = {}
+        self.check()
 
-    def clicked(button: ipywidgets.Button) -> None:
-        pairs = check()
-        if pairs is None:
-            notes["sweep"].value = _sentence("Not run: mend what is said above first.")
+    def _load(self) -> None:
+        self.file = self.attempt("file", lambda: load_rows(self.model, self.path.value))
+        self.run_file.disabled = self.file is None or not self.file.fitted or self.run.disabled
+        self.rows.value = "" if self.file is None else self.file.table()
+        rows = [] if self.file is None else self.file.rows
+        self.row.options = [("", None), *((str(row.row), i) for i, row in enumerate(rows))]
+        self.row.disabled = not rows
+        if self.file is not None:
+            self.notes["file"].value = sentence(str(self.file))
+
+    def _pick(self, change: Mapping[str, Any]) -> None:
+        if self.file is None or change["new"] is None:
             return
-        run_button.disabled, cancel_button.disabled = True, False
-        stop.clear()
-        progress.value = 0
-        notes["sweep"].value = _sentence("Running ...")
-        threading.Thread(target=sweep_and_draw, args=(pairs, site.value), daemon=True).start()
+        row = self.file.rows[change["new"]]
+        texts = self.file.texts[change["new"]]
+        is_fitted = isinstance(row, Fitted)
+        self.named = (
+            {name: [(index, row.clean[index]) for index in where] for name, where in row.positions.items()}
+            if isinstance(row, Fitted)
+            else {}
+        )
+        for name, field in self.fields.items():
+            field.value = texts.get(name, "")
+        self.check()
+        self.notes["file"].value = sentence(f"{row.row} fits." if is_fitted else f"{row.row} {row.detail}")
 
-    run_button.on_click(clicked)
-    cancel_button.on_click(lambda button: stop.set())
-    for field in fields.values():
-        field.observe(check, "value")
-    check()
-    answers = [in_a_row(fields[name], notes[name]) for name in ("right", "wrong")]
-    rows = [*answers, in_a_row(site, run_button, cancel_button), in_a_row(progress, notes["sweep"])]
-    return ipywidgets.VBox([fields["clean"], fields["corrupted"], tokens, notes["prompts"], *rows, output])
+    def _save(self) -> None:
+        pair = self.check()
+        if pair is None:
+            self.notes["file"].value = sentence("Not saved: mend what is said above first.")
+        elif (saved := self.attempt("file", lambda: append_pair(self.model, pair, self.path.value))) is not None:
+            self._load()
+            self.notes["file"].value = sentence(f"Saved as row {saved[1]} of {saved[0]}.")
 
+    def _run_pair(self) -> None:
+        pairs = self.check()
+        if pairs is None:
+            self.sweeps.say("Not run: mend what is said above first.")
+        else:
+            self._start(pairs, "your prompts")
 
-def answer_token(model: TransformerBridge, which: str, answer: str) -> int:
-    """An answer's token, with the space that it has after a prompt; TaskError if it is none or more than one."""
-    word = answer.strip()
-    if not word:
-        raise TaskError(f"The {which} answer is empty: give one word.")
-    ids = tokenizer_of(model)([f" {word}"], add_special_tokens=False)["input_ids"][0]
-    if len(ids) != 1:
-        shown = " + ".join(repr(model.to_string([token])) for token in ids)
-        raise TaskError(f"The {which} answer {word!r} is {len(ids)} tokens ({shown}): give a word of one.")
-    return int(ids[0])
+    def _run_file(self) -> None:
+        file = self.file
+        pairs = None if file is None else self.attempt("file", file.pairs)
+        if file is not None and pairs is not None:
+            self._start(pairs, f"{len(pairs)} rows of {file.reading.name}")
 
+    def _start(self, pairs: PromptPairs, whose: str) -> None:
+        named = [name for name in pairs.positions if name != "END"] if self.positions.value == "named" else None
+        if named == []:
+            self.sweeps.say("Not run: no token is named; select some and name them first.")
+            return
+        self.run.disabled, self.run_file.disabled = True, True
+        self.sweeps.start(self.model, pairs, self.site.value, named, whose)
 
-def rows_of(model: TransformerBridge, clean: str, corrupted: str) -> tuple[Rows, Rows]:
-    """Two texts as tokens; TaskError or AlignmentError where a patch between them has no meaning."""
-    if not clean.strip() or not corrupted.strip():
-        raise TaskError("A prompt is empty: type two that differ in one thing.")
-    rows = tokenize(model, clean), tokenize(model, corrupted)
-    check_pair(0, *rows, lambda token: str(model.to_string([token])))
-    return (rows[0],), (rows[1],)
-
-
-def _side_by_side(model: TransformerBridge, clean: str, corrupted: str) -> str:
-    """Both prompts' tokens one above the other, those that differ marked."""
-    rows = [tokenize(model, text).tolist() if text.strip() else [] for text in (clean, corrupted)]
-    lines = []
-    for name, row, other in (("clean", *rows), ("corrupted", *rows[::-1])):
-        cells = [f"<th scope='row' style='text-align:left;padding-right:8px'>{name}</th>"]
-        for i in range(max(map(len, rows))):
-            token = html.escape(model.to_string([row[i]])) if i < len(row) else "&empty;"
-            differs = i >= min(map(len, rows)) or row[i] != other[i]
-            mark = ";font-weight:bold;background:#B2182B;color:#fff" if differs else ""  # 6.5:1 on any theme
-            cells.append(f"<td style='padding:2px 5px;border:1px solid #767676{mark}'>{token}</td>")
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    table = f"<table aria-label='tokens of both prompts; those that differ are bold'>{''.join(lines)}</table>"
-    return f"<div style='overflow-x:auto;line-height:1.6'>{table}</div>"
-
-
-def _sentence(text: str) -> str:
-    return f"<span role='status'>{html.escape(text)}</span>"
+    def _ended(self) -> None:
+        self.run.disabled, self.run_file.disabled = False, self.file is None or not self.file.fitted

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import nbformat
 import pytest
 
@@ -39,6 +41,10 @@ def test_a_grid_is_every_combination_and_the_single_runs(tiny):
         ({"grid": {"seed": [1, "one"]}}, r"seed of notebook tiny takes int, but was given 'one'"),
         ({"grid": {"seed": []}}, "needs a list of values"),
         ({"grid": {"seed": 3}}, r"such as \[3\], not 3"),
+        ({"grid": {"mode": {"files": "prompts/*.csv"}}}, "'mode' of the grid asks for the files 'prompts/.*has none"),
+        ({"grid": {"mode": {"files": 3}}}, "takes a list of values, or {files: "),
+        ({"grid": {"mode": {"files": "*", "sort": True}}}, "takes a list of values, or {files: "),
+        ({"grid": {"seed": {"files": "*.ipynb"}}}, "seed of notebook tiny takes int, but was given"),
         ({"grid": {"seed": [1, 2, 1]}}, "the same run twice: tiny,seed=1"),
         ({"runs": [{"seed": 3}]}, "each with its 'notebook'"),
         ({"notebooks": ["nowhere.ipynb"]}, r"no notebook 'nowhere.ipynb'"),
@@ -61,6 +67,26 @@ def test_a_grid_that_cannot_be_run_is_refused_before_anything_runs(tiny, tmp_pat
     nbformat.write(notebook, tmp_path / "tiny.ipynb")
     with pytest.raises(RunError, match=said):
         read_grid(tiny(**plan))
+
+
+def test_a_folder_of_files_is_a_run_for_each_called_by_its_stem(tiny, tmp_path, monkeypatch):
+    (tmp_path / "prompts" / "more").mkdir(parents=True)
+    for name in ("b.csv", "a.csv", "notes.txt", ".hidden.csv", "more/b.csv", "more/my own.csv"):
+        (tmp_path / "prompts" / name).write_text("clean,corrupted\n")
+    monkeypatch.chdir("/")
+    grid = tiny(grid={"mode": {"files": "prompts/*.csv"}, "seed": [0, 1]})
+    runs = read_grid(grid)
+    assert names(runs) == [f"tiny,mode={name},seed={seed}" for name in "ab" for seed in (0, 1)]
+    assert runs[0].parameters == {"mode": str(tmp_path / "prompts" / "a.csv"), "seed": 0}
+    assert names(read_grid(tiny(grid={"mode": {"files": "prompts"}}))) == [
+        "tiny,mode=a",
+        "tiny,mode=b",
+        "tiny,mode=notes",
+    ]
+    same = names(read_grid(tiny(grid={"mode": {"files": str(tmp_path / "prompts/**/*.csv")}})))
+    assert [re.sub(r",[0-9a-f]{8}$", "", name) for name in same] == [
+        "tiny,mode=a", "tiny,mode=prompts_b.csv", "tiny,mode=prompts_more_b.csv", "tiny,mode=my_own",
+    ]  # fmt: skip
 
 
 def test_paths_are_relative_to_the_grid_and_of_one_name_each(tmp_path, monkeypatch):

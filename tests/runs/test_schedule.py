@@ -417,3 +417,33 @@ def test_cleaning_waits_for_a_status_that_is_being_written(tmp_path):
         assert half.exists()
     cleaner.join()
     assert not half.exists()
+
+
+def test_a_grid_over_a_folder_of_files_reads_each_and_repeats_the_one_that_changed(tmp_path):
+    cells = [
+        nbformat.v4.new_code_cell('data: str = ""\nout_dir: str = "out"', metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(
+            "import pandas as pd\nfrom patchlib.runs import save_run\n"
+            'save_run(out_dir, "count", {"table": pd.read_csv(data)}, {"data": data, "out_dir": out_dir})'
+        ),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "count.ipynb")
+    (tmp_path / "prompts").mkdir()
+    for word, others in {"dogs": "cat", "keys": "cabinet"}.items():
+        (tmp_path / "prompts" / f"{word}.csv").write_text(f"clean,corrupted\nthe {word},the {others}\n")
+    (tmp_path / "grid.yaml").write_text('notebooks: [count.ipynb]\ngrid: {data: {files: "prompts/*.csv"}}\n')
+    runs = read_grid(tmp_path / "grid.yaml")
+    statuses = run_grid(runs, tmp_path / "out")
+    assert [(status["name"], status["status"]) for status in statuses] == [
+        ("count,data=dogs", "ok"), ("count,data=keys", "ok"),
+    ]  # fmt: skip
+    tables = [next((tmp_path / "out" / "runs" / run.name).glob("*table*.csv")).read_text() for run in runs]
+    assert ["the dogs" in tables[0], "the keys" in tables[1]] == [True, True]
+    told = []
+    run_grid(read_grid(tmp_path / "grid.yaml"), tmp_path / "out", told=told.append)
+    assert not told
+    (tmp_path / "prompts" / "keys.csv").write_text("clean,corrupted\nthe doors,the door\n")
+    with pytest.raises(RunError, match=r"count,data=keys in .* was made by another content of its file"):
+        run_grid(read_grid(tmp_path / "grid.yaml"), tmp_path / "out")
+    run_grid(read_grid(tmp_path / "grid.yaml"), tmp_path / "out", told=told.append, force=True)
+    assert [status["name"] for status in told] == ["count,data=keys"]

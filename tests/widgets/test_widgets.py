@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import subprocess
 import sys
-import time
 
 import ipywidgets
 import nbformat
@@ -26,13 +25,12 @@ from patchlib.widgets import (
     estimate_explorer,
     head_explorer,
     live,
-    prompt_playground,
     result_explorer,
 )
 from patchlib.widgets.pickers import CellPicker
-from patchlib.widgets.playground import answer_token
 from tests.helpers import contrast_pairs, make_pairs
 from tests.tiny import load_tiny
+from tests.widgets.boxes import field, walk
 
 pytestmark = pytest.mark.filterwarnings("ignore::patchlib.ContrastWarning")
 
@@ -72,12 +70,6 @@ class Shown:
 
     def texts(self):
         return [bundle["text/plain"] for bundle in self.drawn if "text/plain" in bundle]
-
-
-def walk(box):
-    yield box
-    for child in getattr(box, "children", ()):
-        yield from walk(child)
 
 
 def test_a_drawing_that_fails_at_the_defaults_fails_the_cell():
@@ -278,65 +270,6 @@ def test_the_edge_explorer_shows_size_and_faithfulness_of_what_is_picked(model, 
         edge_explorer({"eap": scores}, {"other": curve})
 
 
-def wait_until(done, seconds=60):
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-TEXTS = {"clean": "the store and the park", "corrupted": "the store and the book", "right": "drink", "wrong": "gift"}
-
-
-def field(box, label):
-    return next(widget for widget in walk(box) if getattr(widget, "description", None) == label)
-
-
-def said(box):
-    """What stands beside the prompts, the two answers and the buttons."""
-    return [widget.value for widget in walk(box) if isinstance(widget, ipywidgets.HTML)][1:]
-
-
-def test_the_playground_runs_a_good_pair_and_says_what_is_wrong_with_a_bad_one(model):
-    box = prompt_playground(model, TEXTS)
-    output = next(widget for widget in walk(box) if isinstance(widget, ipywidgets.Output))
-    assert said(box) == [""] * 4
-    field(box, "Run").click()
-    wait_until(lambda: not field(box, "Run").disabled)
-    figure = output.outputs[0]["data"][PLOTLY_MIME]
-    assert "Denoising resid_pre, your prompts" in figure["layout"]["title"]["text"]
-    field(box, "Corrupted prompt").value = "the store"
-    assert "tokens and its corrupted prompt" in said(box)[0]
-    field(box, "Corrupted prompt").value = TEXTS["corrupted"]
-    field(box, "Right answer").value = ""
-    field(box, "Run").click()
-    assert not field(box, "Run").disabled and "right answer is empty" in said(box)[1]
-
-
-def test_an_example_has_only_the_fields_that_there_are(model):
-    with pytest.raises(SweepError, match="Unknown field of the example 'rigth': choose 'clean'"):
-        prompt_playground(model, {"rigth": "drink"})
-
-
-def test_cancel_stops_the_sweep(model, monkeypatch):
-    begun = []
-
-    def slow(*args, progress, **kwargs):
-        for i in range(10_000):  # longer than is waited for, if it is not cancelled
-            begun.append(i)
-            time.sleep(0.01)
-            progress(i, 10_000)
-
-    monkeypatch.setattr("patchlib.widgets.playground.sweep", slow)
-    box = prompt_playground(model, TEXTS)
-    field(box, "Run").click()
-    wait_until(lambda: len(begun) > 3)
-    assert field(box, "Run").disabled
-    field(box, "Cancel").click()
-    wait_until(lambda: not field(box, "Run").disabled)
-    assert len(begun) < 10_000 and "Cancelled" in said(box)[3]
-
-
 def test_a_function_is_told_how_far_a_sweep_is_and_can_stop_it(model):
     told = []
     patchlib.sweep(model, make_pairs(model), "z", ("layer", "head"), progress=lambda *how_far: told.append(how_far))
@@ -347,27 +280,6 @@ def test_a_function_is_told_how_far_a_sweep_is_and_can_stop_it(model):
 
     with pytest.raises(KeyboardInterrupt):
         patchlib.sweep(model, make_pairs(model), "z", ("layer", "head"), progress=stop)
-
-
-def test_answers_of_two_tokens_and_prompts_that_do_not_align_are_refused_beside_their_field(model):
-    assert model.to_string([answer_token(model, "right", " drink ")]).strip() == "drink"
-    with pytest.raises(patchlib.TaskError, match=r"wrong answer 'unbelievablelongword' is \d+ tokens"):
-        answer_token(model, "wrong", "unbelievablelongword")
-    box = prompt_playground(model, {**TEXTS, "wrong": "unbelievablelongword", "corrupted": "the store"})
-    prompts, right, wrong, run = said(box)
-    assert "tokens and its corrupted prompt" in prompts and not right and "unbelievablelongword" in wrong and not run
-    field(box, "Run").click()
-    assert not field(box, "Run").disabled and "Not run" in said(box)[3]
-
-
-def test_a_pair_without_contrast_says_so(model):
-    box = prompt_playground(model, {**TEXTS, "right": "gift", "wrong": "drink"})
-    field(box, "Run").click()
-    wait_until(lambda: not field(box, "Run").disabled)
-    fine = prompt_playground(model, TEXTS)
-    field(fine, "Run").click()
-    wait_until(lambda: not field(fine, "Run").disabled)
-    assert sorted("no usable contrast" in said(playground)[3] for playground in (box, fine)) == [False, True]
 
 
 @pytest.mark.slow

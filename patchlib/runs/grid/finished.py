@@ -15,6 +15,12 @@ from patchlib.runs.grid.plan import Planned
 from patchlib.runs.records import Manifest, read_record
 
 _MEND = "take another folder, or --force"
+OTHER = {
+    "parameters": "other parameters",
+    "data_hash": "another content of its file",
+    "code_hash": "other code (patchlib's or the notebook's)",
+}
+"""What may have made a finished run another one, by its key in the status."""
 
 
 def run_folders(folder: Path) -> list[RunFolder]:
@@ -50,10 +56,10 @@ def check_models(folders: Iterable[RunFolder]) -> None:
 def _is_done(run: Planned, folder: RunFolder, code: str, force: bool) -> bool:
     if not folder.is_ok or folder.damage():
         return False
-    made = {"parameters": dict(run.parameters), "code_hash": code}
-    other = [key for key, value in made.items() if folder.status.get(key) != value]
+    made = {"parameters": dict(run.parameters), "data_hash": run.data_hash, "code_hash": code}
+    other = [key for key, value in made.items() if folder.status.get(key, "") != value]
     if other and not force:
-        what = "other parameters" if "parameters" in other else "other code (patchlib's or the notebook's)"
+        what = OTHER[other[0]]
         raise RunError(f"{run.name} in {folder.path.parents[1]} was made by {what}; {_MEND}")
     return not other
 

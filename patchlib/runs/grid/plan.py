@@ -1,10 +1,13 @@
 """Many runs from one file: which notebooks, with which parameters, and what each run's folder is called."""
 
 import difflib
+import functools
+import glob
 import hashlib
 import itertools
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from patchlib._util import sha256_of
 from patchlib.errors import RunError
 from patchlib.runs.execute.notebooks import find_notebooks
 from patchlib.runs.execute.parameters import read_parameters
@@ -34,6 +38,7 @@ class Planned:
         name: Of its folder: the notebook and what sets it apart, as "02_head_patching,model_name=gpt2,seed=1".
         notebook: Its path.
         parameters: All that differ from the notebook's own.
+        data_hash: Of the contents of the files that a grid's ``files`` gave it; empty without.
 
     Example:
         >>> (tmp_path / "grid.yaml").write_text("{notebooks: [04], runs: [{notebook: 04, seed: 1}]}") > 0
@@ -45,6 +50,15 @@ class Planned:
     name: str
     notebook: Path
     parameters: Mapping[str, Any]
+    data_hash: str = ""
+
+
+@dataclass(frozen=True)
+class _DataFile:
+    """A value of the grid that is a file: its path, and what a run's name calls it."""
+
+    path: Path
+    label: str
 
 
 def read_grid(path: str | Path, defaults: Mapping[str, Any] | None = None) -> list[Planned]:
@@ -60,6 +74,14 @@ def read_grid(path: str | Path, defaults: Mapping[str, Any] | None = None) -> li
           model_name: [gpt2, EleutherAI/pythia-70m]
           seed: [0, 1, 2]
 
+    In place of a list of values, ``{files: PATTERN}`` gives a parameter each file of a folder, in order. A run is
+    called by its file's stem, or by the way to it where two have the same. A run whose file has changed since is not
+    taken for finished::
+
+        notebooks: [06_your_own_question]
+        grid:
+          data: {files: "prompts/*.csv"}
+
     Paths are relative to the file, wherever it is read from.
 
     Args:
@@ -67,8 +89,8 @@ def read_grid(path: str | Path, defaults: Mapping[str, Any] | None = None) -> li
         defaults: Taken where the file has no value, for notebooks that have such a parameter; out_dir is left away.
 
     Raises:
-        RunError: The file cannot be read, an unknown key, notebook or parameter, a wrong type, the same run twice, or
-            more runs than 100,000.
+        RunError: The file cannot be read, an unknown key, notebook or parameter, a wrong type, the same run twice,
+            ``files`` that are not there, or more runs than 100,000.
 
     Returns:
         The runs, those of the grid first.
@@ -86,16 +108,20 @@ def read_grid(path: str | Path, defaults: Mapping[str, Any] | None = None) -> li
     fixed = _mapping(plan, "parameters")
     wanted = [*_combinations(plan, base), *_single_runs(plan, base)]
     find_notebooks([str(notebook) for notebook, _ in wanted])  # of one name each: a folder's results go by it
+    content = functools.cache(_content)  # a file may be in many runs
     runs = []
     for notebook, own in wanted:
-        parameters = read_parameters(notebook, fixed | own, defaults)[1]
+        files = [value.path for value in own.values() if isinstance(value, _DataFile)]
+        given = {name: str(value.path) if isinstance(value, _DataFile) else value for name, value in own.items()}
+        labels = {name: value.label if isinstance(value, _DataFile) else value for name, value in own.items()}
+        parameters = read_parameters(notebook, fixed | given, defaults)[1]
         if "out_dir" in parameters:
             raise RunError("a grid gives each run a folder of its own: leave out_dir away, and say -o FOLDER")
         for name, value in parameters.items():
             if not _is_plain(value):
                 mend = "take numbers, text in quotes, true, false, null, and lists and mappings of them"
                 raise RunError(f"{name} = {value!r} of {notebook.stem} cannot be kept as JSON; {mend}")
-        runs.append(Planned(run_name(notebook, own), notebook, parameters))
+        runs.append(Planned(run_name(notebook, labels), notebook, parameters, ",".join(map(content, files))))
     names = Counter(run.name.casefold() for run in runs)  # some disks take two that differ in case for one
     if twice := sorted(name for name, count in names.items() if count > 1):
         raise RunError(f"{path} asks for the same run twice: {twice[0]}; leave one of them out")
@@ -105,6 +131,7 @@ def read_grid(path: str | Path, defaults: Mapping[str, Any] | None = None) -> li
 def _combinations(plan: Mapping[str, Any], base: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Each notebook with each combination of the grid's values; none where the file has single runs only."""
     notebooks, axes = plan.get("notebooks"), _mapping(plan, "grid")
+    axes = {name: _files(name, values, base) if isinstance(values, dict) else values for name, values in axes.items()}
     for name, values in axes.items():
         if not isinstance(values, list) or not values:
             raise RunError(f"{name!r} of the grid needs a list of values, such as [{values}], not {values!r}")
@@ -116,6 +143,31 @@ def _combinations(plan: Mapping[str, Any], base: Path) -> Iterator[tuple[Path, d
         for notebook in found:
             for values in itertools.product(*axes.values()):
                 yield notebook, dict(zip(axes, values, strict=True))
+
+
+def _files(name: str, values: Mapping[str, Any], base: Path) -> list[_DataFile]:
+    """The files that ``{files: PATTERN}`` names, in order."""
+    pattern = values.get("files")
+    if len(values) != 1 or not isinstance(pattern, str) or not pattern:
+        raise RunError(f'{name!r} of the grid takes a list of values, or {{files: "prompts/*.csv"}}, not {values!r}')
+    wanted = str(Path(pattern, "*")) if (base / pattern).is_dir() else pattern
+    paths = [
+        path for found in glob.glob(wanted, root_dir=base, recursive=True) if (path := Path(base, found)).is_file()
+    ]
+    if not paths:
+        raise RunError(f"{name!r} of the grid asks for the files {pattern!r}, but {base} has none")
+    stems = Counter(path.stem.casefold() for path in paths)
+    return [
+        _DataFile(path, path.stem if stems[path.stem.casefold()] == 1 else os.path.relpath(path, base))
+        for path in sorted(paths)
+    ]
+
+
+def _content(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror or type(error).__name__})") from error
 
 
 def _single_runs(plan: Mapping[str, Any], base: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -121,7 +121,8 @@ def _planned(run: Planned, code: str) -> dict[str, Any]:
     """The status of a run that is to be made, with nothing left of one before."""
     status = {"name": run.name, "notebook": run.notebook.stem, "parameters": dict(run.parameters), "code_hash": code}
     unknown = dict.fromkeys(("error", "token", "finished_utc", "wall_time_s", "peak_memory_mb"))
-    return status | unknown | {"package_hash": code_hash(), "status": "waiting", "attempts": 0}
+    made = {"package_hash": code_hash(), "data_hash": run.data_hash}
+    return status | unknown | made | {"status": "waiting", "attempts": 0}
 
 
 def check_settings(**settings: float | None) -> None:
