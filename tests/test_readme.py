@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def comparable(text: str) -> str:
 
 @pytest.mark.real_model
 @pytest.mark.slow
-def test_its_code_prints_what_it_says():
+def test_its_code_prints_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # it writes a file
     blocks = list(BLOCK.finditer(README.read_text()))
     assert len(blocks) == README.read_text().count("```python") > 3
     names: dict[str, Any] = {}
@@ -56,7 +58,8 @@ def _rewrite() -> None:
             names["figure"].write_image(ROOT / "docs" / "heads.png", scale=2)
         return f"```python\n{block['code']}```\n" + (f"\n```text\n{output}```\n" if output else "")
 
-    README.write_text(BLOCK.sub(run, README.read_text()))
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # it writes a file
+        README.write_text(BLOCK.sub(run, README.read_text()))
 
 
 if __name__ == "__main__":

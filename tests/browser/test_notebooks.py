@@ -24,6 +24,7 @@ FEWER = {
     "03_ioi_circuit": "n_prompts, depth, n_test = 16, 1, 4",  # of fewer prompts no head is told from chance
     "04_induction_heads": "n_prompts, n_rows, top_k = 2, 2, 3",
     "05_attribution": "n_prompts, n_test, steps = 2, 1, 2",
+    "06_your_own_question": "n_prompts, top_k = 8, 2",
 }
 """What is written below a notebook's parameters, so that it takes less time; its asserts hold with them too."""
 
@@ -189,3 +190,8 @@ def test_05_attribution(lab):
     edges.wait_for("eap: ")
     edges.pick("Ranking", "sign")
     edges.wait_for("by sign")
+
+
+def test_06_your_own_question(lab):
+    playground = lab.control(0)
+    playground.wait_for_text("Clean prompt")
