@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 
 from patchlib import __version__, cli_tasks
+from patchlib._dask import dask_executor
 from patchlib._terminal import Steady, ended_by_signals
 from patchlib._util import without_grammar_of_addresses
-from patchlib.errors import ModelError, PatchlibError, RunError
-
-if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
+from patchlib.errors import ModelError, PatchlibError
 
 _PRECEDENCE = (
     "A parameter's value is the first that there is of: {}, the environment's PATCHLIB_PARAM_NAME (such as "
@@ -203,7 +200,7 @@ def grid(
     if dry_run:
         print(what_it_would_do(runs, Path(out_dir).resolve(), workers, force))
         return
-    with _executor(scheduler) as executor:
+    with dask_executor(scheduler) as executor:
         statuses = run_grid(runs, out_dir, executor, told=say, force=force, wait=wait, **settings)
     counts = Counter(status["status"] for status in statuses)
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
@@ -211,25 +208,6 @@ def grid(
 
     print(f"Open the page: {write_report(out_dir).as_uri()}")
     raise typer.Exit(counts["ok"] < len(statuses))
-
-
-@contextmanager
-def _executor(address: str | None) -> Iterator[Executor | None]:
-    """An executor of the Dask scheduler at an address; None without one."""
-    if address is None:
-        yield None
-        return
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise RunError("--scheduler needs Dask: pip install distributed") from error
-    try:
-        client = Client(address, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise RunError(f"there is no Dask scheduler at {address} ({error})") from error
-    with client:
-        # A lost worker's runs are given to another by Dask, which counts how often (its allowed-failures).
-        yield client.get_executor(pure=False)
 
 
 def say(status: dict[str, Any]) -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from patchlib._dask import dask_executor
+from patchlib._util import check_count
 from patchlib.errors import TaskError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 _MODEL = "Its name or folder (default: patchlib's own)."
 _COLUMN = "Our name of a column and the file's, as in clean=prompt; may be given again."
+_SCHEDULER = "Of a Dask scheduler, instead of processes here."
+_HEAD = f"{'task':<18}{'clean':>8}{'corrupted':>11}{'difference':>12}{'95% interval':>18}{'accuracy':>10}  usable"
 _TOKENIZER = "Whose token ids the file has, where it has some."
 
 _Model = Annotated[str | None, typer.Option(metavar="NAME", help=_MODEL)]
@@ -59,27 +68,53 @@ def tasks(
     seed: Annotated[int, typer.Option(metavar="S", help="Of the draw.")] = 0,
     top_heads: Annotated[bool, typer.Option("--top-heads", help="The three largest heads too; takes minutes.")] = False,
     out: Annotated[str | None, typer.Option("--out", metavar="CSV", help="Write the table there.")] = None,
+    workers: Annotated[int, typer.Option(metavar="N", help="Processes here, each with a model of its own.")] = 1,
+    scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help=_SCHEDULER)] = None,
     device: _Device = None,
 ) -> None:
-    """Ask models the field's tasks: contrast, accuracy, and whether patching has something to divide by."""
+    """Ask models the field's tasks: contrast, accuracy, and whether patching has something to divide by.
+
+    Each model and task is a part of its own. Exit code 1 if a part was lost with its worker.
+    """
     import pandas as pd
 
-    from patchlib.patching.task_table import task_table
+    from patchlib.models.default import DEFAULT_MODEL
+    from patchlib.patching.task_parts import LOST, task_rows
+    from patchlib.patching.task_table import COLUMNS
 
-    tables = []
-    names: list[str | None] = list(model) if model else [None]
-    for model_name in names:
-        loaded = load(model_name, device)
-        print(f"{loaded.cfg.model_name}, {n} prompts a task, seed {seed}; logit difference in nats")
-        print(
-            f"{'task':<18}{'clean':>8}{'corrupted':>11}{'difference':>12}{'95% interval':>18}{'accuracy':>10}  usable"
-        )
-        tables.append(task_table(loaded, name, n, seed, top_heads=top_heads, told=_say))
+    check_count("--workers", workers, error=TaskError)
+    rows: list[dict[str, Any]] = []
+    with _processes(workers) if scheduler is None else dask_executor(scheduler) as executor:
+        how = {"n_prompts": n, "seed": seed, "top_heads": top_heads}
+        for row in task_rows(model or [DEFAULT_MODEL], name, device, executor, **how):
+            if not rows or rows[-1]["model"] != row["model"]:
+                print(f"{row['model']}, {n} prompts a task, seed {seed}; logit difference in nats")
+                print(_HEAD)
+            rows.append(row)
+            _say(row)
     if out is not None:
         try:
-            pd.concat(tables).to_csv(out, index=False)
+            pd.DataFrame(rows, columns=[*COLUMNS, *["top_heads"] * top_heads]).to_csv(out, index=False)
         except OSError as error:
             raise TaskError(f"{out} cannot be written ({error.strerror or type(error).__name__}).") from error
+    raise typer.Exit(any(row["why"].startswith(LOST) for row in rows))
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[Executor | None]:
+    """So many processes, among which the cores are shared; None for this one alone."""
+    if workers == 1:
+        yield None
+        return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    import torch
+
+    threads = (max(1, torch.get_num_threads() // workers),)
+    spawn = multiprocessing.get_context("spawn")  # in forks of this process PyTorch's threads can hang
+    with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, threads) as executor:
+        yield executor
 
 
 def _say(row: dict[str, Any]) -> None:

@@ -18,7 +18,9 @@ from patchlib.tasks.field.base import FieldTask
 from patchlib.tasks.field.listing import FIELD_TASKS
 
 COLUMNS = ["model", "task", "n", "clean", "corrupted", "difference", "ci_low", "ci_high", "accuracy", "usable", "why"]
+NUMBERS = ("clean", "corrupted", "difference", "ci_low", "ci_high", "accuracy")
 TOP = 3
+_KNOWN = {task.__name__: task for task in FIELD_TASKS}
 
 
 def task_table(
@@ -60,21 +62,27 @@ def task_table(
     check_flag("top_heads", top_heads)
     check_count("n_prompts", n_prompts, error=TaskError)
     check_seed(seed, error=TaskError)
-    known = {task.__name__: task for task in FIELD_TASKS}
-    names = list(known) if tasks is None else [check_choice("task", name, known, TaskError) for name in listed(tasks)]
-    if not names:
-        raise TaskError(f"No task was named: give some of {', '.join(known)}, or None for all.")
     rows = []
-    for name in names:
-        rows.append(_row(model, known[name], n_prompts, seed, top_heads))
+    for name in task_names(tasks):
+        rows.append(_row(model, _KNOWN[name], n_prompts, seed, top_heads))
         if told is not None:
             told(rows[-1])
     return pd.DataFrame(rows, columns=[*COLUMNS, *(["top_heads"] if top_heads else [])])
 
 
+def task_names(tasks: Iterable[str] | str | None) -> list[str]:
+    """Those of the field's tasks that are asked for, all for None; TaskError for another."""
+    if tasks is None:
+        return list(_KNOWN)
+    names = [check_choice("task", name, _KNOWN, TaskError) for name in listed(tasks)]
+    if not names:
+        raise TaskError(f"No task was named: give some of {', '.join(_KNOWN)}, or None for all.")
+    return names
+
+
 def _row(model: TransformerBridge, kind: type[FieldTask], n_prompts: int, seed: int, top_heads: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"model": str(model.cfg.model_name), "task": kind.__name__, "top_heads": ""}
-    numbers = dict.fromkeys(("clean", "corrupted", "difference", "ci_low", "ci_high", "accuracy"), np.nan)
+    numbers = dict.fromkeys(NUMBERS, np.nan)
     try:
         pairs = kind(model, n_prompts, seed).to_pairs(model)
     except TaskError as error:

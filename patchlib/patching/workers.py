@@ -27,7 +27,7 @@ from patchlib.patching.parts import Part, Patched, Unpatched, measure
 if TYPE_CHECKING:  # which runs its parts here
     from patchlib.patching.experiment import Experiment
 
-_ALONE = threading.Lock()
+ALONE = threading.Lock()
 """Forwards replace modules' own for a while: two at once in one process would see each other's."""
 
 
@@ -104,7 +104,7 @@ def run_part(
     Raises:
         SweepError: The worker's model of that name has other weights.
     """
-    with _ALONE:
+    with ALONE:
         if n_threads is not None:
             torch.set_num_threads(n_threads)
         experiment = replace(cloudpickle.loads(payload), model=_model(name, device, dtype, expected))

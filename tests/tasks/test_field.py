@@ -1,12 +1,20 @@
 """The field's tasks: drawn the same way each time, fit for the tokenizer, with the roles that they name."""
 
+import os
 import re
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from distributed import LocalCluster
 
 import patchlib
 from patchlib.errors import TaskError
+from patchlib.patching import task_parts
 from patchlib.tasks.field.base import WORDS, filled
 from patchlib.tasks.field.listing import FIELD_TASKS, OTHERS
 from patchlib.tasks.words import IOI_WORDINGS
@@ -155,3 +163,51 @@ def test_the_command_prints_the_table(model, tmp_path, capsys):
     assert "4 prompts a task" in lines[0] and lines[2].startswith("SimpleAgreement") and out.is_file()
     assert main(["tasks", "Capital", "--model", folder, "--device", "cpu"]) == 2
     assert torch.is_grad_enabled()
+
+
+def kill_worker(place, device, task, how):
+    """A part whose process is lost where the task is Capitals."""
+    if task == "Capitals":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task_parts._row(place, device, task, how)
+
+
+def asked(folder, out, *options):
+    """The command's arguments for two tasks of a model."""
+    tasks = ["SimpleAgreement", "Capitals", "--n", "4", "--device", "cpu"]
+    return ["tasks", *tasks, "--model", folder, "--out", str(out), *options]
+
+
+def test_parts_on_a_dask_cluster_give_the_numbers_of_one_process_and_name_what_is_lost(model, tmp_path, capsys):
+    from patchlib.cli import main
+
+    folder, none = tiny_model(tmp_path / "model", "llama", text=MORE), str(tmp_path / "none")
+    assert main(asked(folder, tmp_path / "here.csv")) == 0
+    capsys.readouterr()
+    with LocalCluster(1, threads_per_worker=2, processes=False, protocol="tcp", dashboard_address=None) as cluster:
+        options = ("--model", none, "--scheduler", cluster.scheduler_address)
+        assert main(asked(folder, tmp_path / "dask.csv", *options)) == 1
+    assert "no: lost: ModelError" in capsys.readouterr().out
+    here, dask = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("here", "dask"))
+    assert here.task.tolist() == dask.task[2:].tolist() == ["SimpleAgreement", "Capitals"]
+    assert dask.why[2:].str.startswith("lost: ModelError").all() and (dask.model[2:] == none).all()
+    pd.testing.assert_frame_equal(dask[:2], here, rtol=1e-5)
+    assert main(["tasks", "Capitals", "--workers", "0"]) == 2
+
+
+@pytest.mark.slow
+def test_parts_in_processes_do_too_and_a_process_that_dies_costs_its_own(model, tmp_path, monkeypatch):
+    """Each process imports PyTorch, which takes seconds."""
+    from patchlib.cli import main
+
+    folder = tiny_model(tmp_path / "model", "llama", text=MORE)
+    assert main(asked(folder, tmp_path / "here.csv")) == 0
+    assert main(asked(folder, tmp_path / "two.csv", "--workers", "2")) == 0
+    here, two = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("here", "two"))
+    pd.testing.assert_frame_equal(two, here, rtol=1e-5)
+    with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+        submit = executor.submit
+        monkeypatch.setattr(executor, "submit", lambda part: submit(kill_worker, *part.args))
+        rows = list(task_parts.task_rows([folder], ["SimpleAgreement", "Capitals"], "cpu", executor, n_prompts=4))
+    np.testing.assert_allclose(rows[0]["difference"], here.difference[0], rtol=1e-5)
+    assert rows[1]["task"] == "Capitals" and rows[1]["why"].startswith("lost: BrokenProcessPool") and not rows[1]["n"]
