@@ -193,5 +193,18 @@ def test_05_attribution(lab):
 
 
 def test_06_your_own_question(lab):
-    playground = lab.control(0)
-    playground.wait_for_text("Clean prompt")
+    explorer = lab.control(0)
+    before = explorer.title(1)
+    explorer.click("Next")
+    explorer.wait_for_change(1, before)
+    playground = lab.control(1)
+    playground.type("File", "out/my_prompts.csv")
+    playground.click("Load")
+    playground.wait_for_text("2 of 3 rows fit")
+    playground.wait_for_text("' dog' takes 1 where ' rhinoceros' takes 2")
+    playground.click("Run all rows that fit")
+    playground.wait_for("Denoising resid_pre")
+    playground.type("Right answer", "dog, puppy")
+    playground.type("File", "out/saved.csv")
+    playground.click("Save the pair")
+    playground.wait_for_text("Saved as row 1 of")
