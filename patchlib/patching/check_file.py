@@ -182,7 +182,9 @@ def _mends(misfits: list[Misfit]) -> list[str]:
 
 def _contrast(model: TransformerBridge, pairs: PromptPairs) -> tuple[pd.DataFrame, list[str]]:
     """The contrast of some prompts, and what is to be said of it and of their answers."""
-    metrics = ["logit_diff", *(["prob_diff"] if pairs.answer_sets else ["prob"]), "accuracy"]
+    metrics = ["logit_diff", *(["prob_diff"] if pairs.answer_sets else ["prob"])]
+    if pairs.metadata.get("corrupted_answer") != "none":  # else no answer of a corrupted prompt is right
+        metrics.append("accuracy")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", AnswerWarning)
         table = stats.contrast(baseline(model, pairs, metrics))

@@ -344,6 +344,13 @@ class PromptPairs:
 def check_fits(model: TransformerBridge, pairs: PromptPairs) -> PromptPairs:
     """The same pairs; TaskError where the model cannot read them, or would read padding as text."""
     check_rows(model, [*pairs.clean_tokens, *pairs.corrupted_tokens], pairs.name, pairs.keep_pads)
+    # Positions below 0 and answers of several tokens are counted from END: another token of that name would move them.
+    for i, (row, end) in enumerate(zip(pairs.clean_tokens, pairs.roles["END"].tolist(), strict=True)):
+        if end != len(row) - 1:
+            raise TaskError(
+                f"{pairs.name!r} names token {end} of prompt {i} END, whose last token is {len(row) - 1}: END is the "
+                "last one, and is there without being given; call yours something else."
+            )
     many = [torch.tensor(ids) for two in pairs.answer_sets or pairs.continuations for ids in two]
     check_rows(model, many or list(pairs.answers), pairs.name, keep_pads=True)
     return pairs

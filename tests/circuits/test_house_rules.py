@@ -122,13 +122,19 @@ def test_heads_may_come_in_an_array(model, ablation):
     assert table["heads"]["array"] == "L2H2, L2H3" and table.change["array"] == table.change["list"]
 
 
-@pytest.mark.parametrize("position", ["S9", 9, -1, 1.5, True, ()])
+@pytest.mark.parametrize("position", ["S9", 9, -10, 1.5, True, ()])
 def test_a_bad_position_has_one_clear_answer(ablation, position):
     for keep in (True, False):
         with pytest.raises(SweepError, match=r"[Pp]osition"):
             ablation.measure([HeadSet({(0, 0): position}, keep=keep)])
     with pytest.raises(SweepError, match=r"[Pp]osition"):
         patchlib.faithfulness(ablation, Circuit({"a": [(0, 0)]}, {"a": position}))
+
+
+def test_the_position_before_the_end_is_counted_from_it(ablation):
+    sets = [HeadSet({(0, 0): position}, keep=False) for position in (-1, "END", -4, 5)]
+    values = np.asarray(ablation.measure(sets)).reshape(4, -1)
+    assert (values[0] == values[1]).all() and (values[2] == values[3]).all() and (values[0] != values[2]).any()
 
 
 def test_a_bad_count_has_one_clear_answer(model, ablation):

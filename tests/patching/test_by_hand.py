@@ -31,6 +31,7 @@ def test_metrics_are_scipy_s():
             expected = {
                 "logit_diff": logits[i, j, right] - logits[i, j, wrong],
                 "prob": probabilities[right],
+                "prob_diff": probabilities[right] - probabilities[wrong],
                 "kl": scipy.stats.entropy(scipy.special.softmax(clean[j]), probabilities),
                 "accuracy": float(logits[i, j, right] > logits[i, j, wrong]),  # 0 for a tie, as of the third
             }

@@ -380,3 +380,64 @@ def test_the_command_checks_a_file(tmp_path, capsys):
     assert "2 of 3 rows fit" in capsys.readouterr().out and pd.read_csv(out).reason.tolist() == ["duplicate"]
     assert main(["check", str(tmp_path / "no.csv"), "--model", tiny_path("gpt2")]) == 2
     assert "no.csv is not there" in capsys.readouterr().err
+
+
+# ---- What was wrong without a word
+
+
+def read_rows(tmp_path, rows, model, **how):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return patchlib.read_pairs(path, model, **how)
+
+
+def test_the_label_0_is_one_and_a_missing_one_is_said(model, tmp_path):
+    assert read_rows(tmp_path, [ROWS[0] | {"cluster": 0}, ROWS[1] | {"cluster": 1}], model).clusters == ("0", "1")
+    with pytest.raises(TaskError, match=r"row 2 \(line 2\) has no cluster, and others have one"):
+        read_rows(tmp_path, [ROWS[0] | {"cluster": 0}, ROWS[1]], model)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([{"answer": [" Mary", None]}, {}], r"row 1 .* has None among the texts in 'answer'"),
+        ([{"role:a": "Mary", "position:a": 2}, {}], r"row 1 .* names the position 'a' in two columns"),
+        ([{"position:a": 2}, {"positions:a": [1, 2]}], r"row 2 .* names 'a' as one token or as several"),
+    ],
+)
+def test_what_a_row_says_in_two_ways_is_one_line(model, tmp_path, more, message):
+    with pytest.raises(TaskError, match=message):
+        read_rows(tmp_path, [row | extra for row, extra in zip(ROWS, more, strict=True)], model)
+
+
+def test_a_role_named_end_comes_back_and_so_do_rows_that_end_in_padding(model, tmp_path):
+    pairs = make_pairs(model)
+    pairs = replace(pairs, roles={"end": pairs.roles["END"], "first": pairs.roles["first"]})
+    eos = torch.tensor([int(model.tokenizer.eos_token_id)])
+    clean, corrupted = (
+        tuple(torch.cat([r, eos]) for r in rows) for rows in (pairs.clean_tokens, pairs.corrupted_tokens)
+    )
+    padded = replace(pairs, clean_tokens=clean, corrupted_tokens=corrupted, roles={}, keep_pads=True)
+    for task in (pairs, padded):
+        for write, name in ((patchlib.to_csv, "task.csv"), (patchlib.to_jsonl, "task.jsonl")):
+            again = patchlib.read_pairs(write(task, model, tmp_path / name), model)
+            same_task(task, again)
+            assert again.keep_pads == task.keep_pads
+
+
+def test_an_answer_is_tokenised_behind_its_own_prompt(model, tmp_path):
+    """Two prompts that end in one character, behind one of which the answer begins inside the last token."""
+    rows = []
+    for clean in ("The keys to the mat and I", "The keys to the mat and (I"):
+        row = {"clean": clean, "corrupted": clean.replace("keys", "key"), "answer": "s", "wrong_answer": "t"}
+        rows.append(row)
+    both = read_rows(tmp_path, rows, model)
+    for order in ([0], [1]):
+        alone = read_rows(tmp_path, [rows[i] for i in order], model)
+        assert alone.answers.tolist() == both.select(order).answers.tolist()
+
+
+def test_a_check_asks_for_no_accuracy_where_no_answer_of_a_corrupted_prompt_is_right(model, tmp_path):
+    pairs = replace(make_pairs(model), metadata={"corrupted_answer": "none"})
+    report = patchlib.check_file(patchlib.to_csv(pairs, model, tmp_path / "abc.csv"), model)
+    assert report.contrast.index.to_list() == ["logit_diff", "prob"]

@@ -168,3 +168,16 @@ def test_spans_keep_to_their_prompts():
     ]:
         with pytest.raises(TaskError, match=says):
             replace(pairs, spans=spans)
+
+
+def test_another_token_named_end_is_one_line():
+    model = load_tiny("gpt2")
+    pairs = make_pairs(model)
+    moved = replace(pairs, roles={"END": pairs.roles["first"]})
+    with pytest.raises(TaskError, match=r"names token 5 of prompt 0 END, whose last token is 8"):
+        patchlib.baseline(model, moved)
+
+
+def test_a_span_of_spaces_is_one_line():
+    with pytest.raises(TaskError, match="span"):
+        patchlib.span_tokens(load_tiny("gpt2"), ["The cat sat"], " ")

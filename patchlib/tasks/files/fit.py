@@ -251,7 +251,7 @@ class Fitter:
         if not answer:
             raise TaskError("has an empty answer")
         before = prompt if isinstance(prompt, str) else ""
-        key = (answer, before[-1:])
+        key = (answer, before[before.rstrip().rfind(" ") + 1 :])  # tokens do not reach over the last space
         if key not in self._answer_ids:
             self._answer_ids[key] = following(self.model, before, answer)
         if not self._answer_ids[key]:
@@ -281,20 +281,25 @@ class Fitter:
             except TaskError as error:
                 why = str(error).rstrip(".").replace("occurrence=0", OCCURRENCE)
                 raise _DoesNotFit("positions", f"has no position {name!r}: {why}") from error
-            if name.upper() == "END" and indices == [len(clean) - 1]:
-                continue  # it is there without being said
+            # It is there without being said; auto-circuit's files call it "end".
+            if (name if item.has_bos else name.upper()) == "END" and indices == [len(clean) - 1]:
+                continue
             if name == "END":
                 raise _DoesNotFit("positions", "names END, but not as its last token")
             positions[name] = indices
             if isinstance(value, list) or (isinstance(value, Span) and value.which == "all"):
                 spans.append(name)
-        names = frozenset(positions)
+        names, several = frozenset(positions), frozenset(spans)
         if not self._names:
-            self._names.append(names)
+            self._names = [names, several]
         if names != self._names[0]:
             others = ", ".join(sorted(self._names[0])) or "none"
             raise _DoesNotFit("positions", f"names {', '.join(sorted(names)) or 'none'}, the rows before it {others}")
-        return positions, frozenset(spans)
+        if other := several ^ self._names[1]:
+            raise _DoesNotFit(
+                "positions", f"names {min(other)!r} as one token or as several, unlike the rows before it"
+            )
+        return positions, several
 
     def _n_bos(self, prompt: str | list[int], clean: list[int]) -> int:
         """How many tokens stand before a text's own."""

@@ -175,7 +175,12 @@ def _answer(values: Mapping[str, Any], name: str) -> Answer:
             return str(value)  # a bracket that is an answer
     if isinstance(value, dict | bool | float) or (isinstance(value, list) and not value):
         raise TaskError(f"has no text or texts in {name!r}, but {shown(value)}")
-    return value if isinstance(value, str) or is_index(value) else [str(text) for text in listed(value)]
+    if isinstance(value, str) or is_index(value):
+        return value
+    members = listed(value)
+    if wrong := [member for member in members if not (isinstance(member, str) or is_index(member))]:
+        raise TaskError(f"has {shown(wrong[0])} among the texts in {name!r}")
+    return [str(member) for member in members]
 
 
 def _pairs(values: Mapping[str, Any], about: Mapping[str, Any]) -> Item:
@@ -185,6 +190,8 @@ def _pairs(values: Mapping[str, Any], about: Mapping[str, Any]) -> Item:
             kind, _, name = str(column).partition(":")
             if kind in ("role", "span", "position", "positions"):
                 name, _, which = name.partition(":")
+                if name in positions:
+                    raise TaskError(f"names the position {name!r} in two columns, one of them {column!r}")
                 positions[name] = _position(kind, which, value, str(column))
     word_idxs = about.get("word_idxs") or {}
     if not isinstance(word_idxs, dict) or not all(is_index(index) for index in word_idxs.values()):
@@ -198,9 +205,14 @@ def _pairs(values: Mapping[str, Any], about: Mapping[str, Any]) -> Item:
         positions=positions or word_idxs,
         has_bos=not word_idxs,
         is_sequence=is_sequence,
-        group=str(values.get("group") or ""),
-        cluster=str(values.get("cluster") or ""),
+        group=_label(values, "group"),
+        cluster=_label(values, "cluster"),
     )
+
+
+def _label(values: Mapping[str, Any], name: str) -> str:
+    """A label, which may be the number 0; nothing where there is none."""
+    return "" if values.get(name) is None else str(values[name])
 
 
 def _right_and_wrong(values: Mapping[str, Any]) -> tuple[Answer, Answer, bool]:

@@ -19,7 +19,7 @@ from patchlib.tasks.files.formats import PAIRS, SAME, find_format, whole
 from patchlib.tasks.files.rows import Row, Source, open_rows, sampled
 from patchlib.tasks.pairs import PromptPairs, check_fits
 
-SETTINGS = ("task", "seed", "metadata")
+SETTINGS = ("task", "seed", "metadata", "keep_pads")
 """Columns that say something of all rows; the first row has them."""
 
 
@@ -199,8 +199,9 @@ class Reading:
             name=str(self._settings.get("task") or self.source.path.stem),
             seed=seed,
             metadata=self._metadata(len(fitted), counts),
-            groups=_labels([row.group for row in fitted]),
-            clusters=_labels([row.cluster for row in fitted]),
+            groups=_labels("group", fitted),
+            clusters=_labels("cluster", fitted),
+            keep_pads=str(self._settings.get("keep_pads")) == "True",
         )
         return check_fits(self.model, pairs)
 
@@ -228,8 +229,14 @@ class Reading:
         }
 
 
-def _labels(labels: list[str]) -> tuple[str, ...]:
-    return tuple(labels) if all(labels) else ()
+def _labels(kind: str, fitted: Sequence[Fitted]) -> tuple[str, ...]:
+    """Each row's label; none where no row has one, and TaskError where some have."""
+    labels = tuple(str(getattr(row, kind)) for row in fitted)
+    if any(labels) and not all(labels):
+        raise TaskError(
+            f"{fitted[labels.index('')].row} has no {kind}, and others have one: give all rows one, or none."
+        )
+    return labels if all(labels) else ()
 
 
 def check_columns(columns: Mapping[str, str] | None, source: Source) -> dict[str, str]:

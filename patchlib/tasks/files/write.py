@@ -24,7 +24,8 @@ def to_jsonl(task: PatchingDataset | PromptPairs, model: TransformerBridge, path
     """Write a task as one JSON object a line, in the columns that ``read_pairs`` reads.
 
     Args:
-        task: Any.
+        task: Any. A ``compute_metric`` of its own is code, and is not written: give it again to what is read,
+            ``dataclasses.replace(pairs, compute_metric=...)``.
         model: Whose tokenizer turns tokens into text. Where that text does not turn back into them, the ids are written
             beside it, with the tokenizer's name.
         path: The file, which is written anew.
@@ -110,6 +111,7 @@ def _rows(task: PatchingDataset | PromptPairs, model: TransformerBridge) -> Iter
         row: dict[str, Any] = {"task": None, "seed": None, "metadata": None}
         if i == 0:
             row |= {"task": pairs.name, "seed": pairs.seed, "metadata": pairs.metadata or None}
+            row |= {"keep_pads": True} if pairs.keep_pads else {}
         ids: dict[str, list[int]] = {}
         for name, tokens in (("clean", pairs.clean_tokens[i]), ("corrupted", pairs.corrupted_tokens[i])):
             row[name], comes_back = _text(model, tokens.tolist())
