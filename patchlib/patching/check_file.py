@@ -89,9 +89,9 @@ class FileReport:
             lengths = Counter(len(row) for row in self.pairs.clean_tokens)
             n = len(self.pairs)
             part = "all of them" if n == self.n_fit else f"{n} drawn from them"
-            lines.append(
-                f"Prompts of {min(lengths)} to {max(lengths)} tokens; positions: {', '.join(self.pairs.positions)}."
-            )
+            shortest, longest = min(lengths), max(lengths)
+            tokens = f"{longest}" if shortest == longest else f"{shortest} to {longest}"
+            lines.append(f"Prompts of {tokens} tokens; positions: {', '.join(self.pairs.positions)}.")
             lines.append(f"Contrast, measured on {part}:")
             columns = ["clean", "corrupted", "difference", "ci_low", "ci_high", "usable", "reason"]
             lines.append(self.contrast[columns].round(3).to_string())
