@@ -142,9 +142,11 @@ def _about_model(attrs: Mapping[str, Any]) -> str:
 def _about_trace(attrs: Mapping[str, Any]) -> tuple[str, ...]:
     """How a causal trace was made: what it is, its noise, what was severed, its windows."""
     draws = f"{attrs['draws']} draw{'s' * (attrs['draws'] != 1)}"
+    own = str(attrs["span"]).startswith(("[", "its own"))  # a list for each prompt, which says nothing to a reader
+    span = "tokens of each prompt's own" if own else attrs["span"]
     return (
         "causal trace (clean into noised)",
-        f"noise of {attrs['noise']:g} sd at {attrs['span']} ({draws})",
+        f"noise of {attrs['noise']:g} sd at {span} ({draws})",
         {"mlp": "MLPs severed", "attn": "attention severed"}.get(attrs["severed"], ""),
         f" in windows of {attrs['window']} layers" if attrs["window"] > 1 else "",
     )

@@ -40,7 +40,7 @@ class SimpleAgreement(FieldTask):
 class ClauseAgreement(FieldTask):
     """Prompts such as "The keys that the man found": "are" has to follow, whatever the number of the man.
 
-    Roles: "subject", "attractor" (the noun of the clause), "verb" (of the clause), END.
+    Roles: "subject", "attractor" (the noun of the clause), END (its verb).
 
     Args:
         model, n_prompts, seed: As for ``GreaterThan``.
@@ -67,7 +67,7 @@ class ClauseAgreement(FieldTask):
 def _prompt(wording: str, fills: dict[str, str], singular: str, plural: str, is_plural: bool) -> Prompt:
     clean, corrupted = (plural, singular) if is_plural else (singular, plural)
     text, places = filled(wording, noun=clean, **fills)
-    names = {"subject": "noun", "attractor": "person", "verb": "verb"}
+    names = {"subject": "noun", "attractor": "person"}
     roles = {role: Span(places[slot][0]) for role, slot in names.items() if slot in places}
     right, wrong = (PLURAL, SINGULAR) if is_plural else (SINGULAR, PLURAL)
     return Prompt(text, filled(wording, noun=corrupted, **fills)[0], right, wrong, wording, roles)
