@@ -251,7 +251,7 @@ def drawn() -> dict[str, Public]:
         "plots.faithfulness_curve": (plots.faithfulness_curve, {"curve": curve(), "most": 3.0, **titled}),
         "of_estimates": (takeaways.of_estimates, {"estimates": estimate(), "exact": None, "top_k": 3}),
         "of_gap": (takeaways.of_gap, {"estimate": integrated()}),
-        "of_model": (takeaways.of_model, {"model": model}),
+        "of_model": (takeaways.of_model, {"model": model()}),
         "of_edges": (takeaways.of_edges, {"scores": edges(), "top_k": 2}),
         "of_curve": (takeaways.of_curve, {"curve": curve(), "least": 0.8}),
         "of_writers": (takeaways.of_writers, attributed),
@@ -279,6 +279,8 @@ def drawn() -> dict[str, Public]:
             {"denoised": result(), "noised": noised(), "metric": "logit_diff", "least": 0.8},
         ),
         "of_groups": (takeaways.of_groups, {"table": stats.effects_by_group(result(), list("abab")), "what": "letter"}),
+        "of_null": (takeaways.of_null, {"table": stats.beside_null(result(), result()), "most": 2}),
+        "of_replication": (takeaways.of_replication, {"table": stats.replicated(result(), result(), top_k=2)}),
         "of_contrast": (takeaways.of_contrast, {"results": {"made up": result()}}),
         "of_layers": (takeaways.of_layers, lines),
         "of_positions": (takeaways.of_positions, {"result": by_pos, "metric": "logit_diff"}),
@@ -309,6 +311,13 @@ def public() -> dict[str, Public]:
     knocked = patchlib.HeadSet(patchlib.everywhere(HEADS), keep=False)
     return drawn() | {
         "PromptPairs": Public(patchlib.PromptPairs, tokens),
+        "halves": Public(patchlib.halves, task | {"seed": 0}),
+        "null_pairs": Public(patchlib.null_pairs, task | {"seed": 0}),
+        "stats.beside_null": Public(stats.beside_null, {"result": result(), "null": result(), "metric": "logit_diff"}),
+        "stats.replicated": Public(
+            stats.replicated,
+            {"first": result(), "second": result(), "top_k": 2, "metric": "logit_diff", "confidence": 0.9},
+        ),
         "PromptPairs.select": Public(pairs().select, {"indices": [0, 2]}),
         "PromptPairs.example_prompts": Public(pairs().example_prompts, {"model": model()}),
         "IOIDataset": Public(
