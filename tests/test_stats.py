@@ -399,12 +399,15 @@ def test_no_column_is_called_like_something_that_a_data_frame_has():
     """Then ``table.head`` would be a method, and ``table.rank`` another."""
     functions = [function for name, function in vars(stats).items() if inspect.isfunction(function) and name[0] != "_"]
     functions = [function for function in functions if function.__annotations__.get("return") is pd.DataFrame]
-    assert {function.__name__ for function in functions} == {"contrast", "summary_table", "effects_by_group"}
+    others = {stats.effects_by_group: list("ababa")}
+    names = {"contrast", "summary_table", "effects_by_group", "beside_null", "replicated"}
+    assert {function.__name__ for function in functions} == names
     for dims in (("layer", "head"), ("layer", "kv_head"), ("layer", "pos"), ("role", "head", "layer")):
         shape = (3, 4, 2)[: len(dims)]
         result = made(np.random.default_rng(0).normal(size=(*shape, 5)), np.full(5, 3), np.full(5, -1), dims=dims)
         for function in functions:
-            table = function(result, list("ababa")) if function is stats.effects_by_group else function(result)
+            others |= {stats.beside_null: result, stats.replicated: result}
+            table = function(result, others[function]) if function in others else function(result)
             if isinstance(table.columns, pd.MultiIndex):  # the names of groups are the reader's
                 table = table["difference"]
             assert not [name for name in [*table.columns, table.index.name or "n"] if hasattr(pd.DataFrame, str(name))]
