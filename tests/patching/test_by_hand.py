@@ -159,7 +159,7 @@ def test_a_checkpoint_of_other_answers_other_corruptions_or_another_metric_is_re
     others = {
         "answers": replace(pairs, answers=pairs.answers.flip(1)),
         "corrupted": replace(pairs, corrupted_tokens=make_pairs(model, seed=9).corrupted_tokens),
-        "roles": replace(pairs, roles={role: positions * 0 for role, positions in pairs.roles.items()}),
+        "roles": replace(pairs, roles={role: positions * (role == "END") for role, positions in pairs.roles.items()}),
         "metric": replace(pairs, compute_metric=second),
     }
     for other in others.values():
