@@ -17,7 +17,7 @@ from patchlib.models.check import check_model, check_readable
 from patchlib.patching.batching import length_batches
 from patchlib.patching.budget import default_batch_tokens
 from patchlib.patching.sites import get_site
-from patchlib.patching.unpatched import Hooks
+from patchlib.patching.unpatched import UNEMBED_LAST
 from patchlib.tasks.base import Task, as_pairs
 from patchlib.tasks.pairs import PromptPairs
 from patchlib.tasks.tokens import as_ids
@@ -119,10 +119,8 @@ def _inside(
         rows = of_prompts.select(chosen).clean_batch()
         rows[torch.arange(len(chosen)), positions[chosen]] = ids[chosen].cpu()
         kept: dict[str, Tensor] = {}
-        # What the unembedding is given is cut to a position: the logits of all would be the largest tensor by far.
-        hooks: Hooks = [("unembed.hook_in", lambda stream, hook: stream[:, -1:].contiguous())]
-        hooks += [(FIRST_STREAM, lambda stream, hook, kept=kept: kept.update(stream=stream.detach().clone()))]
-        model.run_with_hooks(rows.to(model.cfg.device), fwd_hooks=hooks)
+        keep = (FIRST_STREAM, lambda stream, hook, kept=kept: kept.update(stream=stream.detach().clone()))
+        model.run_with_hooks(rows.to(model.cfg.device), fwd_hooks=[UNEMBED_LAST, keep])
         stream = kept["stream"]
         streams[chosen, 0] = stream[torch.arange(len(chosen)), positions[chosen]].to(streams)
     return streams

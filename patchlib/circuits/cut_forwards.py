@@ -25,7 +25,7 @@ from patchlib.patching.probes import alike, asked_once, probe_tokens, recorded
 from patchlib.patching.receivers import INPUTS
 from patchlib.patching.shortcuts import Forward, of_rows
 from patchlib.patching.sites import SITES
-from patchlib.patching.unpatched import Hooks, Work
+from patchlib.patching.unpatched import UNEMBED_LAST, Hooks, Work
 
 Streams = Float[Tensor, "row example window d_model"]
 
@@ -81,7 +81,7 @@ class CutForwards(EdgeForwards):
             live_mlps[mlp] = of_rows(mlp.forward, sets.live_rows(layer))
         hooks.append((SITES["final"].hook, sets.leave))
         if self.reads.last_only and not self.fast:
-            hooks.append(("unembed.hook_in", lambda stream, hook: stream[:, -1:].contiguous()))
+            hooks.append(UNEMBED_LAST)
         logits = self._resume(hooks, len(kept), 0, self.start, instead=live_mlps)
         return self._read_from(self.start, logits, len(kept))
 

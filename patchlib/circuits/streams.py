@@ -19,7 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib.patching.shortcuts import forwards, hand_on, n_block_outputs
 from patchlib.patching.sites import SITES
-from patchlib.patching.unpatched import Hooks
+from patchlib.patching.unpatched import UNEMBED_LAST, Hooks
 
 Read = Callable[[Float[Tensor, "set example read d_vocab"]], Float[Tensor, "set example *value"]]
 
@@ -108,7 +108,7 @@ def _forward(
     if stop < int(model.cfg.n_layers):
         how["stop_at_layer"] = stop
     elif last_only:  # (4) Logits of all positions would take more memory than all else.
-        hooks = [*hooks, ("unembed.hook_in", lambda stream, hook: stream[:, -1:].contiguous())]
+        hooks = [*hooks, UNEMBED_LAST]
     # With start_at_layer TransformerLens puts the stream in, but runs the blocks before it all the same.
     passed = dict.fromkeys(model.blocks[:start], hand_on(n_block_outputs(model))) if start else {}
     with forwards(passed):

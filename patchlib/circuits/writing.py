@@ -19,7 +19,7 @@ from patchlib.errors import SweepError
 from patchlib.patching import probes
 from patchlib.patching.probes import alike, asked_once, mixed, probe_tokens, recorded
 from patchlib.patching.sites import SITES, get_site
-from patchlib.patching.unpatched import Hooks
+from patchlib.patching.unpatched import UNEMBED_LAST, Hooks
 
 LARGE = 1024.0
 """So far from 0 that a norm's epsilon does not show, and a number of every floating dtype."""
@@ -100,7 +100,7 @@ def last_position(
         seen[name] = activation[:, -1].detach().clone()
 
     # It has to come first: what the unembedding is given is seen behind it.
-    hooks: Hooks = [("unembed.hook_in", lambda stream, hook: stream[:, -1:].contiguous())]
+    hooks: Hooks = [UNEMBED_LAST]
     hooks += [(name, partial(keep, name=name)) for name in names]
     logits: Tensor = model.run_with_hooks(rows.to(model.cfg.device), fwd_hooks=hooks)
     return logits[:, -1].float(), seen

@@ -214,12 +214,12 @@ class Experiment:
     def _labels(self) -> dict[str, Any]:
         """Coordinates beside the axes: prompts and answers per example, and what stands at each position."""
         texts = self.pairs.example_prompts(self.model)
-        coords: dict[str, Any] = {name: ("example", list(map(_savable, column))) for name, column in texts.items()}
+        coords: dict[str, Any] = {name: ("example", list(map(savable, column))) for name, column in texts.items()}
         coords["example"] = np.arange(len(self.pairs))
         if self.pairs.clusters:
-            coords["cluster"] = ("example", list(map(_savable, self.pairs.clusters)))
+            coords["cluster"] = ("example", list(map(savable, self.pairs.clusters)))
         if "pos" in self.grid.values:
-            coords["pos_label"] = ("pos", [_savable(self._shared(position)) for position in self.grid.values["pos"]])
+            coords["pos_label"] = ("pos", [savable(self._shared(position)) for position in self.grid.values["pos"]])
         return coords
 
     def _shared(self, position: int) -> str:
@@ -252,8 +252,9 @@ class Experiment:
         }
 
 
-def _savable(text: str) -> str:
-    return text.replace("\0", "\\0")  # some tokens are that byte, which netCDF refuses
+def savable(text: str) -> str:
+    """A label as a file can hold it: some tokens are the byte 0, which netCDF refuses."""
+    return text.replace("\0", "\\0")
 
 
 def warn_of_contrast(result: xr.Dataset) -> None:

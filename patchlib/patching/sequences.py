@@ -20,7 +20,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from patchlib import stats
 from patchlib._util import listed, shown
 from patchlib.errors import SweepError
-from patchlib.patching.experiment import Experiment, warn_of_contrast
+from patchlib.patching.experiment import Experiment, savable, warn_of_contrast
 from patchlib.tasks.pairs import PromptPairs
 
 Values = Any
@@ -124,7 +124,7 @@ class Sequences:
         wrong = wrong.assign_coords(example=right.example)
         texts = self.asked.example_prompts(model)
         coords: dict[str, Any] = {"metric": list(self.names)}
-        coords |= {name: ("example", [text.replace("\0", "\\0") for text in column]) for name, column in texts.items()}
+        coords |= {name: ("example", list(map(savable, column))) for name, column in texts.items()}
         data = {
             name: xr.concat([FOLDED[metric](right[name], wrong[name]) for metric in self.names], "metric")
             for name in values

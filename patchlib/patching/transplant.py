@@ -19,7 +19,7 @@ from patchlib.models.check import check_model
 from patchlib.patching.budget import check_batch_tokens, default_logit_bytes
 from patchlib.patching.metrics import FLOAT32
 from patchlib.patching.sites import SITES, Site, check_patchable, get_site
-from patchlib.patching.unpatched import Hooks
+from patchlib.patching.unpatched import UNEMBED_LAST, Hooks
 from patchlib.tasks.spans import Span, span_tokens
 from patchlib.tasks.tokens import as_row, check_rows, text_of, tokenize
 
@@ -237,7 +237,7 @@ def _patched(
 
         layers = {target_layer for _, target_layer in batch if target_layer >= 0}
         hooks: Hooks = [(site.hook_name(layer), partial(write, layer=layer)) for layer in layers]
-        hooks += [("unembed.hook_in", lambda stream, hook: stream[:, -1:].contiguous())]
+        hooks += [UNEMBED_LAST]
         tokens = row.to(model.cfg.device).repeat(len(batch), 1)  # [cell pos]
         logits.append(model.run_with_hooks(tokens, fwd_hooks=hooks)[:, -1].float().cpu())
     return torch.cat(logits)

@@ -31,6 +31,14 @@ Attention = dict[torch.nn.Module, tuple[Tensor, int | None]]
 """By attention sublayer, what it gives for the base prompts, and how many things it gives besides."""
 
 
+def _last_position(stream: Float[Tensor, "example pos d_model"], hook: Any) -> Float[Tensor, "example 1 d_model"]:
+    return stream[:, -1:].contiguous()
+
+
+UNEMBED_LAST = ("unembed.hook_in", _last_position)
+"""The hook for forwards of which the last position's logits are read: those of all are the largest tensor."""
+
+
 class Work(NamedTuple):
     """How much of a forward is done.
 

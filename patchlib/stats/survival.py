@@ -11,6 +11,15 @@ from patchlib.stats.results import check_result, moved_and_possible, one_metric
 from patchlib.stats.tables import effect_interval, summary_table
 
 
+def _comparable(first: xr.Dataset, second: xr.Dataset, metric: str | None) -> tuple[xr.Dataset, xr.Dataset]:
+    """Both results with one metric; SweepError unless they are of the same cells and direction."""
+    first, second = (one_metric(check_result(result, "patched"), metric) for result in (first, second))
+    if first.attrs["direction"] != second.attrs["direction"]:
+        raise SweepError("Both results must be of one direction.")
+    check_same_cells(first, second)
+    return first, second
+
+
 def beside_null(result: xr.Dataset, null: xr.Dataset, metric: str | None = None) -> pd.DataFrame:
     """Each cell's effect beside what the same patch does between prompts that call for the same answer.
 
@@ -35,10 +44,7 @@ def beside_null(result: xr.Dataset, null: xr.Dataset, metric: str | None = None)
         >>> table.columns[-2:].to_list()
         ['null_effect', 'exceeds']
     """
-    result, null = (one_metric(check_result(part, "patched"), metric) for part in (result, null))
-    if result.attrs["direction"] != null.attrs["direction"]:
-        raise SweepError("The result and its null set must be of one direction.")
-    check_same_cells(result, null)
+    result, null = _comparable(result, null, metric)
     possible = float(moved_and_possible(result)[1].mean())
     moved = moved_and_possible(null)[0].isel(metric=0, drop=True).mean("example")
     flat = (moved / possible).rename("null_effect").reset_coords(drop=True).to_dataframe().reset_index()
@@ -82,10 +88,7 @@ def replicated(
     """
     check_count("top_k", top_k)
     check_fraction("confidence", confidence)
-    first, second = (one_metric(check_result(part, "patched"), metric) for part in (first, second))
-    if first.attrs["direction"] != second.attrs["direction"]:
-        raise SweepError("Both results must be of one direction.")
-    check_same_cells(first, second)
+    first, second = _comparable(first, second, metric)
     picked = summary_table(first, top_k).dropna(subset="effect")
     interval = effect_interval(second, confidence=1 - (1 - confidence) / max(1, len(picked)))
     columns = {"second": effect(second).isel(metric=0, drop=True), "ci_low": interval.low, "ci_high": interval.high}

@@ -487,6 +487,10 @@ FAULTS = (
         ("np.unique(entering[start + 1], return_index=True)", "np.unique(entering[start], return_index=True)"),
         ("return streams[entering[-1]]", "return streams[np.sort(entering[-1])]"),
         ("zip(entering[-1].tolist(), ", "zip([0] * len(kept), "),
+    ),
+    *faults(
+        f"{PATCHING}/unpatched.py",
+        (CRITERIA, CIRCUIT),
         ("stream[:, -1:].contiguous()", "stream[:, :1].contiguous()"),
     ),
     *faults(

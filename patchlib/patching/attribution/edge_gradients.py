@@ -25,7 +25,7 @@ from patchlib.patching.metrics import Readout
 from patchlib.patching.probes import alike, asked_once, probe_tokens
 from patchlib.patching.shortcuts import brief_of
 from patchlib.patching.sites import SITES
-from patchlib.patching.unpatched import Hooks, Work
+from patchlib.patching.unpatched import UNEMBED_LAST, Hooks, Work
 
 GRAPH = 8
 """How much more memory a forward takes that keeps what a backward pass needs."""
@@ -168,7 +168,7 @@ def _forward_with_graph(
     names = {SITES[reader.site].hook_name(reader.layer) for reader in readers} | set(map(graph.read_hook, readers))
     hooks: Hooks = [(held, hold), *((name, partial(keep, name=name)) for name in sorted(names - {held}))]
     if forwards.reads.last_only and not forwards.fast:
-        hooks.append(("unembed.hook_in", lambda stream, hook: stream[:, -1:].contiguous()))
+        hooks.append(UNEMBED_LAST)
     logits = forwards._resume(hooks, 1, point.layer, forwards.start)
     return kept, forwards._read_from(forwards.start, logits, 1)[0]
 
