@@ -78,10 +78,10 @@ def heads_that_there_are_not() -> Refusal:
     )
 
 
-@case("A5", "positions below 0, halves, True, an unknown role, none at all, one twice")
+@case("A5", "positions before the first, halves, True, an unknown role, none at all, one twice")
 def odd_positions() -> Refusal:
     said = []
-    for wrong in (-1, 1.5, True, "nowhere", [], ["END", "END"], [None, 1.5], float("nan"), [[1]], np.array([0.5])):
+    for wrong in (-99, 1.5, True, "nowhere", [], ["END", "END"], [None, 1.5], float("nan"), [[1]], np.array([0.5])):
         said += [
             refused(lambda wrong=wrong: sweep(model(), pairs(), positions=wrong)),
             refused(lambda wrong=wrong: ablation().measure([patchlib.HeadSet({(0, 1): wrong}, keep=False)])),

@@ -142,7 +142,8 @@ def test_text_wants_a_tokenizer_and_token_ids_do_not():
     ):
         assert "has no tokenizer" in message(call, TaskError)
     repeated = patchlib.InductionDataset(model, n_prompts=2, seq_len=6, kind="tokens")
-    assert sweep(model, repeated, over=("layer", "role")).sizes["role"] == 3
+    roles = sweep(model, repeated, over=("layer", "role")).role.values.tolist()
+    assert roles == ["source", "source+1", "current", "END"]
     assert patchlib.detector_scores(model, n_rows=2, seq_len=5).induction.shape == (3, 4)
     assert patchlib.attention_patterns(model, [2, 3, 4], [(0, 1)]).token.values.tolist() == ["2", "3", "4"]
     assert patchlib.copying_scores(model, [5, 6]).copying.shape == (3, 4)
