@@ -20,6 +20,7 @@ from patchlib.patching.sweeps import baseline
 from patchlib.tasks.files.fit import Fitted, Misfit
 from patchlib.tasks.files.read import Reading, misfit_table
 from patchlib.tasks.pairs import PromptPairs
+from patchlib.tasks.tokens import text_of
 
 MENDS = {
     "unreadable": "mend these rows, or leave them out with on_misfit='drop'",
@@ -150,6 +151,7 @@ def check_file(
     chosen = sorted(random.Random(seed).sample(range(len(fitted)), min(n_measured, len(fitted))))
     pairs = reading.pairs([fitted[i] for i in chosen], {}) if fitted else None
     contrast, mends = _contrast(model, pairs) if pairs is not None else (pd.DataFrame(), [])
+    mends = [*_missing_space(model, fitted), *mends]
     return FileReport(
         reading.name,
         reading.shape.name,
@@ -178,6 +180,27 @@ def _mends(misfits: list[Misfit]) -> list[str]:
             what = f"{rows} {'have' if n > 1 else 'has'} {WHAT_IS_WRONG[reason]}"
         mends.append(f"{what}: {MENDS[reason]}.")
     return mends
+
+
+def _missing_space(model: TransformerBridge, fitted: list[Fitted]) -> list[str]:
+    """What is to be said of answers that go on the prompt's last word, as in "gave a drink toMary"."""
+    if model.tokenizer is None:
+        return []
+    glued = []
+    for row in fitted:
+        # Of special tokens and of bytes that are no letter there is nothing to say; digits may go on a year.
+        end, answer = text_of(model, row.clean[-1:])[-1:], text_of(model, row.answers[0][:1])
+        if (end.isalpha() or end in ",;:") and end and answer[:1].isalpha():
+            glued.append((row, answer))
+    if not glued:
+        return []
+    row, answer = glued[0]
+    end = text_of(model, row.clean[-2:])
+    rows = f"{len(glued)} rows have" if len(glued) > 1 else "1 row has"
+    return [
+        f"{rows} an answer without the space before a word, the first {row.row}: {answer!r} behind {end!r} reads "
+        f"{end + answer!r}. If a new word begins there, write {' ' + answer!r}."
+    ]
 
 
 def _contrast(model: TransformerBridge, pairs: PromptPairs) -> tuple[pd.DataFrame, list[str]]:

@@ -67,11 +67,29 @@ def entries_of(cells: Cells) -> list[Any]:
 
 
 def cell_texts(model: TransformerBridge, pairs: PromptPairs, cells: Cells, site: str) -> list[str]:
-    """What each cell is called."""
-    names = [_member(model, pairs, entry, site).name(site) for entry in entries_of(cells)]
-    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-        raise SweepError(f"{twice[0]} was given twice: give each cell once.")
-    return names
+    """What each cell is called; SweepError for one that comes twice, by the same name or by another."""
+    members = [_member(model, pairs, entry, site) for entry in entries_of(cells)]
+    named: dict[tuple[Any, ...], str] = {}
+    for member in members:
+        name = member.name(site)
+        key = (member.site, member.layer, member.head, _tokens_at(pairs, member.position))
+        if key in named:
+            same = "" if named[key] == name else f" (as {named[key]} and as {name}, which are the same tokens)"
+            raise SweepError(f"{named[key]} was given twice{same}: give each cell once.")
+        named[key] = name
+    return list(named.values())
+
+
+def _tokens_at(pairs: PromptPairs, position: int | str | None) -> tuple[tuple[int, ...], ...] | None:
+    """Which tokens of each prompt a position is, whatever it is called; None where it is all of them."""
+    lengths = [len(row) for row in pairs.clean_tokens]
+    if position is None:
+        return None
+    if isinstance(position, int):
+        return tuple((position if position >= 0 else n_pos + position,) for n_pos in lengths)
+    if position in pairs.spans:
+        return tuple(tuple(sorted(indices)) for indices in pairs.spans[position])
+    return tuple((index,) for index in pairs.roles[position].tolist())
 
 
 def named_sets(model: TransformerBridge, pairs: PromptPairs, cells: Any, site: str) -> dict[str, tuple[Member, ...]]:

@@ -66,8 +66,10 @@ def contrast(result: xr.Dataset) -> pd.DataFrame:
     table = unpatched.mean("example").to_dataframe()[["clean", "corrupted"]]
     spread = by_prompt.std(axis=1, ddof=1) if n > 1 else np.nan
     table = table.assign(difference=by_prompt.mean(axis=1), ci_low=low, ci_high=high, spread=spread, n=n)
-    is_share = table.index.isin(["prob", "accuracy"])  # shares differ by 1 at most
+    is_share = table.index.isin(["prob", "accuracy"])  # shares differ by 1 at most, and differences of shares by 2
     table.loc[is_share, ["ci_low", "ci_high"]] = table.loc[is_share, ["ci_low", "ci_high"]].clip(-1, 1)
+    is_difference = table.index == "prob_diff"
+    table.loc[is_difference, ["ci_low", "ci_high"]] = table.loc[is_difference, ["ci_low", "ci_high"]].clip(-2, 2)
     # A mean that is precise enough to divide by is one under which a ratio has an interval.
     has_interval = np.isfinite(ratio_intervals(np.ones_like(by_prompt), by_prompt, clusters=clusters_of(result))[0])
     table["is_precise"] = has_interval | (n < 3)  # the spread of two says nothing

@@ -4,6 +4,7 @@ import csv
 import html
 import json
 import os
+import re
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -113,6 +114,31 @@ def _side(model: TransformerBridge, side: Answer) -> str:
         for member in members
     ]
     return answer_text([text for text in texts if text])
+
+
+def put_beside(name: str, content: bytes) -> Path:
+    """A file that came through the browser, put where the notebook runs, and never over another one.
+
+    Args:
+        name: Its name there.
+        content: Its bytes.
+
+    Returns:
+        Its path.
+
+    Raises:
+        TaskError: Another file of that name is there, or it cannot be written.
+    """
+    file = Path(re.split(r"[/\\]", name)[-1])
+    try:
+        if file.exists() and file.read_bytes() != content:
+            raise TaskError(f"{file} is there already, with other content: rename the file that you upload.")
+        file.write_bytes(content)
+    except (OSError, ValueError) as error:
+        raise (
+            error if isinstance(error, TaskError) else TaskError(f"{file} cannot be written ({first_line(error)}).")
+        ) from error
+    return file
 
 
 def append_pair(model: TransformerBridge, pair: PromptPairs, path: str) -> tuple[Path, int]:

@@ -10,10 +10,11 @@ from patchlib._util import check_choice, check_kind, first_line
 from patchlib.errors import PatchlibError
 from patchlib.models.check import check_model
 from patchlib.tasks.files.fit import Fitted
+from patchlib.tasks.files.rows import KINDS
 from patchlib.tasks.pairs import PromptPairs
 from patchlib.widgets.background import BackgroundSweep
 from patchlib.widgets.drawing import button, in_a_row, labelled, sentence, wide
-from patchlib.widgets.pair_files import FileRows, append_pair, load_rows
+from patchlib.widgets.pair_files import FileRows, append_pair, load_rows, put_beside
 from patchlib.widgets.pair_text import (
     Named,
     answer_ids,
@@ -45,7 +46,8 @@ def prompt_playground(model: TransformerBridge, example: dict[str, str] | None =
     Several answers with commas between them are a set, of which any is right (wrong); one in quotes has no space before
     it. Tokens that are selected in the list and named are a position of the map, or what every head is patched at.
     Load shows each row of a file that ``read_pairs`` reads, and what does not fit; a row that is picked fills the
-    fields, and all that fit are run together. Save puts the pair behind a CSV or JSONL file's rows.
+    fields, and all that fit are run together. Upload puts a file of one's own computer beside the notebook first. Save
+    puts the pair behind a CSV or JSONL file's rows.
 
     Sweeps go on in the background, one at a time; Cancel stops the one that is under way after the batch that it is in.
 
@@ -93,6 +95,7 @@ class _Playground:
         )
         self.path = labelled(ipywidgets.Text, "File", placeholder="pairs.csv")
         self.path.layout.width = "420px"
+        self.upload = ipywidgets.FileUpload(accept=",".join(KINDS), multiple=False, tooltip="Upload a file of pairs")
         self.row = labelled(ipywidgets.Dropdown, "Row", options=[("", None)], disabled=True)
         self.run = button("Run", self._run_pair, button_style="primary")
         self.run.layout.width = "100px"
@@ -103,6 +106,7 @@ class _Playground:
         for field in self.fields.values():
             field.observe(self.check, "value")
         self.row.observe(self._pick, "value")
+        self.upload.observe(self._uploaded, "value")
         self.check()
         answers = [in_a_row(self.fields[which], self.notes[which]) for which in ("right", "wrong")]
         self.box = ipywidgets.VBox(
@@ -111,7 +115,7 @@ class _Playground:
                 in_a_row(self.list, ipywidgets.VBox([self.name, in_a_row(name, clear)]), self.notes["names"]),
                 in_a_row(self.site, self.positions, self.run, self.sweeps.cancel),
                 in_a_row(self.sweeps.progress, self.sweeps.note),
-                in_a_row(self.path, load, save, self.notes["file"]),
+                in_a_row(self.path, load, self.upload, save, self.notes["file"]),
                 self.rows, in_a_row(self.row, self.run_file), self.sweeps.output,
             ]
         )  # fmt: skip
@@ -152,6 +156,12 @@ class _Playground:
     def _clear_names(self) -> None:
         self.named = {}
         self.check()
+
+    def _uploaded(self, change: Mapping[str, Any]) -> None:
+        for sent in change["new"]:  # one at most
+            if file := self.attempt("file", lambda sent=sent: put_beside(sent["name"], bytes(sent["content"]))):
+                self.path.value = str(file)
+                self._load()
 
     def _load(self) -> None:
         self.file = self.attempt("file", lambda: load_rows(self.model, self.path.value))

@@ -156,6 +156,10 @@ def test_growth_adds_the_cell_that_raises_the_effect_most():
         ([(0, 9)], "There is no head L0H9"),
         ([(9, 0)], "There is no head L9H0"),
         ([(0, 1), (0, 1)], "L0H1 was given twice"),
+        (
+            [(0, 1, "END"), (0, 1, -1)],
+            "L0H1 at END was given twice .as L0H1 at END and as L0H1 at position -1, which are the same",
+        ),
         ([(0,)], r"is no cell of 'z': give \(layer, head\)"),
         ([(0, 1, 2, 3)], "is no cell of 'z'"),
         ([(0, 1, "subject")], "Unknown position 'subject'"),

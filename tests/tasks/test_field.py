@@ -58,6 +58,27 @@ def test_prompts_are_drawn_from_a_seed_and_fit_the_tokenizer(model, kind):
     assert pairs.roles["END"].tolist() == [len(row) - 1 for row in pairs.clean_tokens]
 
 
+@pytest.mark.parametrize(
+    "kind", [*FIELD_TASKS, patchlib.IOIDataset, patchlib.InductionDataset], ids=lambda kind: kind.__name__
+)
+@pytest.mark.filterwarnings("ignore::patchlib.ContrastWarning", "ignore::patchlib.AnswerWarning")
+def test_every_task_goes_through_a_file_and_sweeps_to_the_same_numbers(model, tmp_path, kind):
+    task = kind(model, n_prompts=3, seed=2)
+    metrics = ["logit_diff", "prob"]
+    how = {"over": ("layer", "role"), "layers": [1], "metric": metrics, "progress": False}
+    swept = patchlib.sweep(model, task, "resid_pre", **how)
+    for write, name in ((patchlib.to_csv, "task.csv"), (patchlib.to_jsonl, "task.jsonl")):
+        again = patchlib.sweep(
+            model, patchlib.read_pairs(write(task, model, tmp_path / name), model), "resid_pre", **how
+        )
+        for values in ("clean", "corrupted", "patched"):
+            np.testing.assert_array_equal(again[values].values, swept[values].values)
+        for coordinate in ("role", "cluster", "template"):
+            assert (coordinate in again.coords) == (coordinate in swept.coords)
+            if coordinate in swept.coords:
+                assert again[coordinate].values.tolist() == swept[coordinate].values.tolist()
+
+
 def test_where_prompts_differ_is_where_the_roles_are(model):
     """The corrupted prompt has another word at the role that the task turns on, and nowhere else."""
     for kind, role in [

@@ -352,7 +352,27 @@ def test_tasks_come_back_from_files(model, tmp_path, write):
         write(ioi, model, tmp_path / "nowhere" / "x.csv")
 
 
+def test_prompts_that_a_task_has_twice_come_back_twice(model, tmp_path):
+    pairs = patchlib.IOIDataset(model, n_prompts=3).to_pairs(model).select([0, 1, 0, 2, 2])
+    for write, name in ((patchlib.to_csv, "task.csv"), (patchlib.to_jsonl, "task.jsonl")):
+        path = write(pairs, model, tmp_path / name)
+        same_task(pairs, patchlib.read_pairs(path, model))
+        path.write_text(path.read_text().replace("duplicates", "other"))
+        with pytest.raises(TaskError, match=r"row 3 .*is the same as row 1"):
+            patchlib.read_pairs(path, model)
+
+
 # ---- Before anyone sweeps
+
+
+def test_check_names_a_missing_space(tmp_path):
+    model = load_tiny("gpt2")
+    rows = [ROWS[0], {**ROWS[1], "answer": "Sarah", "wrong_answer": "Michael"}]
+    (mend,) = (m for m in patchlib.check_file(write_csv(tmp_path / "a.csv", rows), model).mends if "space" in m)
+    assert mend.startswith("1 row has an answer without the space before a word, the first row 2 (line 3): ")
+    assert "write ' Sarah'" in mend
+    good = [ROWS[0], {**ROWS[1], "clean": f"{OTHER} (", "corrupted": f"{ROWS[1]['corrupted']} (", "answer": "Sarah"}]
+    assert not [m for m in patchlib.check_file(write_csv(tmp_path / "b.csv", good), model).mends if "space" in m]
 
 
 def test_check_says_what_does_not_fit_and_what_would_help(model, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 
 import ipywidgets
 import numpy as np
@@ -276,6 +277,24 @@ def test_a_file_is_a_table_that_says_what_does_not_fit_and_whose_rows_fill_the_f
     field(box, "File").value = str(tmp_path / "none.csv")
     field(box, "Load").click()
     assert "none.csv is not there" in said(box)[5] and field(box, "Run all rows that fit").disabled
+
+
+def test_an_uploaded_file_is_put_beside_the_notebook_and_never_over_another(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    box = prompt_playground(model, TEXTS)
+    upload = next(widget for widget in walk(box) if isinstance(widget, ipywidgets.FileUpload))
+
+    def send(name, text):
+        sent = {"name": name, "type": "text/csv", "size": len(text), "content": memoryview(text.encode())}
+        upload.value = ({**sent, "last_modified": datetime.now(UTC)},)
+
+    send("../words.csv", FILE)
+    assert (tmp_path / "words.csv").read_text() == FILE and field(box, "File").value == "words.csv"
+    assert "words.csv (pairs): 2 of 4 rows fit" in said(box)[5]
+    send("words.csv", FILE.replace("drink", "letter"))
+    assert "there already, with other content" in said(box)[5] and (tmp_path / "words.csv").read_text() == FILE
+    send("", FILE)
+    assert "cannot be written" in said(box)[5]
 
 
 def test_of_a_large_file_some_rows_are_drawn_and_so_it_is_said(model, tmp_path, monkeypatch):

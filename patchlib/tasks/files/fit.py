@@ -66,6 +66,7 @@ class Fitter:
         about: What the file says of all rows.
         columns: Our name of a column -> the file's.
         tokenizer: Whose ids the file has, as the user says.
+        keep_duplicates: Whether the file says that it has them on purpose.
     """
 
     model: TransformerBridge
@@ -73,6 +74,7 @@ class Fitter:
     about: Mapping[str, Any]
     columns: Mapping[str, str]
     tokenizer: str | None = None
+    keep_duplicates: bool = False
     _seen: dict[int, int] = field(default_factory=dict)
     _answer_ids: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     _names: list[frozenset[str]] = field(default_factory=list)
@@ -184,7 +186,7 @@ class Fitter:
             raise _DoesNotFit("answers", str(error)) from error
         positions, spans = self._positions(item, clean, offsets)
         key = hash((tuple(clean), tuple(corrupted), *map(tuple, answers)))
-        if key in self._seen:
+        if key in self._seen and not self.keep_duplicates:
             raise _DoesNotFit("duplicate", f"is the same as row {self._seen[key]}")
         self._seen[key] = row.number
         return Fitted(row, clean, corrupted, answers, has_steps, positions, spans, item.group, item.cluster)

@@ -19,7 +19,7 @@ from patchlib.tasks.files.formats import PAIRS, SAME, find_format, whole
 from patchlib.tasks.files.rows import Row, Source, open_rows, sampled
 from patchlib.tasks.pairs import PromptPairs, check_fits
 
-SETTINGS = ("task", "seed", "metadata", "keep_pads")
+SETTINGS = ("task", "seed", "metadata", "keep_pads", "duplicates")
 """Columns that say something of all rows; the first row has them."""
 
 
@@ -152,6 +152,7 @@ class Reading:
         if row.number == 1:
             given = {name: row.values.get(name) for name in SETTINGS}
             self._settings = {name: value for name, value in given.items() if value not in (None, "")}
+            self._fitter.keep_duplicates = str(self._settings.get("duplicates")) == "True"
         return row
 
     def pairs(self, fitted: Sequence[Fitted], counts: Mapping[str, int]) -> PromptPairs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +112,7 @@ def _rows(task: PatchingDataset | PromptPairs, model: TransformerBridge) -> Iter
         if i == 0:
             row |= {"task": pairs.name, "seed": pairs.seed, "metadata": pairs.metadata or None}
             row |= {"keep_pads": True} if pairs.keep_pads else {}
+            row |= {"duplicates": True} if _has_duplicates(pairs) else {}
         ids: dict[str, list[int]] = {}
         for name, tokens in (("clean", pairs.clean_tokens[i]), ("corrupted", pairs.corrupted_tokens[i])):
             row[name], comes_back = _text(model, tokens.tolist())
@@ -128,6 +129,18 @@ def _rows(task: PatchingDataset | PromptPairs, model: TransformerBridge) -> Iter
         yield row
 
 
+def _has_duplicates(pairs: PromptPairs) -> bool:
+    """Whether a prompt comes again, which in a task was meant, and in a file that people wrote is a mistake."""
+    rows = zip(pairs.clean_tokens, pairs.corrupted_tokens, _members(pairs), strict=True)
+    seen = {(tuple(clean.tolist()), tuple(corrupted.tolist()), str(answers)) for clean, corrupted, answers in rows}
+    return len(seen) < len(pairs)
+
+
+def _members(pairs: PromptPairs) -> Sequence[Any]:
+    """The right and the wrong ids of each prompt."""
+    return pairs.continuations or pairs.answer_sets or [[[token] for token in two] for two in pairs.answers.tolist()]
+
+
 def _text(model: TransformerBridge, row: list[int]) -> tuple[str, bool]:
     """A prompt's text, and whether it turns back into these tokens."""
     if model.tokenizer is None:
@@ -141,7 +154,7 @@ def _answers(
     model: TransformerBridge, pairs: PromptPairs, i: int, clean: str
 ) -> tuple[dict[str, Any], dict[str, list[int]]]:
     """The answers as texts, and as ids where these would not come back from them."""
-    many = pairs.continuations or pairs.answer_sets or [[[token] for token in two] for two in pairs.answers.tolist()]
+    many = _members(pairs)
     column = "answer_steps" if pairs.continuations else "answer_ids"
     texts: dict[str, Any] = {}
     ids: dict[str, list[int]] = {}
