@@ -1,6 +1,7 @@
 """Type two prompts and their answers, or load a file of them, and see where the difference between them is."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import ipywidgets
@@ -159,7 +160,7 @@ class _Playground:
 
     def _uploaded(self, change: Mapping[str, Any]) -> None:
         for sent in change["new"]:  # one at most
-            if file := self.attempt("file", lambda sent=sent: put_beside(sent["name"], bytes(sent["content"]))):
+            if file := self.attempt("file", partial(put_beside, sent["name"], bytes(sent["content"]))):
                 self.path.value = str(file)
                 self._load()
 

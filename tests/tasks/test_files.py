@@ -365,8 +365,9 @@ def test_prompts_that_a_task_has_twice_come_back_twice(model, tmp_path):
 # ---- Before anyone sweeps
 
 
-def test_check_names_a_missing_space(tmp_path):
-    model = load_tiny("gpt2")
+def test_check_names_a_missing_space(model, tmp_path):
+    report = patchlib.check_file(write_csv(tmp_path / "spaces.csv", ROWS), model)
+    assert not [mend for mend in report.mends if "space" in mend]
     rows = [ROWS[0], {**ROWS[1], "answer": "Sarah", "wrong_answer": "Michael"}]
     (mend,) = (m for m in patchlib.check_file(write_csv(tmp_path / "a.csv", rows), model).mends if "space" in m)
     assert mend.startswith("1 row has an answer without the space before a word, the first row 2 (line 3): ")
