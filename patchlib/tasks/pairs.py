@@ -172,7 +172,8 @@ class PromptPairs:
     def __repr__(self) -> str:
         lengths = sorted({len(row) for row in self.clean_tokens})
         count = f"{len(self)} pair{'s' if len(self) > 1 else ''}"
-        return f"PromptPairs({self.name!r}, {count} of {' or '.join(map(str, lengths))} tokens)"
+        tokens = " or ".join(map(str, lengths)) if len(lengths) < 3 else f"{lengths[0]} to {lengths[-1]}"
+        return f"PromptPairs({self.name!r}, {count} of {tokens} tokens)"
 
     @property
     def positions(self) -> tuple[str, ...]:

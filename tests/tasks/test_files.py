@@ -292,7 +292,11 @@ GOOD = ",".join(f'"{cell}"' for cell in ROWS[0].values())
         ("a.csv", "clean,corrupted,answer\n1,2,3", "which are no format that is known"),
         ("a.csv", f"{G}\n{GOOD}".replace("drink", "caf\u00e9").encode("latin-1"), "not UTF-8 .byte 0xe9 in line 2"),
         ("a.csv", f"{G}\n{GOOD}".encode("utf-16"), "a.csv is UTF-16"),
-        ("a.csv", f"{G}\n{GOOD}".replace("drink", "dr\0ink"), r"row 1 \(line 2\) A prompt must be a text"),
+        (
+            "a.csv",
+            f"{G}\n{GOOD}".replace("drink", "dr\0ink"),
+            r"row 1 \(line 2\) cannot be read: A prompt must be a text",
+        ),
         ("a.csv", f"{G},role:x\n{GOOD},Zoe", "has no position 'x': the span 'Zoe' is not in"),
         ("a.csv", f"{G},role:x\n{GOOD},John", "stands 2 times in .*: say which with .*occurrence"),
         ("a.csv", f"{G},role:x:middle\n{GOOD},Mary", "whose last word must be first, last or all"),
@@ -302,7 +306,9 @@ GOOD = ",".join(f'"{cell}"' for cell in ROWS[0].values())
         ("a.csv", f"{G},seed\n{GOOD},x", "row 1 has a seed that is no whole number"),
         ("a.csv", f"{G},metadata\n{GOOD},[1]", "a.csv: metadata of the file cannot be a list"),
         ("a.json", "{", "a.json is no JSON"),
-        ("a.json", "[1, 2]", "a.json has no rows with columns"),
+        ("a.json", "[1, 2]", "a.json has no row with columns; the first, row 1, is no object with columns, but 1"),
+        ("a.jsonl", '{"a":' * 5000 + "1" + "}" * 5000, r"the first, row 1 .line 1., is no JSON .maximum recursion"),
+        ("a.csv", f"{G}\n{GOOD}\n".replace("\n", "\r"), "a.csv ends its lines with CR alone: save it"),
         ("a.json", "{}\n{}", "one object a line is JSONL"),
         ("a.json", "[" * 100_000, "a.json is no JSON"),
         ("a.json", '{"prompts": []}', "a.json has no rows with columns"),
@@ -327,6 +333,8 @@ def test_odd_files_are_one_line_with_the_row_s_number(tmp_path, name, content, s
     with pytest.raises(TaskError, match=says) as error:
         patchlib.read_pairs(path, load_tiny("gpt2"))
     assert "\n" not in str(error.value)
+    with pytest.raises(TaskError, match=r"cannot be .*File name too long"):
+        patchlib.read_pairs("x" * 5000 + ".csv", load_tiny("gpt2"))
 
 
 # ---- There and back

@@ -156,7 +156,7 @@ class Fitter:
         try:
             return tokenize_all(self.model, [text])[0]
         except TaskError as error:
-            return str(error)
+            return f"cannot be read: {error}"
 
     def _offsets(self, items: list[Item | Misfit], rows_of: Mapping[str, list[int] | str]) -> dict[str, Offsets]:
         texts = [

@@ -55,7 +55,7 @@ def open_rows(path: str | Path) -> Source:
     try:
         path = Path(path).expanduser()
         is_file = path.is_file()
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OSError) as error:
         raise TaskError(f"The path of a file of prompts cannot be {shown(path)} ({first_line(error)}).") from error
     if not is_file:
         kind = "is a folder, not a file" if path.is_dir() else "is not there"
@@ -125,6 +125,8 @@ def _csv(path: Path) -> Source:
     csv.field_size_limit(MOST_CHARACTERS)
     first = next(_lines(path), "")
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(DELIMITERS, key=first.count)
+    if "\r" in first.rstrip("\r\n"):
+        raise TaskError(f"{path.name} ends its lines with CR alone: save it with the line ends of Unix or Windows.")
     reader = csv.reader(_lines(path), delimiter=delimiter, strict=True)
     try:
         header = [name.strip() for name in next(reader)]
@@ -234,4 +236,6 @@ def _from_rows(path: Path, about: dict[str, Any], rows: Iterator[Row]) -> Source
         yield from before
         yield from rows
 
+    if before and before[-1].fault:
+        raise TaskError(f"{path.name} has no row with columns; the first, {before[0]}, {before[0].fault}.")
     return Source(path, tuple(map(str, before[-1].values)) if before else (), about, again())
