@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from patchlib.errors import SweepError
 from patchlib.plots.circuits import BLUE, MARKS, color_of
 from patchlib.plots.heads import head_points
+from patchlib.plots.names import axis_range
 from patchlib.plots.style import AXIS, GREY, LEGEND, LINES, PALE, RED, SILENT, style
 from patchlib.plots.wording import METRIC_NAMES, check_table
 
@@ -64,7 +65,7 @@ def backup_scatter(table: pd.DataFrame, top_k: int = 6, title: str = "Who steps 
 
     Args:
         table: From ``backup_heads``.
-        top_k: How many heads are labelled, those that change most; 0 for none.
+        top_k: How many heads are large and named where there is room, those that change most; 0 for none.
         title: Of the figure.
 
     Returns:
@@ -82,13 +83,16 @@ def backup_scatter(table: pd.DataFrame, top_k: int = 6, title: str = "Who steps 
     check_table(table, "backup_heads", "before", "after", "change", "layer", "head_index", "knocked_out", "n")
     before, after, change = (table[column].to_numpy() for column in ("before", "after", "change"))
     layer_heads = zip(table.layer, table.head_index, strict=True)
-    figure = head_points(before, after, layer_heads, top_k, [change])
+    ends = axis_range(np.concatenate([before, after]))
+    figure = head_points(before, after, layer_heads, top_k, [change], ends, ends)
     figure.update_traces(hovertemplate="%{customdata}<br>before %{x:.2f}<br>after %{y:.2f}<extra></extra>")
     figure.update_traces(marker_color=np.where(change > 0, BLUE, RED))
-    _diagonal(figure, np.concatenate([before, after]))
+    _diagonal(figure, ends)
     figure.update_xaxes(title="direct logit attribution before").update_yaxes(title="after the knock-out")
     gone, n = table.knocked_out.iloc[0], table.n.iloc[0]
-    return style(figure, title, f"knocked out: {gone}; mean over {n} clean prompts; blue: more than before", 480)
+    said = f"knocked out: {gone}; mean over {n} clean prompts"
+    said += f"; large: the {top_k} that change most; blue: more than before"
+    return style(figure, title, said, 480)
 
 
 def completeness_scatter(
@@ -123,7 +127,7 @@ def completeness_scatter(
         figure.add_scatter(x=rows.model.round(4), y=rows.circuit.round(4), mode=mode, name=name, marker=marker)
         figure.data[-1].update(line={"width": 1}, customdata=customdata)
     figure.update_traces(hovertemplate="%{customdata}<br>model %{x:.2f}, circuit %{y:.2f}<extra></extra>")
-    _diagonal(figure, np.concatenate([table.model, table.circuit]))
+    _diagonal(figure, axis_range(np.concatenate([table.model, table.circuit])))
     figure.update_xaxes(title="model without the heads").update_yaxes(title="circuit without the heads")
     return style(figure, title, table.protocol.iloc[0], 480, above=30).update_layout(legend=LEGEND)
 
@@ -155,10 +159,8 @@ def minimality_bar(table: pd.DataFrame, title: str = "Minimal? What each head ad
     return style(figure, title, table.protocol.iloc[0], 460, above=50).update_layout(legend=LEGEND)
 
 
-def _diagonal(figure: go.Figure, values: np.ndarray) -> None:
+def _diagonal(figure: go.Figure, ends: tuple[float, float]) -> None:
     """Equal axes with a dashed line where both are the same."""
-    low, high = float(values.min()), float(values.max())
-    ends = [low - 0.08 * (high - low), high + 0.08 * (high - low)]
     line = {"color": GREY, "dash": "dash", "width": 1}
     figure.add_scatter(x=ends, y=ends, mode="lines", line=line, **SILENT)
     figure.update_xaxes(AXIS, range=ends).update_yaxes(AXIS, range=ends)

@@ -10,6 +10,7 @@ import xarray as xr
 from patchlib._util import check_count, check_kind, check_number
 from patchlib.circuits.curves import FaithfulnessCurve
 from patchlib.patching.attribution.agreement import paired_effects
+from patchlib.plots.names import axis_range, place_names
 from patchlib.plots.style import AXIS, GREY, LEGEND, LINES, PALE, RED, SILENT, add_band, side_by_side, style
 from patchlib.plots.wording import DIRECTIONS, METRIC_NAMES
 
@@ -57,15 +58,15 @@ def estimate_against_exact(
     paired = paired_effects(estimates, exact)
     named = {"": estimates} if isinstance(estimates, xr.Dataset) else estimates
     both = pd.concat([pairs[["estimated", "exact"]] for pairs in paired.values()]).to_numpy()
-    low, high = (float(both.min()), float(both.max())) if both.size else (0.0, 1.0)
-    ends = [low - 0.08 * (high - low), high + 0.08 * (high - low)]
+    ends = axis_range(both)
     figure = side_by_side(named)
     for column, pairs in enumerate(paired.values(), start=1):
         panel, miss = {"row": 1, "col": column}, (pairs.estimated - pairs.exact).to_numpy()
         top = np.argsort(-abs(miss), kind="stable")[:top_k]
         is_top = np.isin(np.arange(len(miss)), top)
-        x, y = ((pairs[kind].to_numpy() - ends[0])[top] for kind in ("exact", "estimated"))
-        sides = _placed_names(x, y, pairs.cell.iloc[top].tolist(), ends[1] - ends[0], len(paired))
+        x, y = (pairs[kind].to_numpy()[top] for kind in ("exact", "estimated"))
+        room = (680 / len(paired), 330.0)
+        sides = place_names(x, y, pairs.cell.iloc[top].tolist(), (ends, ends), room)
         named_here = {int(top[i]): side for i, side in sides.items()}
         line = {"color": GREY, "dash": "dash", "width": 1}
         figure.add_scatter(x=pairs.exact.round(4), y=pairs.estimated.round(4), mode="markers+text", **panel)
@@ -94,30 +95,6 @@ def _about_estimates(named: Mapping[str, xr.Dataset], top_k: int) -> str:
     patched = f"{direction}, {attrs['site']}, {METRIC_NAMES.get(metric, metric)}, {pairs}, {attrs.get('model', '')}"
     misses = f"; red: the {top_k} largest misses" if top_k else ""
     return f"{patched}; dashed: both equal{misses}"
-
-
-def _placed_names(x: np.ndarray, y: np.ndarray, names: list[str], extent: float, n_panels: int) -> dict[int, str]:
-    """Where each name stands beside its point, on axes of this extent in units; a name without room is left out."""
-    placed: dict[int, str] = {}
-    boxes: list[tuple[float, float, float]] = []
-    for i, name in enumerate(names):
-        wide, high = 0.01 * n_panels * extent * (len(name) + 1), 0.045 * extent
-        # (left, bottom) of the name: to the right of the point, to the left, above, below.
-        corners = {
-            "middle right": (x[i], y[i] - high / 2),
-            "middle left": (x[i] - wide, y[i] - high / 2),
-            "top center": (x[i] - wide / 2, y[i]),
-            "bottom center": (x[i] - wide / 2, y[i] - high),
-        }
-        order = list(corners) if x[i] < extent / 2 else ["middle left", "top center", "bottom center"]
-        for side in order:
-            left, low = corners[side]
-            inside = left >= 0 and left + wide <= extent
-            if inside and all(left > a + w or a > left + wide or abs(low - b) > high for a, b, w in boxes):
-                placed[i] = side
-                boxes.append((left, low, wide))
-                break
-    return placed
 
 
 def faithfulness_curve(

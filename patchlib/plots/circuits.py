@@ -45,7 +45,7 @@ def writers(
         attribution: From ``direct_logit_attribution``.
         attention: From ``attention_between``, of the same task.
         roles: The two positions that are compared.
-        top_k: How many heads are labelled, those that write most in either direction; 0 for none.
+        top_k: How many heads are large and named where there is room, those that write most in either direction.
         title: Of the figure.
 
     Returns:
@@ -70,14 +70,13 @@ def writers(
         check_choice("role", role, attention.role.values.tolist())
     across, other = (attention.sel(role=role).mean("example") for role in pair)
     x, y = (across - other).values.ravel(), attribution.mean("example").values.ravel()
-    figure = head_points(x, y, all_heads(attribution), top_k, [y])
+    figure = head_points(x, y, all_heads(attribution), top_k, [y], x_range=(-1.05, 1.05))
     figure.update_traces(hovertemplate="%{customdata}<br>attention %{x:.2f}<br>logits %{y:.2f}<extra></extra>")
-    sides = np.where(y > 0, "top center", "bottom center")
-    figure.update_traces(marker_color=np.where(y > 0, BLUE, RED), textposition=sides)
+    figure.update_traces(marker_color=np.where(y > 0, BLUE, RED))
     dest, n = attention.attrs["dest"], attribution.sizes["example"]
-    figure.update_xaxes(title=f"attention from {dest}: to {pair[0]} minus to {pair[1]}", range=[-1.05, 1.05])
+    figure.update_xaxes(title=f"attention from {dest}: to {pair[0]} minus to {pair[1]}")
     figure.update_yaxes(title="direct logit attribution, right minus wrong answer")
-    return style(figure, title, f"each head's mean over {n} clean prompts; labelled: the {top_k} that write most", 480)
+    return style(figure, title, f"each head's mean over {n} clean prompts; large: the {top_k} that write most", 480)
 
 
 def circuit_graph(discovery: Discovery, title: str = "The circuit that was found") -> go.Figure:

@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 
 from patchlib._util import Head, check_count, check_kind, check_text, head_name
 from patchlib.errors import SweepError
+from patchlib.plots.names import axis_range, place_names
 from patchlib.plots.style import AXIS, GREY, LINES, PALE, add_band, layer_step, style
 from patchlib.plots.wording import check_array
 from patchlib.stats import mean_interval
@@ -150,17 +151,30 @@ def all_heads(measure: xr.DataArray) -> Iterable[Head]:
 
 
 def head_points(
-    x: np.ndarray, y: np.ndarray, layer_heads: Iterable[Head], top_k: int, strengths: Sequence[np.ndarray]
+    x: np.ndarray,
+    y: np.ndarray,
+    layer_heads: Iterable[Head],
+    top_k: int,
+    strengths: Sequence[np.ndarray],
+    x_range: tuple[float, float] | None = None,
+    y_range: tuple[float, float] | None = None,
 ) -> go.Figure:
-    """A point for each head; those ``top_k`` that are largest in one of the strengths are large and labelled."""
+    """A point for each head; the ``top_k`` largest in one of the strengths are large, and named where there is room."""
     check_count("top_k", top_k, least=0)
     names = [head_name(*head) for head in layer_heads]
     top = [np.argsort(-abs(strength), kind="stable")[:top_k] for strength in strengths]
     is_top = np.isin(np.arange(len(x)), top)
     figure = go.Figure(go.Scatter(x=np.round(x, 4), y=np.round(y, 4), mode="markers+text", customdata=names))
     figure.update_traces(marker={"size": np.where(is_top, 9, 5)}, showlegend=False, textfont={"size": 11})
-    figure.update_traces(text=np.where(is_top, names, "").tolist(), textposition="top center")
-    return figure.update_xaxes(AXIS).update_yaxes(AXIS)
+    ends = x_range or axis_range(x), y_range or axis_range(y)
+    by_size = list(dict.fromkeys(int(i) for ranked in zip(*top, strict=True) for i in ranked))
+    placed = place_names(x[by_size], y[by_size], [names[i] for i in by_size], ends, (700.0, 320.0))
+    sides = {by_size[k]: side for k, side in placed.items()}
+    figure.update_traces(
+        text=[name if i in sides else "" for i, name in enumerate(names)],
+        textposition=[sides.get(i, "top center") for i in range(len(names))],
+    )
+    return figure.update_xaxes(AXIS, range=ends[0]).update_yaxes(AXIS, range=ends[1])
 
 
 def measures_against(
@@ -176,7 +190,7 @@ def measures_against(
     Args:
         x, y: Over layer and head: the measure across, and the one upward.
         x_title, y_title: What they are.
-        top_k: How many heads are labelled, the largest of either measure; 0 for none.
+        top_k: How many heads are large and named where there is room, the largest of either measure; 0 for none.
         title: Of the figure.
 
     Returns:
@@ -199,4 +213,4 @@ def measures_against(
     figure = head_points(a, b, all_heads(x), top_k, [a, b])
     figure.update_traces(marker_color=LINES[0], hovertemplate="%{customdata}<br>%{x:.2f}, %{y:.2f}<extra></extra>")
     figure.update_xaxes(title=x_title).update_yaxes(title=y_title)
-    return style(figure, title, f"all {len(a)} heads; labelled: the {top_k} largest of either", 460)
+    return style(figure, title, f"all {len(a)} heads; large: the {top_k} largest of either", 460)
