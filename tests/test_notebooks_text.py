@@ -83,7 +83,7 @@ def test_every_diagram_is_shown_and_described():
 
 @pytest.mark.parametrize("path", DIAGRAMS, ids=lambda path: path.stem)
 def test_a_diagram_is_a_picture_of_its_own_for_light_and_dark(path):
-    """Nothing from elsewhere, as it is shown as an image; a ground of its own, as Jupyter's theme is not the screen's."""
+    """Nothing from elsewhere, as it is shown as an image; its own ground, as Jupyter's theme is not the screen's."""
     source = path.read_text("utf-8")
     root = ET.fromstring(source)
     inside = {element.tag.rpartition("}")[2] for element in root.iter()}
