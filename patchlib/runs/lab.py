@@ -1,12 +1,11 @@
 """JupyterLab on a copy of the notebooks: those that come with patchlib stay as they are."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from patchlib.errors import RunError
-from patchlib.runs.execute.notebooks import notebook_folder
+from patchlib.runs.execute.notebooks import notebook_folder, stand_alone
 from patchlib.runs.files import prepare_folder, replacing
 
 
@@ -44,12 +43,13 @@ def copy_notebooks(folder: str | Path = "patchlib-notebooks") -> Copies:
         (('01_layer_patching.ipynb',), (), True)
     """
     target = prepare_folder(folder)
-    ours = {path.name: path for path in notebook_folder().glob("*.ipynb")}
+    paths = notebook_folder().glob("*.ipynb")
+    ours = {path.name: stand_alone(path.read_text("utf-8"), path.parent).encode() for path in paths}
     there = {name: target / name for name in ours if (target / name).exists()}
-    same = {name for name, path in there.items() if path.is_file() and path.read_bytes() == ours[name].read_bytes()}
+    same = {name for name, path in there.items() if path.is_file() and path.read_bytes() == ours[name]}
     for name in ours.keys() - there.keys():
         with replacing(target / name) as temporary:
-            shutil.copyfile(ours[name], temporary)
+            temporary.write_bytes(ours[name])
     new, kept = ours.keys() - there.keys(), there.keys() - same
     return Copies(target, *(tuple(sorted(names)) for names in (new, same, kept)))
 

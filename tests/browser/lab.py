@@ -107,6 +107,11 @@ class Lab:
         printed = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']"
         return self.page.locator(printed).all_inner_texts()
 
+    def pictures(self) -> list[bool]:
+        """Whether each picture in the text is shown."""
+        shown = "() => [...document.querySelectorAll('.jp-MarkdownOutput img')].map(image => image.naturalWidth > 0)"
+        return self.page.evaluate(shown)  # type: ignore[no-any-return]
+
     def control(self, number: int) -> Control:
         """One of the notebook's controls, from the top."""
         boxes = ".jp-CodeCell:has(.widget-vbox)"

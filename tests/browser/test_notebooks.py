@@ -5,6 +5,7 @@ With fewer prompts and layers than by default: what the numbers are at the defau
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,7 @@ FEWER = {
 def address(tmp_path_factory) -> Iterator[str]:
     load_model()  # or the first cell would fetch it
     folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(NOTEBOOKS / "diagrams", folder / "diagrams")
     for name, fewer in FEWER.items():
         nb = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
         (parameters,) = [cell for cell in nb.cells if "parameters" in cell.metadata.get("tags", [])]
@@ -52,6 +54,7 @@ def lab(browser, address, request, pictures) -> Iterator[Lab]:
     opened.open(f"{notebook}.ipynb")
     opened.run_all(RUN)
     assert not opened.errors()
+    assert all(opened.pictures())
     yield opened
     look(opened, notebook, pictures)
     assert not opened.errors() and not opened.outside

@@ -1,5 +1,6 @@
 """Runs with real papermill on small notebooks: outputs, manifests, pages, and what is refused."""
 
+import base64
 import hashlib
 import json
 import re
@@ -44,6 +45,19 @@ import plotly.graph_objects as go
 go.Figure(go.Scatter(y=[1, 2, 3]), layout={"title": "A line"}).show(renderer="plotly_mimetype")
 """
 
+SQUARE = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'
+BESIDE_IT = """\
+![A square](diagrams/square.svg) and a [word](../docs/glossary.md#word), as on
+[Colab](https://colab.research.google.com/github/SOME-ONE/course.1/blob/main/notebooks/01_good.ipynb).
+
+<details>
+<summary>Answer</summary>
+
+It has **four** sides.
+
+</details>
+"""
+
 
 def write_notebook(path: Path, title: str, *cells: str) -> Path:
     parameters = new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
@@ -70,6 +84,11 @@ def finished(tmp_path_factory):
         "table = pd.DataFrame({'head': ['9.9'], 'effect': [0.5]})\n"
         "save_run(out_dir, '01_good', {'effects': effects, 'top': table}, values)",
     )
+    nb = nbformat.read(good, as_version=4)
+    nb.cells.append(new_markdown_cell(BESIDE_IT))
+    nbformat.write(nb, good)
+    (home / "diagrams").mkdir()
+    (home / "diagrams" / "square.svg").write_text(SQUARE)
     bad = write_notebook(
         home / "02_bad.ipynb",
         "Bad",
@@ -82,6 +101,7 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", str(home / "jupyter"))
         patch.delenv("TQDM_DISABLE", raising=False)
+        patch.setattr(notebooks, "notebook_folder", lambda: home)
         records = run([bad, good], {"n_prompts": "6"}, out, progress=False)
     return out, records
 
@@ -139,6 +159,19 @@ def test_page_is_interactive_and_needs_no_network(finished):
     assert html.count("plotly.js v") == 1 and len(page.select(".figure")) == 2
     assert [one["layout"]["title"]["text"] for one in json.loads(page.select_one("#figures").text)] == ["A line"] * 2
     assert "showSendToCloud: false" in html and 'media="(prefers-color-scheme: dark)"' in html
+
+
+def test_diagrams_links_and_folded_answers_of_our_notebooks_are_there_where_they_were_run(finished):
+    _, (_, good) = finished
+    page = BeautifulSoup(good.html.read_text("utf-8"), "html.parser")
+    assert base64.b64decode(page.select_one("img[alt='A square']")["src"].partition(";base64,")[2]).decode() == SQUARE
+    assert (
+        page.find("a", string="word")["href"] == "https://github.com/SOME-ONE/course.1/blob/main/docs/glossary.md#word"
+    )
+    answer = page.select_one("details")
+    assert "open" not in answer.attrs and answer.select_one("summary").text == "Answer"
+    assert answer.select_one("p strong").text == "four"
+    assert "](data:image/svg+xml;base64," in nbformat.read(good.executed, as_version=4).cells[-1].source
 
 
 def test_index_lists_every_run_with_working_links(finished):

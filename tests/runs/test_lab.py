@@ -40,7 +40,26 @@ def test_notebooks_are_copied_once_and_a_changed_one_is_kept(tmp_path, capsys):
         and f"Kept, because they differ from patchlib's: {NAMES[1]}." in printed
     )
     assert changed.read_text() == "my own"
-    assert (tmp_path / "mine" / NAMES[2]).read_bytes() == (ROOT / "notebooks" / NAMES[2]).read_bytes()
+    again = (tmp_path / "mine" / NAMES[2]).read_text()
+    assert _cells(again, "code") == _cells((ROOT / "notebooks" / NAMES[2]).read_text(), "code")
+
+
+def _cells(notebook: str, kind: str) -> list[dict]:
+    return [cell for cell in json.loads(notebook)["cells"] if cell["cell_type"] == kind]
+
+
+def test_a_copy_needs_no_other_file_of_ours(tmp_path):
+    copy_notebooks(tmp_path)
+    for name in NAMES:
+        links = _links((tmp_path / name).read_text())
+        assert all(link.startswith(("https://", "data:image/svg+xml;base64,")) for link in links), links
+        asked = [link for link in _links((ROOT / "notebooks" / name).read_text()) if link.startswith("diagrams/")]
+        assert sum(link.startswith("data:") for link in links) == len(asked)
+
+
+def _links(notebook: str) -> list[str]:
+    texts = ["".join(cell["source"]) for cell in _cells(notebook, "markdown")]
+    return re.findall(r"\]\(([^)]+)\)", "\n".join(texts))
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

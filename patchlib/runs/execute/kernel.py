@@ -22,6 +22,7 @@ from papermill.utils import chdir
 
 from patchlib.errors import RunError
 from patchlib.runs.execute.manifest import RUNNING
+from patchlib.runs.execute.notebooks import stand_alone
 from patchlib.runs.execute.parameters import declared_parameters, read_notebook
 
 DIED = "DeadKernelError"
@@ -90,7 +91,7 @@ def execute(
     try:
         nb, _ = read_notebook(path)
         declared = declared_parameters(path)
-        executed.write_text(nbformat.writes(nb), encoding="utf-8")
+        executed.write_text(stand_alone(nbformat.writes(nb), path.parent), encoding="utf-8")
         nb = remove_error_markers(load_notebook_node(str(executed)))  # with what papermill keeps in it
         if values:
             typed = {key: declared[key].typed(value) for key, value in values.items()}

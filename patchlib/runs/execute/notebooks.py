@@ -1,6 +1,8 @@
 """Notebooks before they run: where they are, and how their errors read."""
 
 import os
+import re
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain, count
@@ -8,12 +10,35 @@ from pathlib import Path
 
 from patchlib.errors import RunError
 
+_DIAGRAM = re.compile(r"\]\((diagrams/[\w-]+\.svg)\)")
+_DOCUMENT = re.compile(r"\]\(\.\./(docs/[^)\s]+)\)")
+_ADDRESS = re.compile(r"/github/([\w.-]+/[\w.-]+)/blob/main/notebooks/")
+
 
 def notebook_folder() -> Path:
     """Return the notebooks inside the installed package, or the checkout's."""
     package = Path(__file__).resolve().parents[2]
     installed = package / "notebooks"
     return installed if installed.is_dir() else package.parent / "notebooks"
+
+
+def stand_alone(notebook: str, folder: Path) -> str:
+    """Return the text of a notebook; one of ours as it has to be where nothing else of ours is.
+
+    Its diagrams are put into it (into the text, as JupyterLab shows no SVG that is attached to a cell), and what it
+    links to in `docs/` is found at the repository's address, which its link to Colab has.
+    """
+    if folder != notebook_folder():
+        return notebook
+
+    def picture(link: re.Match[str]) -> str:
+        svg = (folder / link[1]).read_bytes()
+        return f"](data:image/svg+xml;base64,{b64encode(svg).decode()})"
+
+    notebook = _DIAGRAM.sub(picture, notebook)
+    if address := _ADDRESS.search(notebook):
+        notebook = _DOCUMENT.sub(rf"](https://github.com/{address[1]}/blob/main/\1)", notebook)
+    return notebook
 
 
 def find_notebooks(names: Sequence[str | Path] | None = None, base: Path | None = None) -> list[Path]:
