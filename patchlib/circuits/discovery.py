@@ -61,12 +61,12 @@ class Discovery:
         positions: The task's roles, in the order of the sentence.
 
     Example:
-        >>> one_prompt = task.to_pairs(model).select([0])
-        >>> search = patchlib.discover(model, one_prompt, depth=1, max_heads=2, progress=False)
+        >>> toy = patchlib.toys.induction()
+        >>> search = patchlib.discover(toy.model, toy.task, depth=2, progress=False)
         >>> search.positions
-        ('IO', 'S1', 'S1+1', 'S2', 'END')
-        >>> list(search.results)
-        ['logits']
+        ('A', 'B', 'C', 'D', 'END')
+        >>> list(search.results)[:2]
+        ['logits', 'L1H2 q at END']
     """
 
     circuit: Circuit
@@ -123,12 +123,15 @@ def discover(
         FewPromptsWarning: Fewer than 16 prompts.
 
     Example:
-        >>> one_prompt = task.to_pairs(model).select([0])
-        >>> search = patchlib.discover(model, one_prompt, depth=1, max_heads=2, progress=False)
-        >>> search.steps[["receivers", "layer", "head_index", "position"]]
-          receivers  layer  head_index position
-        0    logits     23           3      END
-        1    logits     24           4      END
+        An induction head, and the head behind it that writes to its keys which token came before:
+
+        >>> toy = patchlib.toys.induction()
+        >>> search = patchlib.discover(toy.model, toy.task, depth=2, progress=False)
+        >>> search.steps[["receivers", "site", "layer", "head_index", "position"]]
+          receivers    site  layer  head_index position
+        0    logits  logits      1           2      END
+        1      L1H2       k      0           1        D
+        2      L1H2       k      0           1        B
     """
     pairs = as_pairs(model, task)
     for setting, count in (("depth", depth), ("max_inputs", max_inputs), ("max_heads", max_heads)):

@@ -38,9 +38,10 @@ class Stability:
         protocol: In words what these numbers depend on.
 
     Example:
-        >>> searches = patchlib.stability(model, task, n_searches=2, n_prompts=1, depth=1, max_heads=1, progress=False)
+        >>> toy, how = patchlib.toys.and_gate(), {"hold_out": "prompts", "depth": 1, "progress": False}
+        >>> searches = patchlib.stability(toy.model, toy.task, n_searches=2, **how)
         >>> searches.searches[["search", "n", "n_heads", "n_test"]].iloc[0].tolist()
-        [0, 1, 1, 2]
+        [0, 16, 2, 8]
     """
 
     searches: pd.DataFrame
@@ -90,10 +91,14 @@ def stability(
         FewPromptsWarning: As ``discover``, once.
 
     Example:
-        >>> searches = patchlib.stability(model, task, n_searches=2, n_prompts=1, depth=1, max_heads=1, progress=False)
+        Both heads of a circuit that is known, in each search:
+
+        >>> toy, how = patchlib.toys.and_gate(), {"hold_out": "prompts", "depth": 1, "progress": False}
+        >>> searches = patchlib.stability(toy.model, toy.task, n_searches=2, **how)
         >>> searches.heads[["layer", "head_index", "position", "n_found"]]
            layer  head_index position  n_found
-        0     23           3      END        2
+        0      1           2      END        2
+        1      0           1      END        2
     """
     pairs = as_pairs(model, task)
     check_count("n_searches", n_searches)

@@ -94,11 +94,11 @@ def circuit_graph(discovery: Discovery, title: str = "The circuit that was found
         A mark for each head and position, by head type, and a line for each path.
 
     Example:
-        >>> one_prompt = task.to_pairs(model).select([0])
-        >>> search = patchlib.discover(model, one_prompt, depth=1, max_heads=2, progress=False)
+        >>> toy = patchlib.toys.induction()
+        >>> search = patchlib.discover(toy.model, toy.task, depth=2, progress=False)
         >>> figure = patchlib.plots.circuit_graph(search)
         >>> figure.layout.xaxis.ticktext, [trace.name for trace in figure.data if trace.name]
-        (('END',), ['subject suppressor', 'negative name mover'])
+        (('B', 'D', 'END'), ['unnamed'])
     """
     check_kind("discovery", discovery, Discovery, "give what patchlib.discover returned")
     types = discovery.head_types

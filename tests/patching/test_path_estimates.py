@@ -141,19 +141,6 @@ def test_the_sieved_search_finds_the_same(kind, monkeypatch):
     assert "prefilter" not in full.results["logits"].attrs and "prefilter" in sieved.results["logits"].attrs
 
 
-@pytest.mark.real_model
-@pytest.mark.slow
-def test_the_real_model_s_sieved_search_finds_the_same():
-    model = patchlib.load_model()
-    task = patchlib.IOIDataset(model, n_prompts=8, seed=1, corruption="abc")
-    sieved, full = (
-        patchlib.discover(model, task, depth=2, max_inputs=1, prefilter=how, progress=False)
-        for how in ("attribution", None)
-    )
-    assert sieved.circuit == full.circuit
-    assert int(sieved.results["logits"].effect.isnull().sum()) > 100
-
-
 def test_a_metric_without_a_gradient_cannot_sieve():
     model = load_tiny("gpt2")
     with pytest.raises(SweepError, match="has no gradient"):

@@ -22,13 +22,14 @@ def of_stability(discovery: Discovery, heads: pd.DataFrame, head_types: pd.DataF
 
     Example:
         >>> import pandas as pd
-        >>> circuit, nothing = patchlib.Circuit({"subject suppressor": [(23, 3)]}, {}), pd.DataFrame()
-        >>> found = pd.DataFrame({"layer": [23], "head_index": [3], "position": ["END"], "head_type": ["name mover"]})
+        >>> toy, how = patchlib.toys.and_gate(), {"hold_out": "prompts", "depth": 1, "progress": False}
+        >>> circuit, nothing = patchlib.Circuit({"name mover": [(1, 2)]}, {}), pd.DataFrame()
+        >>> found = pd.DataFrame({"layer": [1], "head_index": [2], "position": ["END"], "head_type": ["name mover"]})
         >>> search = patchlib.Discovery(circuit, nothing, nothing, {}, found, ("END",))
-        >>> searches = patchlib.stability(model, task, n_searches=2, n_prompts=1, depth=1, max_heads=1, progress=False)
+        >>> searches = patchlib.stability(toy.model, toy.task, n_searches=2, **how)
         >>> print(patchlib.plots.takeaways.of_stability(search, searches.heads, searches.head_types))
-        Of the 1 heads found here, 1 are found in at least half of 2 other searches (L23H3); 0 in less than a
-        tenth. Names given here, and in how many of those searches: name mover 0.
+        Of the 1 heads found here, 1 are found in at least half of 2 other searches (L1H2); 0 in less than a tenth.
+        Names given here, and in how many of those searches: name mover 0.
     """
     check_kind("discovery", discovery, Discovery, "give what patchlib.discover returned")
     check_table(heads, "stability", "layer", "head_index", "position", "n_found", "frequency")
