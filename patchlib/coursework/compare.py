@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Callable, Mapping, Set
+from contextlib import redirect_stderr
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,8 @@ class CheckFailed(AssertionError):
 
 def call(answer: Callable[..., Any], *arguments: Any, name: str | None = None) -> Any:
     """What the student's function returns, where it returns something.
+
+    Its warnings and bars are not shown: nbgrader gives no points to a cell that writes to stderr.
 
     Args:
         answer: The function.
@@ -47,7 +52,8 @@ def call(answer: Callable[..., Any], *arguments: Any, name: str | None = None) -
     if not callable(answer):
         raise CheckFailed(f"{name} is {shown(answer)} and no function: give its name, without parentheses")
     try:
-        value = answer(*arguments)
+        with warnings.catch_warnings(action="ignore"), redirect_stderr(io.StringIO()):
+            value = answer(*arguments)
     except NotImplementedError as error:
         raise CheckFailed(
             f"{name} is not written yet: put your code where it says `raise NotImplementedError()`"

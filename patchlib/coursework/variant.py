@@ -69,7 +69,7 @@ class Variant:
 
     @classmethod
     def here(cls, folder: str | Path = ".") -> Variant:
-        """The variant that PATCHLIB_VARIANT sets, as JSON or as a file's path, else the folder's file, else the default.
+        """The variant that PATCHLIB_VARIANT sets, as JSON or a file's path, else the folder's file, else the default.
 
         Args:
             folder: The notebook's.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -86,12 +87,12 @@ def patched_metric(answer: Callable[..., Any], model: TransformerBridge, task: P
     every = swept_pair()
 
     likely = {
-        "patched_metric patched the corrupted value into the clean forward pass: keep the activations of the clean one, "
+        "patched_metric patched the corrupted value into the clean forward pass: keep the clean one's activations, "
         "and run the corrupted tokens": lambda: table(swept_pair(direction="noise")),
         "patched_metric is one position off: it patched position + 1": lambda: table(every, behind=1),
         "patched_metric is one position off: it patched position - 1": lambda: table(every, behind=-1),
-        "patched_metric is that of the corrupted prompt without a patch: does the hook change the activation and return "
-        "it, and is it in fwd_hooks?": lambda: [float(every.corrupted)] * len(cells),
+        "patched_metric is that of the corrupted prompt without a patch: does the hook change the activation and "
+        "return it, and is it in fwd_hooks?": lambda: [float(every.corrupted)] * len(cells),
         "patched_metric is that of the clean prompt, as if all positions had been patched: index the position only": (
             lambda: [float(every.clean)] * len(cells)
         ),
@@ -120,50 +121,50 @@ def residual_sweep(answer: Callable[..., Any], model: TransformerBridge, task: P
         CheckFailed: With what is likely wrong.
     """
     pairs, layers = few(task), layers_of(model)
-    for role in list(pairs.roles)[-2:]:
-        over: dict[str, Any] = {"over": ("layer", "role"), "positions": [role]}
-        result = swept(model, pairs, "resid_pre", layers=layers, **over).isel(role=0)
-        expected = effects(result)
-        first = int(pairs.roles[role][0])
-        possible = (result.clean - result.corrupted).mean("example")
-
-        def at(site: str = "resid_pre", role: str = role, pairs: PromptPairs = pairs, **how: Any) -> Any:
-            how = {"over": ("layer", "role"), "positions": [role], "layers": layers} | how
-            return swept(model, pairs, site, **how).isel({how["over"][1]: 0})
-
-        likely = {
-            "residual_sweep is a mean of ratios: take the means over the prompts first, then divide": lambda: (
-                mean_of_ratios(result)
-            ),
-            "residual_sweep patched the corrupted values into the clean forward pass: this is noising": lambda: (
-                at(direction="noise").effect
-            ),
-            "residual_sweep took the first prompt's position for all of them: read pairs.roles[role][i] for prompt i": (
-                lambda: at(over=("layer", "pos"), positions=[first]).effect
-            ),
-            "residual_sweep is one layer late: patch what a layer reads, hook_resid_pre": lambda: (
-                at("resid_post").effect
-            ),
-            "residual_sweep is 1 - effect: 0 is the corrupted forward pass and 1 the clean one": 1 - expected,
-            "residual_sweep is the mean metric, and no effect yet: subtract the corrupted one and divide by the "
-            "contrast": result.patched.mean("example"),
-            "residual_sweep is the difference, and not yet divided by mean(clean) - mean(corrupted)": expected
-            * possible.item(),
-            "residual_sweep gives the layers from the last to the first: keep the order of `layers`": expected[::-1],
-            "residual_sweep is one position late": lambda: _shifted(at, pairs, role, 1),
-            "residual_sweep is one position early": lambda: _shifted(at, pairs, role, -1),
-        }
-        got = call(answer, model, pairs, layers, role)
-        compare(got, expected, likely, f"layers {layers} at {role}", name="residual_sweep")
-    right("residual_sweep", f"layers {layers} at {' and '.join(list(pairs.roles)[-2:])}, {len(pairs)} prompts")
+    for role in (roles := list(pairs.roles)[-2:]):
+        _residual_sweep(answer, model, pairs, layers, role)
+    right("residual_sweep", f"layers {layers} at {' and '.join(roles)}, {len(pairs)} prompts")
 
 
-def _shifted(at: Callable[..., Any], pairs: PromptPairs, role: str, by: int) -> Any:
-    """Effects of the positions beside a role's."""
-    from dataclasses import replace
+def _residual_sweep(
+    answer: Callable[..., Any], model: TransformerBridge, pairs: PromptPairs, layers: list[int], role: str
+) -> None:
+    def at(site: str = "resid_pre", role: str = role, pairs: PromptPairs = pairs, **how: Any) -> Any:
+        how = {"over": ("layer", "role"), "positions": [role], "layers": layers} | how
+        return swept(model, pairs, site, **how).isel({how["over"][1]: 0})
 
-    moved = {"beside": [(int(p) + by) % len(row) for p, row in zip(pairs.roles[role], pairs.clean_tokens, strict=True)]}
-    return at(pairs=replace(pairs, roles={**pairs.roles, **moved}), role="beside").effect
+    def beside(by: int) -> Any:
+        rows = zip(pairs.roles[role], pairs.clean_tokens, strict=True)
+        moved = {"beside": [(int(position) + by) % len(row) for position, row in rows]}
+        return at(pairs=replace(pairs, roles={**pairs.roles, **moved}), role="beside").effect
+
+    result = at()
+    expected = effects(result)
+    first = int(pairs.roles[role][0])
+    likely = {
+        "residual_sweep is a mean of ratios: take the means over the prompts first, then divide": lambda: (
+            mean_of_ratios(result)
+        ),
+        "residual_sweep patched the corrupted values into the clean forward pass: this is noising": lambda: (
+            at(direction="noise").effect
+        ),
+        "residual_sweep took the first prompt's position for all of them: read pairs.roles[role][i] for prompt i": (
+            lambda: at(over=("layer", "pos"), positions=[first]).effect
+        ),
+        "residual_sweep is one layer late: patch what a layer reads, hook_resid_pre": lambda: at("resid_post").effect,
+        "residual_sweep is 1 - effect: 0 is the corrupted forward pass and 1 the clean one": 1 - expected,
+        "residual_sweep is the mean metric, and no effect yet: subtract the corrupted one and divide by the contrast": (
+            result.patched.mean("example")
+        ),
+        "residual_sweep is the difference, and not yet divided by mean(clean) - mean(corrupted)": (
+            (result.patched - result.corrupted).mean("example")
+        ),
+        "residual_sweep gives the layers from the last to the first: keep the order of `layers`": expected[::-1],
+        "residual_sweep is one position off: it patched position + 1": lambda: beside(1),
+        "residual_sweep is one position off: it patched position - 1": lambda: beside(-1),
+    }
+    got = call(answer, model, pairs, layers, role)
+    compare(got, expected, likely, f"layers {layers} at {role}", name="residual_sweep")
 
 
 MAPS = {
@@ -214,7 +215,7 @@ def _thought(name: str, cell: str, value: float) -> str:
     if name == "OR, noising":
         return "One of the two heads is enough: what is left when only one of them is corrupted?"
     if "position 0" in cell:
-        return "Both prompts begin with the same tokens, and a causal model cannot look ahead: what does this patch change?"
+        return "Both prompts begin with the same token, and a causal model cannot look ahead: what does this change?"
     if name == "noising" and value == 0:
         return "Noising is not 1 - denoising: an effect of 1 says in both that all of the contrast has moved."
     return "What can the rest of the model still know of the prompt that it was run on?"
