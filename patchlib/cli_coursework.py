@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -57,7 +57,12 @@ def grade(
     from patchlib.coursework.grade import failures
     from patchlib.coursework.grade import grade as grade_submissions
 
-    limits = {"workers": workers, "seconds": seconds, "cell_seconds": cell_seconds, "gigabytes": gigabytes}
+    limits: dict[str, Any] = {
+        "workers": workers,
+        "seconds": seconds,
+        "cell_seconds": cell_seconds,
+        "gigabytes": gigabytes,
+    }
     table = grade_submissions(folder, only or (), again=again, told=lambda line: print(line, flush=True), **limits)
     by_student = table.groupby("student")[["points", "of"]].sum()
     print(by_student.to_string())

@@ -169,7 +169,10 @@ def _graded(submission: Submission, limits: dict[str, float], workers: int, stop
     if stop.is_set():
         return "interrupted"
     took = round(time.monotonic() - begin, 1)
-    rows = rows or submission.failed(reason)
+    graded = {row["exercise"]: row for row in rows}
+    # A graded cell that a student deleted gets nothing, and counts.
+    every = submission.failed(reason or "its graded cell is missing")
+    rows = [graded.get(row["exercise"], row) for row in every]
     rows = [
         {"student": submission.student, **row, "exercise": f"{submission.number} {row['exercise']}"}
         | {"seconds": took, "GB": round(peak, 2)}

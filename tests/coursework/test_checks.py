@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.coursework import CONTEXTS, NOTEBOOKS, Sheet, emptied, matrix, wrong_ones
+from tests.coursework import CONTEXTS, FOLDER, NOTEBOOKS, Sheet, emptied, matrix, wrong_ones
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -53,3 +53,12 @@ def test_each_exercise_says_what_it_takes_and_helps_twice(name):
 def test_sources_are_committed_without_outputs(name):
     for cell in Sheet(name).notebook.cells:
         assert cell.cell_type != "code" or (not cell.outputs and cell.execution_count is None)
+
+
+def test_the_teachers_page_counts_the_points():
+    page = (FOLDER / "README.md").read_text()
+    for name in NOTEBOOKS:
+        cells = Sheet(name).notebook.cells
+        points = sum(cell.metadata.get("nbgrader", {}).get("points", 0) for cell in cells)
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| {name[:2]} |")]
+        assert row.endswith(f"| {points:g} |") or name[:2] > "03", f"{name} has {points} points: {row}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -17,6 +17,7 @@ from patchlib.errors import TaskError
 from patchlib.patching.sweeps import sweep
 from patchlib.tasks.pairs import PromptPairs
 
+T = TypeVar("T")
 N_PROMPTS = 4
 """Prompts that a check calls a student's function on: enough for a ratio of means, and seconds on the default model."""
 
@@ -31,7 +32,7 @@ def swept(model: TransformerBridge, task: PromptPairs, site: str, over: Sequence
     return quietly(sweep, model, task, site, over, metric="logit_diff", progress=False, **how).isel(metric=0)
 
 
-def quietly(function: Callable[..., xr.Dataset], *arguments: Any, **how: Any) -> xr.Dataset:
+def quietly(function: Callable[..., T], *arguments: Any, **how: Any) -> T:
     """What one of the library's functions returns, without warnings."""
     with warnings.catch_warnings(action="ignore"):
         return function(*arguments, **how)
