@@ -15,6 +15,12 @@ from typing import Any
 from patchlib._util import without_grammar_of_addresses
 
 BY_HAND = "to be graded by hand"
+REASONS = {
+    "DeadKernelError": "its kernel died",
+    "Timeout waiting for IOPub output": "a cell took longer than {cell_seconds:g} s and could not be interrupted",
+    "CellTimeoutError": "a cell took longer than {cell_seconds:g} s and could not be interrupted",
+}
+"""What stands in nbgrader's log -> why a notebook could not be executed."""
 
 
 def main() -> int:
@@ -28,8 +34,10 @@ def main() -> int:
     root, number, student = Path(job["root"]), job["number"], job["student"]
     result = course_of(root, job["cell_seconds"]).autograde(number, student)
     if not result["success"]:
-        died = "DeadKernel" in f"{result.get('error')}{result.get('log')}"
-        write_json(Path(job["result"]), {"failed": "its kernel died" if died else last_words(result)})
+        said = f"{result.get('log')}\n{result.get('error')}"
+        print(said, flush=True)  # into the submission's log
+        known = next((reason for sign, reason in REASONS.items() if sign in said), last_words(result))
+        write_json(Path(job["result"]), {"failed": known.format(cell_seconds=job["cell_seconds"])})
         return 1
     notebook = root / "autograded" / student / number / job["notebook"]
     write_json(Path(job["result"]), {"rows": _rows(notebook, job["cell_seconds"])})

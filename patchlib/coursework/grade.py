@@ -88,8 +88,8 @@ def grade(
     """Autograde what is in ``submitted/STUDENT/NN/`` of a course's folder, and write ``grades.csv`` after each.
 
     A submission that hangs, dies or takes too much memory costs itself: no points, and the reason in the table. What is
-    graded is not graded again, unless the submission, its source or the variant has changed: an interrupted command
-    goes on where it was. Submissions are executed with the rights of whoever calls this: do so in a container.
+    graded is not graded again, unless the submission, its source or the variant has changed, or it could not be
+    executed and the limits are others now: an interrupted command goes on where it was. Submissions are executed with the rights of whoever calls this: do so in a container.
 
     Args:
         folder: That ``release`` was given. A notebook keeps the name that it was released with.
@@ -115,10 +115,10 @@ def grade(
     root = prepare_folder(folder)
     course_of(root)  # or every submission would fail alike
     submissions = _submissions(root, only)
-    left = [one for one in submissions if again or read_json(one.record).get("key") != one.key()]
+    limits = {"seconds": seconds, "cell_seconds": cell_seconds, "gigabytes": gigabytes}
+    left = [one for one in submissions if again or not _is_graded(one, limits)]
     if told and len(left) < len(submissions):
         told(f"{len(submissions) - len(left)} of {len(submissions)} are graded already (--again grades them anew)")
-    limits = {"seconds": seconds, "cell_seconds": cell_seconds, "gigabytes": gigabytes}
     stop = Event()
     with alone(root, "grades"), ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(_graded, submission, limits, workers, stop) for submission in left]
@@ -156,6 +156,13 @@ def _submissions(root: Path, only: Sequence[str]) -> list[Submission]:
     return [Submission(root, path.parent.name, path.name) for path in wanted]
 
 
+def _is_graded(submission: Submission, limits: dict[str, float]) -> bool:
+    """Whether it need not be graded again; what could not be executed is, under other limits."""
+    record = read_json(submission.record)
+    same_limits = not record.get("failed") or record.get("limits") == limits
+    return record.get("key") == submission.key() and same_limits
+
+
 def _graded(submission: Submission, limits: dict[str, float], workers: int, stop: Event) -> str:
     """Grade one submission, record it, and say in a line how it went."""
     if stop.is_set():
@@ -178,7 +185,7 @@ def _graded(submission: Submission, limits: dict[str, float], workers: int, stop
         | {"seconds": took, "GB": round(peak, 2)}
         for row in rows
     ]
-    write_json(submission.record, {"key": key, "failed": reason, "rows": rows})
+    write_json(submission.record, {"key": key, "failed": reason, "limits": limits, "rows": rows})
     points, of = (sum(row[name] or 0 for row in rows) for name in ("points", "of"))
     said = reason or f"{points:g} of {of:g} points"
     return f"{submission.student:<20}{submission.number:<4}{took:>7.1f} s{peak:>7.2f} GB  {said}"

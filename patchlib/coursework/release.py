@@ -104,9 +104,14 @@ def course_of(root: Path, cell_seconds: float | None = None) -> Any:
     return NbGraderAPI(config=config)
 
 
+def _is_empty(line: str) -> bool:
+    """Whether a line of the log only says that there was an error."""
+    return "Please see" in line or "There was an error processing" in line
+
+
 def last_words(result: dict[str, Any]) -> str:
     """Why nbgrader gave up, in one line."""
     lines = [line.strip() for line in f"{result.get('error') or ''}\n{result.get('log') or ''}".splitlines()]
     errors = [line for line in lines if "Error: " in line or "Exception: " in line or line.startswith("[ERROR]")]
-    telling = [line for line in errors if "NbGraderException" not in line]
+    telling = [line for line in errors if "NbGraderException" not in line and not _is_empty(line)]
     return (telling or errors or [line for line in lines if line] or ["it said nothing"])[-1]

@@ -153,7 +153,11 @@ def team_effect(answer: Callable[..., Any], model: TransformerBridge, task: Prom
         return float(quietly(patch_set, model, pairs, heads, **how).effect.values.squeeze())
 
     def alone(direction: str = "noise") -> float:
-        result = single if direction == "noise" else swept(model, pairs, "z", _CELLS, direction, layers=[low, high])
+        result = (
+            single
+            if direction == "noise"
+            else swept(model, pairs, "z", _CELLS, direction=direction, layers=[low, high])
+        )
         return sum(float(result.effect.sel(layer=layer, head=head)) for layer, head in team)
 
     expected = [together(team), alone()]
