@@ -46,7 +46,7 @@ def gradient_effect(answer: Callable[..., Any], model: TransformerBridge, task: 
     """
     pairs, over = few(task, N_PROMPTS), ("layer", "head")
     estimated = quietly(attribute, model, pairs, "z", over, metric="logit_diff", progress=False)
-    shares = _shares(estimated).to_series()
+    shares: Any = _shares(estimated).to_series()
     heads: list[Head] = [(int(layer), int(head)) for layer, head in abs(shares).nlargest(2).index]
     expected, apart = np.array([shares[head] for head in heads]), _apart(model, pairs)
 
@@ -105,7 +105,7 @@ def edge_score(answer: Callable[..., Any], model: TransformerBridge, task: Promp
     """
     pairs = few(task, N_PROMPTS)
     scored = quietly(attribute_edges, model, pairs, "eap", metric="logit_diff", progress=False)
-    table = edge_table(scored, None)
+    table: Any = edge_table(scored, None)
     largest = table[table.sender.str.contains("H") & table.receiver.str.startswith("MLP")].head(2)
     edges = [(_head(row.sender), int(row.receiver.removeprefix("MLP"))) for row in largest.itertuples()]
     expected, apart = largest.score.to_numpy(), _apart(model, pairs)

@@ -46,8 +46,10 @@ def slopes_of(model: TransformerBridge, pairs: PromptPairs, name: str) -> Iterat
     """Of each prompt: the gradient at the corrupted and at the clean one, and the change, ``[pos ...]``."""
     for clean, corrupted, answers in _prompts(model, pairs):
         base, other = (_activation(model, row, name) for row in (corrupted, clean))
-        slopes = (_slope(model, row, name, at, answers)[0] for row, at in ((corrupted, base), (clean, other)))
-        yield *slopes, (other - base)[0]
+        at_corrupted, at_clean = (
+            _slope(model, row, name, at, answers)[0] for row, at in ((corrupted, base), (clean, other))
+        )
+        yield at_corrupted, at_clean, (other - base)[0]
 
 
 def along(model: TransformerBridge, pairs: PromptPairs, name: str, shares: Sequence[float]) -> float:

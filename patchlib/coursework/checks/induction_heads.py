@@ -130,7 +130,7 @@ def k_composition_score(answer: Callable[..., Any], model: TransformerBridge, ta
     draw = random.Random(f"{seed_of(task)} composition")
     layer = draw.randrange(1, n_layers)
     reader, writers = (layer, draw.randrange(n_heads)), [(draw.randrange(layer), h) for h in range(min(3, n_heads))]
-    scores = k_composition(model, [reader], n_random=1).set_index(["layer", "head_index"]).score
+    scores: Any = k_composition(model, [reader], n_random=1).set_index(["layer", "head_index"]).score
     given = [matrices(model, writer, reader) for writer in writers]
 
     def wrong(product: Callable[[Tensor, Tensor], Tensor], norm: Callable[[Tensor], Tensor] = torch.norm) -> Any:
@@ -181,7 +181,7 @@ def loss_without(answer: Callable[..., Any], model: TransformerBridge, task: Pro
     rows = repeated_tokens(model, N_ROWS, seq_len, seed)
     copy = int(rows.roles["copy"][0])
     others = repeated_tokens(model, N_OTHERS, seq_len, seed + 1).reversed()
-    scores = detector_scores(model, N_ROWS, seq_len, seed).induction.to_series()
+    scores: Any = detector_scores(model, N_ROWS, seq_len, seed).induction.to_series()
     (layer, first), *_ = scores.nlargest(1).index
     (_, second), *_ = scores.drop((layer, first)).loc[[layer]].nlargest(1).index
     elsewhere, *_ = scores.drop(layer, level="layer").nlargest(1).index

@@ -89,18 +89,19 @@ def _check_alignment(pairs: PromptPairs) -> None:
             )
 
 
-def null_set(answer: Callable[..., Any], model: TransformerBridge, task: PromptPairs, seed: int) -> None:
+def null_set(answer: Callable[..., Any], model: TransformerBridge, own_pairs: Callable[..., Any], seed: int) -> None:
     """Check ``null_set(model, seed)``: pairs that differ, and call for the same answer.
 
     Args:
         answer: The student's function.
         model: That of the project.
-        task: The student's own pairs.
-        seed: That they were drawn with.
+        own_pairs: The student's function of that name.
+        seed: Given to both.
 
     Raises:
         CheckFailed: With what is likely wrong.
     """
+    task = _pairs("own_pairs", call(own_pairs, model, seed))
     null = _pairs("null_set", call(answer, model, seed))
     if len(null) < LEAST_OTHERS:
         raise CheckFailed(f"null_set gives {len(null)} pairs: take {LEAST_OTHERS} or more")
@@ -119,17 +120,19 @@ def null_set(answer: Callable[..., Any], model: TransformerBridge, task: PromptP
     right("null_set", f"{len(null)} pairs, a contrast of {apart:.2f} beside {real:.2f}")
 
 
-def two_maps(answer: Callable[..., Any], model: TransformerBridge, task: PromptPairs) -> None:
+def two_maps(answer: Callable[..., Any], model: TransformerBridge, own_pairs: Callable[..., Any], seed: int) -> None:
     """Check ``two_maps(model, pairs)``: sweeps that ask different questions; one layer of each is swept once more.
 
     Args:
         answer: The student's function.
         model: That of the project.
-        task: The student's own pairs.
+        own_pairs: The student's function of that name.
+        seed: Given to it.
 
     Raises:
         CheckFailed: With what is likely wrong.
     """
+    task = _pairs("own_pairs", call(own_pairs, model, seed))
     maps = call(answer, model, task)
     if not isinstance(maps, Mapping) or len(maps) < 2:
         raise CheckFailed(
@@ -146,18 +149,19 @@ def two_maps(answer: Callable[..., Any], model: TransformerBridge, task: PromptP
     right("two_maps", "; ".join(f"{name}: {', '.join(question)}" for question, name in questions.items()))
 
 
-def record(answer: Callable[..., Any], model: TransformerBridge, task: PromptPairs, seed: int) -> None:
+def record(answer: Callable[..., Any], model: TransformerBridge, own_pairs: Callable[..., Any], seed: int) -> None:
     """Check ``record(model, seed, out_dir)``: it runs all of it, and what it saves can be held against itself.
 
     Args:
         answer: The student's function, which returns what ``save_run`` does.
         model: That of the project.
-        task: The student's own pairs.
-        seed: That they were drawn with.
+        own_pairs: The student's function of that name.
+        seed: Given to both.
 
     Raises:
         CheckFailed: With what is likely wrong.
     """
+    task = _pairs("own_pairs", call(own_pairs, model, seed))
     with tempfile.TemporaryDirectory() as folder:
         path = call(answer, model, seed, folder)
         results = _saved(path, model, len(task), seed)
