@@ -14,7 +14,7 @@ from typing import Annotated, Any, TextIO, cast
 
 import typer
 
-from patchlib import __version__, cli_tasks
+from patchlib import __version__, cli_coursework, cli_tasks
 from patchlib._dask import dask_executor
 from patchlib._terminal import Steady, ended_by_signals
 from patchlib._util import without_grammar_of_addresses
@@ -304,6 +304,7 @@ def lab(
         open_lab(copies.folder, ["--no-browser"] * no_browser + further)
 
 
+app.add_typer(cli_coursework.app, name="coursework")
 app.command()(cli_tasks.check)
 app.command()(cli_tasks.tasks)
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 RUNTIME = [Requirement(line) for line in PYPROJECT["project"]["dependencies"]]
-CLUSTER = [Requirement(line) for line in EXTRAS["cluster"]]  # imported only where it is asked for
+OPTIONAL = [Requirement(line) for line in EXTRAS["cluster"] + EXTRAS["coursework"]]  # imported where asked for
 TEST = [Requirement(line) for line in EXTRAS["test"]]
 BUILD = [Requirement(line) for line in PYPROJECT["build-system"]["requires"]]
 EVERY = [*RUNTIME, *BUILD, *(Requirement(line) for lines in EXTRAS.values() for line in lines)]
@@ -61,7 +61,7 @@ def test_environment_repeats_the_pins_and_installs_patchlib():
     assert by_pip == {"pip": [*pins(), "-e ."]}
 
 
-@pytest.mark.parametrize(("folder", "declared"), [("patchlib", RUNTIME + CLUSTER), ("tests", RUNTIME + CLUSTER + TEST)])
+@pytest.mark.parametrize(("folder", "declared"), [("patchlib", RUNTIME + OPTIONAL), ("tests", RUNTIME + OPTIONAL + TEST)])
 def test_what_the_code_imports_is_declared(folder, declared):
     files = sorted((ROOT / folder).rglob("*.py"))
     local = {"patchlib", "tests"} | {path.stem for path in files}
@@ -101,7 +101,7 @@ def test_the_wheel_holds_the_package_its_types_its_notebooks_and_the_command(bui
     package, notebooks = files_under("patchlib"), {f"patchlib/{file}" for file in files_under("notebooks")}
     assert {"patchlib/py.typed", "patchlib/__init__.pyi"} <= package and notebooks
     assert package | notebooks <= inside
-    assert not [name for name in inside if name.startswith(("tests", "patchlib/notebooks/out"))]
+    assert not [name for name in inside if name.startswith(("tests", "coursework", "patchlib/notebooks/out"))]
     assert "patchlib = patchlib.cli:main" in commands
 
 

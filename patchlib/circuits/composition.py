@@ -63,8 +63,8 @@ def k_composition(model: TransformerBridge, readers: Iterable[Head], n_random: i
     if least := [layer for layer, _ in reading if not writing or layer <= writing[0]]:
         raise SweepError(f"There are no heads before layer {least[0]} of {model.cfg.model_name}: take a later reader.")
     with torch.no_grad():
-        ov = [[side.to(model.cfg.device) for side in _ov(model, layer)] for layer in writing]
-        qk = [[side.to(model.cfg.device) for side in _qk(model, layer, head)] for layer, head in reading]
+        ov = [[side.to(model.cfg.device) for side in ov_factors(model, layer)] for layer in writing]
+        qk = [[side.to(model.cfg.device) for side in qk_factors(model, layer, head)] for layer, head in reading]
         writers = FactoredMatrix(*(torch.cat(side) for side in zip(*ov, strict=True)))
         scores = composition_scores(writers, FactoredMatrix(*(torch.stack(side) for side in zip(*qk, strict=True))))
         generator = torch.Generator().manual_seed(seed)
@@ -81,7 +81,7 @@ def k_composition(model: TransformerBridge, readers: Iterable[Head], n_random: i
     return table.assign(random_mean=float(chance.mean()), random_sd=float(chance.std()))
 
 
-def _ov(
+def ov_factors(
     model: TransformerBridge, layer: int
 ) -> tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "head d_head d_model"]]:
     """W_V with the norm before it, and W_O, of each q head."""
@@ -92,7 +92,7 @@ def _ov(
     return values.repeat_interleave(n_heads // len(values), dim=0), block.attn.W_O.float() * behind
 
 
-def _qk(
+def qk_factors(
     model: TransformerBridge, layer: int, head: int
 ) -> tuple[Float[Tensor, "d_model d_head"], Float[Tensor, "d_head d_model"]]:
     """W_K, of the k/v head that serves a q head, and W_Q transposed, each with the norm before it."""
