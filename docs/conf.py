@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs  # noqa: E402
 from sphinx.application import Sphinx  # noqa: E402
 
 import patchlib  # noqa: E402
+from patchlib.plots import theme  # noqa: E402
 
 project = "patchlib"
 author = copyright = "the patchlib authors"
@@ -41,11 +42,12 @@ nitpick_ignore_regex = [("py:.*", ".*")]  # types of other libraries, whose page
 html_theme = "pydata_sphinx_theme"
 html_title = "patchlib"
 html_static_path = ["_static", "_generated"]
-html_css_files = ["site.css"]
+html_css_files = ["site.css", "dark.css"]
+html_context = {"default_mode": "auto"}  # light or dark as the reader's screen is
 html_copy_source = html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": "patchlib"},
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 7,
     "navbar_align": "left",
     "footer_start": ["copyright"],
     "footer_end": [],
@@ -86,6 +88,8 @@ def setup(app: Sphinx) -> None:
     """Write what is made of other files, before Sphinx looks for pages."""
     (HERE / "_generated").mkdir(exist_ok=True)
     (HERE / "_generated" / "plotly.min.js").write_text(get_plotlyjs(), "utf-8")
+    dark = "\n".join(f"html[data-theme=dark] .drawn {part} {{ {rule}; }}" for part, rule in theme.RULES.items())
+    (HERE / "_generated" / "dark.css").write_text(dark, "utf-8")
     sources.write_notebooks()
     sources.write_reference()
     app.connect("source-read", read_page)

@@ -102,7 +102,7 @@ def _figure(figure: dict[str, Any]) -> str:
     title = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", title)).strip()
     stored = json.dumps({"data": figure["data"], "layout": layout}).replace("<", "\\u003c")  # no tag may end in it
     place = f'role="group" aria-label="{escape(title)}" style="height: {layout.get("height", 450)}px"'
-    return f'<div class="figure" {place}><script type="application/json">{stored}</script></div>'
+    return f'<div class="drawn" {place}><script type="application/json">{stored}</script></div>'
 
 
 def public_names() -> dict[str, list[str]]:

@@ -1,17 +1,11 @@
 "use strict";
-// Figures are drawn when they come near, in the page's colours unless they name their own, and again when the theme changes.
-const places = [...document.querySelectorAll(".figure:has(> script)")];
-const stored = new Map(places.map((place) => [place, JSON.parse(place.querySelector("script").textContent)]));
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+// Figures are drawn when they come near, for a page has many.
+const places = [...document.querySelectorAll(".drawn")];
 
 function draw(place) {
-  const { data, layout } = stored.get(place);
-  const shown = { ...layout, autosize: true, paper_bgcolor: "transparent", plot_bgcolor: "transparent" };
-  if (layout.width > place.clientWidth) delete shown.width; // a phone's
-  shown.font = { color: colour("--pst-color-text-base"), ...layout.font };
-  const lines = { gridcolor: colour("--pst-color-border"), zerolinecolor: colour("--pst-color-border") };
-  for (const axis of Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key))) shown[axis] = { ...lines, ...layout[axis] };
-  Plotly.react(place, data, shown, { responsive: true, displaylogo: false, showSendToCloud: false });
+  const { data, layout } = JSON.parse(place.querySelector("script").textContent);
+  if (layout.width > place.clientWidth) delete layout.width; // a phone's
+  Plotly.newPlot(place, data, { ...layout, autosize: true }, { responsive: true, displaylogo: false, showSendToCloud: false });
 }
 
 const near = new IntersectionObserver((entries) => {
@@ -21,6 +15,4 @@ const near = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "300px" });
 places.forEach((place) => near.observe(place));
-addEventListener("beforeprint", () => places.forEach(draw));
-new MutationObserver(() => places.filter((place) => place.data).forEach(draw))
-  .observe(document.documentElement, { attributeFilter: ["data-theme"] });
+addEventListener("beforeprint", () => places.filter((place) => !place.data).forEach(draw));
