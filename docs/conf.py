@@ -44,6 +44,8 @@ html_title = "patchlib"
 html_static_path = ["_static", "_generated"]
 html_css_files = ["site.css", "dark.css"]
 html_context = {"default_mode": "auto"}  # light or dark as the reader's screen is
+html_sidebars: dict[str, list[str]] = {page: [] for page in ("index", "limits", "glossary", "reading", "teaching")}
+html_show_search_summary = False  # it would fetch each page, which a browser does not from disk
 html_copy_source = html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": "patchlib"},
@@ -65,10 +67,9 @@ def read_page(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def escape_stars(app: Sphinx, what: str, name: str, object_: Any, options: Any, lines: list[str]) -> None:
-    """In our docstrings a star is a star (AtP*), never emphasis."""
-    lines[:] = [
-        line if ">>>" in line else re.sub(r"(``.*?``)|\*", lambda found: found[1] or r"\*", line) for line in lines
-    ]
+    """A star that begins no emphasis is a star (AtP*)."""
+    kept = r"(``.*?``|(?<![\w*])\*\w[^*]*\*(?!\w))|\*"
+    lines[:] = [line if ">>>" in line else re.sub(kept, lambda found: found[1] or r"\*", line) for line in lines]
 
 
 def finish_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:

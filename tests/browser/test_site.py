@@ -17,7 +17,7 @@ import patchlib
 
 ROOT = Path(__file__).parents[2]
 SCREENS = {"wide": (1280, 900, "light"), "phone": (390, 844, "light"), "dark": (1280, 900, "dark")}
-PAGES = ("index", "limits", "glossary", "reference/patching", "notebooks/02_head_patching")
+PAGES = ("index", "limits", "reference/patching", "notebooks/02_head_patching")
 START = 60_000
 
 pytestmark = pytest.mark.slow
@@ -101,6 +101,8 @@ def draw_all(page):
     for place in page.locator(".drawn").all():
         place.scroll_into_view_if_needed()
         place.locator(".main-svg").first.wait_for()
+        behind = place.evaluate("place => getComputedStyle(place.closest('.text_html')).backgroundColor")
+        assert behind == "rgba(0, 0, 0, 0)"  # the page's own, for which a dark theme's figures have light text
     page.evaluate("scrollTo(0, 0)")
 
 
