@@ -16,6 +16,7 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
+from patchlib import __version__
 from patchlib.errors import PatchlibError, SweepError
 
 if TYPE_CHECKING:  # the command line reads names of models and runs, and need not wait a second for xarray
@@ -261,8 +262,9 @@ def user_level() -> int:
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the libraries that results depend on, by name."""
-    libraries = ("patchlib", "torch", "transformer-lens", "transformers", "numpy", "scipy")
-    return {"python": platform.python_version(), **{name: version(name) for name in libraries}}
+    libraries = ("torch", "transformer-lens", "transformers", "numpy", "scipy")
+    own = {"python": platform.python_version(), "patchlib": __version__}
+    return own | {name: version(name) for name in libraries}
 
 
 def without_grammar_of_addresses() -> None:

@@ -36,7 +36,7 @@ def mypy_cache(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_the_house_stands(what: str, mypy_cache: list[str]) -> None:
     tool, *arguments = CHECKS[what]
     arguments += mypy_cache if tool == "mypy" else []
-    command = [str(Path(sys.executable).with_name(tool)), *arguments]  # of this environment, as `patchlib[test]` has it
+    command = [str(Path(sys.executable).with_name(tool)), *arguments]  # of this environment, as `.[test]` has it
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 

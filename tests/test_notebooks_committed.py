@@ -56,7 +56,7 @@ def test_the_first_cell_installs_patchlib_on_colab_and_only_there(path, monkeypa
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
     run_cell()
     repository = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
-    assert asked == [("pip", f'install -q "patchlib @ git+{repository}"')]
+    assert asked == [("pip", f"install -q git+{repository}")]
 
 
 def test_the_cell_after_it_has_the_parameters_that_every_notebook_takes(path):

@@ -27,7 +27,8 @@ OPTIONAL = [Requirement(line) for line in EXTRAS["cluster"] + EXTRAS["coursework
 TEST = [Requirement(line) for line in EXTRAS["test"]]
 BUILD = [Requirement(line) for line in PYPROJECT["build-system"]["requires"]]
 EVERY = [*RUNTIME, *BUILD, *(Requirement(line) for lines in EXTRAS.values() for line in lines)]
-DIRECT = [requirement for requirement in EVERY if requirement.name != "patchlib"]  # as in patchlib[test]
+NAME = PYPROJECT["project"]["name"]  # not that of the package: another project has it on PyPI
+DIRECT = [requirement for requirement in EVERY if requirement.name != NAME]  # as in patchlib-interp[test]
 
 MAKE_VENV = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e "
 
@@ -97,7 +98,7 @@ def files_under(folder: str) -> set[str]:
 def test_the_wheel_holds_the_package_its_types_its_notebooks_and_the_command(built):
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         inside = set(wheel.namelist())
-        commands = wheel.read(f"patchlib-{patchlib.__version__}.dist-info/entry_points.txt").decode()
+        commands = wheel.read(f"{NAME.replace('-', '_')}-{patchlib.__version__}.dist-info/entry_points.txt").decode()
     package, notebooks = files_under("patchlib"), {f"patchlib/{file}" for file in files_under("notebooks")}
     assert {"patchlib/py.typed", "patchlib/__init__.pyi"} <= package and notebooks
     assert package | notebooks <= inside

@@ -67,9 +67,10 @@ class IOIDataset(PatchingDataset):
 
     Without `n_prompts`: five built-in prompts. With it: prompts drawn from patchlib's own wordings and from
     names, places and objects that are single tokens for this model. Every prompt has its own pair of names,
-    so that none mirrors another. Fewer prompts with the same seed are the first of the same prompts.
+    so that none mirrors another. Fewer prompts with the same seed are the first of the same prompts. Each corruption
+    keeps all tokens but the names.
 
-    Corruptions, each of which keeps all tokens but the names:
+    Corruptions:
         swap_subject: The second subject becomes the indirect object, which flips the right answer.
         swap_order: The names of the first clause change places. The right answer stays the same, so clean
             and corrupted prompts hardly differ: kept to show why a contrast must change the answer.

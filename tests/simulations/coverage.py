@@ -1,6 +1,6 @@
 """How often 95% intervals hold what they claim, of ways to make them, numbers of prompts, and kinds of data.
 
-    python -m tests.simulations.coverage             # the table in README.md, half a minute
+    python -m tests.simulations.coverage             # the table in docs/limits.md, half a minute
     python -m tests.simulations.coverage --bank      # first measures the model's own data anew
 
 A population is drawn from again and again, and the share of draws is counted in whose interval the population's own
