@@ -66,7 +66,7 @@ class Discovery:
         >>> search.positions
         ('A', 'B', 'C', 'D', 'END')
         >>> list(search.results)[:2]
-        ['logits', 'L1H2 q at END']
+        ['logits', 'k of L1H2 at D']
     """
 
     circuit: Circuit
