@@ -16,7 +16,6 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
-from patchlib import __version__
 from patchlib.errors import PatchlibError, SweepError
 
 if TYPE_CHECKING:  # the command line reads names of models and runs, and need not wait a second for xarray
@@ -263,7 +262,8 @@ def user_level() -> int:
 def versions() -> dict[str, str]:
     """The versions of Python and of the libraries that results depend on, by name."""
     libraries = ("torch", "transformer-lens", "transformers", "numpy", "scipy")
-    own = {"python": platform.python_version(), "patchlib": __version__}
+    package = sys.modules["patchlib"]  # an import would close a circle, in which mypy loses types
+    own = {"python": platform.python_version(), "patchlib": str(package.__version__)}
     return own | {name: version(name) for name in libraries}
 
 
