@@ -19,7 +19,7 @@ WRONG = (
         "return pairs\n": "return replace(pairs, roles={}, spans={})\n",
     }),
     Wrong("own_pairs", "one seed for all", "again: what is picked", {
-        "shift=seed": "shift=0", "drawn(seed, n)": "drawn(0, n)",
+        "shift=seed": "shift=0", "in drawn(seed, n)": "in drawn(0, n)",
     }),
     Wrong("null_set", "a contrast", "the SAME answer", {"return null\n": "return own_pairs(model, seed)\n"}),
     Wrong("null_set", "4 pairs", "4 pairs: take 10", {"return null\n": "return null.select(range(4))\n"}),
