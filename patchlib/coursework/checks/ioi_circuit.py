@@ -42,7 +42,7 @@ def logit_attribution(answer: Callable[..., Any], model: TransformerBridge, task
         return [float(values.sel(layer=layer, head=head)) for layer, head in heads]
 
     expected = table(pair)
-    factor = float(direct_logit_attribution(model, pair).norm_factor)
+    factor = direct_logit_attribution(model, pair).norm_factor.item()
     likely: dict[str, Any] = {
         "logit_attribution is that of the corrupted prompt: run the clean one": lambda: table(pair.reversed()),
         "logit_attribution is that of the corrupted prompt: run the clean tokens": lambda: [
