@@ -89,7 +89,8 @@ def grade(
 
     A submission that hangs, dies or takes too much memory costs itself: no points, and the reason in the table. What is
     graded is not graded again, unless the submission, its source or the variant has changed, or it could not be
-    executed and the limits are others now: an interrupted command goes on where it was. Submissions are executed with the rights of whoever calls this: do so in a container.
+    executed and the limits are others now: an interrupted command goes on where it was. Submissions are executed with
+    the rights of whoever calls this: do so in a container.
 
     Args:
         folder: That ``release`` was given. A notebook keeps the name that it was released with.
