@@ -62,7 +62,9 @@ def test_environment_repeats_the_pins_and_installs_patchlib():
     assert by_pip == {"pip": [*pins(), "-e ."]}
 
 
-@pytest.mark.parametrize(("folder", "declared"), [("patchlib", RUNTIME + OPTIONAL), ("tests", RUNTIME + OPTIONAL + TEST)])
+@pytest.mark.parametrize(
+    ("folder", "declared"), [("patchlib", RUNTIME + OPTIONAL), ("tests", RUNTIME + OPTIONAL + TEST)]
+)
 def test_what_the_code_imports_is_declared(folder, declared):
     files = sorted((ROOT / folder).rglob("*.py"))
     local = {"patchlib", "tests"} | {path.stem for path in files}

@@ -89,7 +89,8 @@ def copying_scores(
             written = written.to(model.W_U.device)
             for i, sign in enumerate((1, -1)):
                 logits = model.unembed(getattr(model, "ln_final", _same)(sign * written))[:, 0].to(ids.device)
-                n_above = (logits > logits.gather(1, ids[:, None])).sum(1)  # [token]
+                # Those that tie with it stand before it, or a head that writes nothing would copy every token.
+                n_above = (logits >= logits.gather(1, ids[:, None])).sum(1) - 1  # [token]
                 scores[i, layer, head] = (n_above < top_k).float().mean().item()
     coords = {"score": ["copying", "suppressing"], "layer": range(n_layers), "head": range(n_heads)}
     by_score = xr.DataArray(scores, coords, list(coords)).to_dataset("score")

@@ -198,11 +198,11 @@ def _executed(
     """Rows, why there are none, and the peak of memory in GB."""
     result = submission.record.with_suffix(".result.json")
     result.unlink(missing_ok=True)
-    job = {"root": str(submission.root), "student": submission.student, "number": submission.number}
+    job: dict[str, Any] = {"root": str(submission.root), "student": submission.student, "number": submission.number}
     job |= {"notebook": submission.source.name, "cell_seconds": limits["cell_seconds"], "result": str(result)}
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     # Bars go to stderr, for which nbgrader takes points away.
-    environment = {**os.environ, **dict.fromkeys(_THREADS, threads), "TQDM_DISABLE": "1"}
+    environment = dict(os.environ) | dict.fromkeys(_THREADS, threads) | {"TQDM_DISABLE": "1"}
     with submission.record.with_suffix(".log").open("w", encoding="utf-8") as log:
         how: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log, "text": True}
         child = subprocess.Popen(_CHILD, env=environment, start_new_session=True, **how)

@@ -135,17 +135,19 @@ class Variant:
         """
         n, seed = n_prompts or self.n_prompts, self.seed + shift
         if self.model.startswith(TOY):
-            return self._toy(seed, n).task
+            of_toy: PromptPairs = self._toy(seed, n).task
+            return of_toy
         from patchlib import tasks
         from patchlib.tasks.ioi import IOIDataset
 
         if self.task == IOI:
             how: dict[str, Any] = {"templates": self.templates, "corruption": self.corruption}
-            return IOIDataset(model, n_prompts=n, seed=seed, **how).to_pairs(model)
+            prompts: PromptPairs = IOIDataset(model, n_prompts=n, seed=seed, **how).to_pairs(model)
+            return prompts
         names = [name for name in tasks.list()["name"] if inspect.isclass(getattr(tasks, name, None))]
         if self.task not in names:
             raise TaskError(f"There is no task {shown(self.task)}: choose {_names([IOI, *names])}.")
-        pairs = getattr(tasks, self.task)(model, n_prompts=n, seed=seed).to_pairs(model)
+        pairs: PromptPairs = getattr(tasks, self.task)(model, n_prompts=n, seed=seed).to_pairs(model)
         if pairs.answer_sets or pairs.continuations:
             raise TaskError(
                 f"The task {self.task} has sets of answers, and exercises read two logits by hand: choose a task whose "

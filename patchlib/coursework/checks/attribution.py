@@ -168,7 +168,8 @@ def curve(answer: Callable[..., Any], model: TransformerBridge, task: PromptPair
 
     def ratios(kind: str) -> np.ndarray:
         circuits, whole, floor = measured(kind)
-        return (circuits - floor).mean(1) / (whole - floor).mean()
+        shares: np.ndarray = (circuits - floor).mean(1) / (whole - floor).mean()
+        return shares
 
     def made(of: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> Callable[[], np.ndarray]:
         return lambda: of(*measured("right"))
@@ -250,7 +251,8 @@ def _swept(model: TransformerBridge, pairs: PromptPairs, site: str, over: Sequen
 
 def _apart(model: TransformerBridge, pairs: PromptPairs) -> Float[np.ndarray, " example"]:
     unpatched = quietly(baseline, model, pairs, metric="logit_diff").isel(metric=0)
-    return (unpatched.clean - unpatched.corrupted).values.astype(np.float64)
+    apart: Float[np.ndarray, " example"] = (unpatched.clean - unpatched.corrupted).values.astype(np.float64)
+    return apart
 
 
 def _head(name: str) -> Head:

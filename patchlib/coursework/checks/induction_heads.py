@@ -137,7 +137,8 @@ def k_composition_score(answer: Callable[..., Any], model: TransformerBridge, ta
         return lambda: [float(norm(product(ov, qk)) / (norm(ov) * norm(qk))) for ov, qk in given]
 
     def spectral(matrix: Tensor) -> Tensor:
-        return torch.linalg.matrix_norm(matrix, ord=2)
+        largest: Tensor = torch.linalg.matrix_norm(matrix, ord=2)
+        return largest
 
     expected = np.array([scores[writer] for writer in writers])
     likely = {

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib._util import Head, head_name, head_names
@@ -129,10 +130,14 @@ def copying(answer: Callable[..., Any], model: TransformerBridge, task: PromptPa
     Raises:
         CheckFailed: With what is likely wrong.
     """
-    tokens = task.answers.unique()
+    tokens: Any = torch.tensor(sorted(set(task.answers.flatten().tolist())))
     d_vocab = int(model.cfg.d_vocab)
     asked = sorted({5, max(1, d_vocab // 5)})  # the second, so that heads differ in a model that copies nothing
     heads = [(layer, head) for layer in layers_of(model) for head in range(min(4, int(model.cfg.n_heads)))]
+    # A head that writes nothing that the unembedding reads ties all logits, of which `topk` takes any: only where there
+    # are no ties are some tokens not the last of all.
+    written = copying_scores(model, tokens, heads, max(1, d_vocab - 1)).copying
+    heads = [(layer, head) for layer, head in heads if float(written.sel(layer=layer, head=head)) > 0]
 
     def table(name: str = "copying", top_k: int | None = None) -> list[float]:
         scores = [copying_scores(model, tokens, heads, top_k or k)[name] for k in asked]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from patchlib import toys
@@ -56,7 +57,7 @@ def effect(answer: Callable[..., Any], model: TransformerBridge, task: PromptPai
     effects(result)  # or there were nothing to divide by
     cells = result.patched.stack(cell=("layer", "role"))
     for i, (layer, role) in enumerate(cells.cell.values):
-        compared(*(x.values for x in (result.clean, result.corrupted, cells[:, i])), f"layer {layer} at {role}")
+        compared(result.clean.values, result.corrupted.values, cells[:, i].values, f"layer {layer} at {role}")
     right("effect", f"{cells.sizes['cell']} cells of the residual stream, {len(task)} prompts")
 
 
@@ -135,7 +136,7 @@ def _residual_sweep(
 
     def beside(by: int) -> Any:
         rows = zip(pairs.roles[role], pairs.clean_tokens, strict=True)
-        moved = {"beside": [(int(position) + by) % len(row) for position, row in rows]}
+        moved = {"beside": torch.tensor([(int(position) + by) % len(row) for position, row in rows])}
         return at(pairs=replace(pairs, roles={**pairs.roles, **moved}), role="beside").effect
 
     result = at()

@@ -43,13 +43,15 @@ def effects(result: xr.Dataset) -> Float[np.ndarray, "*axes"]:
     whole = result.expand_dims("metric")
     if not (said := stats.contrast(whole)).usable.all():
         raise TaskError(f"This variant cannot be checked: {stats.why_unusable(said)} Take another seed, task or model.")
-    return result.effect.values.astype(np.float64)
+    values: Float[np.ndarray, "*axes"] = result.effect.values.astype(np.float64)
+    return values
 
 
 def mean_of_ratios(result: xr.Dataset) -> Float[np.ndarray, "*axes"]:
     """The mean over prompts of each prompt's own effect: the mistake that ``effects`` does not make."""
     base, other = (result[name] for name in ("corrupted", "clean")[:: 1 if result.direction == "denoise" else -1])
-    return ((result.patched - base) / (other - base)).mean("example").values
+    ratios: Float[np.ndarray, "*axes"] = ((result.patched - base) / (other - base)).mean("example").values
+    return ratios
 
 
 def layers_of(model: TransformerBridge) -> list[int]:
