@@ -222,24 +222,31 @@ def survivors(answer: Callable[..., Any], model: TransformerBridge, task: Prompt
     n = len(task)
     tasks = [task.select(range(start, n, 2)) for start in (0, 1)] + [few(task)]
     layers = layers_of(model)
-    n_top = max(2, int(model.cfg.n_heads) // 2)
     results = [effects(swept(model, pairs, "z", _CELLS, layers=layers)) for pairs in tasks]
 
-    def top(values: Any, sizes: bool = True, n_top: int = n_top) -> set[Head]:
+    def top(values: Any, n_top: int, sizes: bool = True) -> set[Head]:
         order = np.argsort(-(np.abs(values) if sizes else values).ravel(), kind="stable")[:n_top]
         rows, heads = np.unravel_index(order, values.shape)
         return {(layers[int(row)], int(head)) for row, head in zip(rows, heads, strict=True)}
 
-    tops = [top(values) for values in results]
+    def wrong(n_top: int) -> int:
+        """How many of the mistakes below go unseen with this many heads."""
+        by_size, signed = ([top(values, n_top, sizes) for values in results] for sizes in (True, False))
+        survive = set.intersection(*by_size)
+        others = (set.union(*by_size), by_size[0], by_size[-1], set.intersection(*signed), set[Head]())
+        return sum(survive == other for other in others)
+
+    n_top = min(range(2, max(3, results[0].size // 2)), key=wrong)
+    tops = [top(values, n_top) for values in results]
     expected = set.intersection(*tops)
     likely = {
         "survivors gives the heads of any of the tasks: a head survives that is found in each": set.union(*tops),
         "survivors gives the heads of the first task only": tops[0],
         "survivors gives the heads of the last task only": tops[-1],
         "survivors ranks by the effect: rank by its size, or negative heads are lost": set.intersection(
-            *(top(values, sizes=False) for values in results)
+            *(top(values, n_top, sizes=False) for values in results)
         ),
-        "survivors ranks the mean effect over the tasks: ask each task by itself": top(np.mean(results, axis=0)),
+        "survivors ranks the mean effect over the tasks: ask each task by itself": top(np.mean(results, axis=0), n_top),
     }
     got = call(answer, model, tasks, n_top, layers)
     got = {(int(layer), int(head)) for layer, head in got}
