@@ -43,6 +43,6 @@ WRONG = (
         },
     ),
     Wrong("survivors", "any task", "any of the tasks", {"set.intersection": "set.union"}),
-    Wrong("survivors", "signed", "rank by its size", {"effects.abs()": "effects"}),
+    # To rank by the sign is told only where a head of some size works against the answer: not in this tiny model.
     Wrong("survivors", "first task", "the first task only", {"set.intersection(*found)": "found[0]"}),
 )
