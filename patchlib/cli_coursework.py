@@ -9,7 +9,7 @@ import typer
 _FOLDER = "The course's: it gets the solutions too, so students must not see it."
 _ONLY = "A number, such as 01; may be given again; by default all."
 _SOURCE = "Of the notebooks with solutions, where patchlib was not installed from a checkout."
-_TASK = '"ioi", or the name of one of patchlib.tasks.list() with answers of one token.'
+_TASK = '"ioi", or the name of a class of patchlib.tasks whose answers are one token each.'
 
 app = typer.Typer(no_args_is_help=True, help="Release and grade the coursework (nbgrader, the extra `coursework`).")
 _Only = Annotated[list[str] | None, typer.Option("--only", metavar="NN", help=_ONLY)]

@@ -55,7 +55,7 @@ class Faithfulness:
 def faithfulness(ablation: Ablation, circuit: Circuit) -> Faithfulness:
     """How much of the behaviour the circuit alone has: every head outside it is knocked out.
 
-    Wang et al. 2022, section 4.1, report ``F(circuit) / F(model)`` in prose (87%) and their difference in figures.
+    Wang et al. 2022, section 4, report ``F(circuit) / F(model)`` in prose (87%) and their difference in figures.
     What comes out depends on the protocol as much as on the circuit (Miller et al. 2024, "Transformer circuit
     faithfulness metrics are not robust"): read ``protocol`` with it, and ``floor``, the floor with no head at all.
 
@@ -94,7 +94,7 @@ def completeness(
 ) -> pd.DataFrame:
     """Does the circuit lack anything? Without some of its heads K, circuit and model should fall alike.
 
-    Wang et al. 2022, section 4.2: the incompleteness score of K is ``|F(circuit without K) - F(model without K)|``, for
+    Wang et al. 2022, section 4.1: the incompleteness score of K is ``|F(circuit without K) - F(model without K)|``, for
     each head type as K, for random K (each head with probability 1/2), and for K grown greedily, one head at a time, to
     make the score large: the curve ``greedy 1``, ``greedy 2``, ...
 
@@ -157,7 +157,7 @@ def completeness(
 def minimality(ablation: Ablation, circuit: Circuit, *, other_types: bool = True) -> pd.DataFrame:
     """Is every head needed? For each, a set K of other heads after whose loss its own loss shows.
 
-    Wang et al. 2022, section 4.3: the score of head v is ``|F(circuit without K and v) - F(circuit without K)|`` for
+    Wang et al. 2022, section 4.2: the score of head v is ``|F(circuit without K and v) - F(circuit without K)|`` for
     the K that shows it best. Tried as K are: nothing, the rest of v's type, and every other type.
 
     Args:

@@ -22,7 +22,7 @@ def faithfulness_by_protocol(
     """How faithful one circuit is by each of several protocols (Miller, Chughtai and Saunders 2024, arXiv:2407.08734).
 
     With m the metric's mean over prompts, C the circuit alone, M the whole model and F the floor, no head at all:
-    ``faithfulness`` is ``m(C) / m(M)``, the floor not subtracted (Wang et al. 2022, section 4.1), and ``above_floor``
+    ``faithfulness`` is ``m(C) / m(M)``, the floor not subtracted (Wang et al. 2022, section 4), and ``above_floor``
     is ``(m(C) - m(F)) / (m(M) - m(F))``, the floor subtracted. A circuit says something if its complement (all heads
     but it) and random circuits of its size keep less than it does, by either.
 

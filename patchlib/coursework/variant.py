@@ -32,7 +32,7 @@ class Variant:
     Attributes:
         model: Any name or folder that ``load_model`` takes, or "toy:or_gate", "toy:and_gate", "toy:induction" or
             "toy:backup", which brings its own task.
-        task: "ioi", or the name of one of ``patchlib.tasks.list()``.
+        task: "ioi", or the name of a class of ``patchlib.tasks`` whose answers are one token each.
         seed: Draws the prompts.
         n_prompts: How many.
         templates, corruption: Of ``IOIDataset``.
