@@ -5,6 +5,7 @@ import importlib
 import inspect
 import json
 import re
+import shutil
 import tomllib
 from html import escape
 from pathlib import Path
@@ -80,6 +81,7 @@ def write_notebooks() -> None:
             else:
                 cell.outputs = [shown for output in cell.outputs if (shown := _shown(output))]
         write(HERE / "notebooks" / path.name, nbformat.writes(notebook))
+    shutil.copytree(ROOT / "notebooks" / "diagrams", HERE / "notebooks" / "diagrams", dirs_exist_ok=True)
     for old in {*(HERE / "notebooks").glob("*.ipynb")} - {HERE / "notebooks" / path.name for path in paths}:
         old.unlink()
 
