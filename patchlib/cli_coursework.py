@@ -32,8 +32,8 @@ def release(
     from patchlib.coursework.release import release as release_notebooks
     from patchlib.coursework.variant import Variant
 
-    given = Variant(task=task, seed=seed, n_prompts=n_prompts)
-    variant = given if model is None else Variant(model=model, task=task, seed=seed, n_prompts=n_prompts)
+    named = {} if model is None else {"model": model}
+    variant = Variant(task=task, seed=seed, n_prompts=n_prompts, **named)
     for path in release_notebooks(folder, variant, only or (), source):
         print(path)
     print(f"{variant}; what students hand in goes to {folder}/submitted/STUDENT/NN/")

@@ -68,16 +68,21 @@ def entries_of(cells: Cells) -> list[Any]:
 
 def cell_texts(model: TransformerBridge, pairs: PromptPairs, cells: Cells, site: str) -> list[str]:
     """What each cell is called; SweepError for one that comes twice, by the same name or by another."""
-    members = [_member(model, pairs, entry, site) for entry in entries_of(cells)]
-    named: dict[tuple[Any, ...], str] = {}
-    for member in members:
-        name = member.name(site)
+    return [member.name(site) for member in _members(model, pairs, cells, site)]
+
+
+def _members(model: TransformerBridge, pairs: PromptPairs, cells: Cells, site: str) -> list[Member]:
+    """Each cell, checked; SweepError for one that comes twice."""
+    members: dict[tuple[Any, ...], Member] = {}
+    for entry in entries_of(cells):
+        member = _member(model, pairs, entry, site)
         key = (member.site, member.layer, member.head, _tokens_at(pairs, member.position))
-        if key in named:
-            same = "" if named[key] == name else f" (as {named[key]} and as {name}, which are the same tokens)"
-            raise SweepError(f"{named[key]} was given twice{same}: give each cell once.")
-        named[key] = name
-    return list(named.values())
+        if first := members.get(key):
+            names = [one.name(site) for one in (first, member)]
+            same = "" if names[0] == names[1] else f" (as {names[0]} and as {names[1]}, which are the same tokens)"
+            raise SweepError(f"{names[0]} was given twice{same}: give each cell once.")
+        members[key] = member
+    return list(members.values())
 
 
 def _tokens_at(pairs: PromptPairs, position: int | str | None) -> tuple[tuple[int, ...], ...] | None:
@@ -99,12 +104,11 @@ def named_sets(model: TransformerBridge, pairs: PromptPairs, cells: Any, site: s
         raise SweepError("There is no set to patch: the mapping of names to cells is empty.")
     named: dict[str, tuple[Member, ...]] = {}
     for name, given in sets.items():
-        of_set = entries_of(given)
-        texts = cell_texts(model, pairs, of_set, site)
-        if not texts:
+        members = _members(model, pairs, given, site)
+        if not members:
             raise SweepError(f"The set {shown(name)} has no cell: {MEND}." if name else f"No cell was given: {MEND}.")
-        members = tuple(_member(model, pairs, entry, site) for entry in entries_of(of_set))
-        named[check_text("A set's name", name) if name else " + ".join(texts)] = members
+        texts = " + ".join(member.name(site) for member in members)
+        named[check_text("A set's name", name) if name else texts] = tuple(members)
     by_head = {member.site for members in named.values() for member in members if member.head is not None}
     for used in {member.site for members in named.values() for member in members}:
         check_patchable(model, used, by_head=used in by_head)

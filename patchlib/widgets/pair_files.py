@@ -131,13 +131,13 @@ def put_beside(name: str, content: bytes) -> Path:
     """
     file = Path(re.split(r"[/\\]", name)[-1])
     try:
-        if file.exists() and file.read_bytes() != content:
-            raise TaskError(f"{file} is there already, with other content: rename the file that you upload.")
-        file.write_bytes(content)
+        is_another = file.exists() and file.read_bytes() != content
+        if not is_another:
+            file.write_bytes(content)
     except (OSError, ValueError) as error:
-        raise (
-            error if isinstance(error, TaskError) else TaskError(f"{file} cannot be written ({first_line(error)}).")
-        ) from error
+        raise TaskError(f"{file} cannot be written ({first_line(error)}).") from error
+    if is_another:
+        raise TaskError(f"{file} is there already, with other content: rename the file that you upload.")
     return file
 
 
